@@ -1,0 +1,1 @@
+"""Images in: sources, preprocessing, and the bundled labelled set."""

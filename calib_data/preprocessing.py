@@ -1,0 +1,121 @@
+"""The one place where an image becomes the network's input.
+
+Everything is data, so that the bundle can carry it and another language can repeat it:
+decode, resize with Pillow's bicubic filter until the image covers the `resize` box, crop the
+centre, scale to [0, 1], subtract the mean, divide by the standard deviation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmt.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How images are prepared for one network.
+
+    Attributes:
+        size: (height, width) of the network's input in pixels.
+        resize: (height, width) of the box that the image, its aspect ratio kept, is resized
+            to cover before the centre is cropped. The authors' release uses
+            `size * 256 // 224`.
+        mean, std: per channel (red, green, blue), for values in [0, 1].
+    """
+
+    size: tuple[int, int]
+    resize: tuple[int, int]
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    @classmethod
+    def for_model(cls, size: tuple[int, int], metadata: Mapping[str, str]) -> Preprocessing:
+        """The release's rule at `size`, with what the weights' metadata says put in its place.
+
+        Metadata keys, all optional, in JSON: `resize` (shorter side at the trained
+        `image_size`; scaled along for another size), `mean`, `std`.
+        """
+        resize, trained = 256, 224
+        values: dict[str, Any] = {}
+        try:
+            if "resize" in metadata and "image_size" in metadata:
+                resize, trained = int(metadata["resize"]), int(metadata["image_size"])
+            for key in ("mean", "std"):
+                if key in metadata:
+                    red, green, blue = (float(value) for value in json.loads(metadata[key]))
+                    values[key] = (red, green, blue)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"the weights' metadata is unusable ({error}): correct it") from error
+        box = (size[0] * resize // trained, size[1] * resize // trained)
+        if trained <= 0 or box[0] < size[0] or box[1] < size[1]:
+            raise InputError(f"the weights' metadata resizes to {box}, below the input {size}")
+        return cls(size, box, **values)
+
+    def apply(self, image: Image) -> NDArray[np.uint8]:
+        """Any image -> (height, width, 3) uint8, red first."""
+        image = to_rgb(image)
+        scale = max(self.resize[0] / image.height, self.resize[1] / image.width)
+        if self.resize[0] / image.height == scale:
+            resized = (max(int(image.width * scale), self.resize[1]), self.resize[0])
+        else:
+            resized = (self.resize[1], max(int(image.height * scale), self.resize[0]))
+        left = round((resized[0] - self.size[1]) / 2)
+        top = round((resized[1] - self.size[0]) / 2)
+        image = image.resize(resized, _bicubic())
+        box = (left, top, left + self.size[1], top + self.size[0])
+        return np.asarray(image.crop(box), dtype=np.uint8)
+
+    def normalise(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(B, H, W, 3) uint8 -> (B, 3, H, W) float32, what the network takes."""
+        scaled = images.astype(np.float32) / 255
+        scaled = (scaled - np.float32(self.mean)) / np.float32(self.std)
+        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+    def describe(self) -> dict[str, Any]:
+        """The manifest's `input` fields that repeat this preprocessing in any language."""
+        return {
+            "colour_order": "RGB",
+            "exif_orientation": "applied",
+            "resize": {
+                "rule": "cover the box, aspect ratio kept",
+                "box": list(self.resize),
+                "filter": "Pillow bicubic (antialiased, a = -0.5)",
+            },
+            "crop": {"position": "centre", "size": list(self.size)},
+            "range": [0.0, 1.0],
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+
+def _bicubic() -> Any:
+    from PIL.Image import Resampling
+
+    return Resampling.BICUBIC
+
+
+def to_rgb(image: Image) -> Image:
+    """Upright 8-bit RGB from any mode: EXIF orientation applied, 16 bit scaled, alpha dropped."""
+    from PIL import Image as PillowImage
+    from PIL import ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode in _SIXTEEN_BIT:
+        # Pillow's own conversion clips everything above 255 to white.
+        values = np.asarray(image).astype(np.int64)
+        image = PillowImage.fromarray((np.clip(values, 0, 65535) >> 8).astype(np.uint8))
+    return image.convert("RGB")

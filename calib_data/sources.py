@@ -1,0 +1,187 @@
+"""Where images come from: the bundled Fashion-MNIST, IDX files, or folders of pictures."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmt.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+BUNDLED = Path(__file__).parent / "fashion_mnist"
+FASHION_LABELS = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+
+
+class UnreadableImageError(Exception):
+    """One image that cannot be decoded; the caller decides whether to go on."""
+
+
+class ImageSource(Protocol):
+    """A fixed sequence of images with class indices (None where the source has no classes)."""
+
+    description: str
+    class_names: tuple[str, ...]
+    labels: Sequence[int] | None
+
+    def __len__(self) -> int: ...
+
+    def key(self, index: int) -> str:
+        """A stable name of the image within the source."""
+        ...
+
+    def load(self, index: int) -> Image:
+        """Decode the image; raises UnreadableImageError."""
+        ...
+
+
+class IdxImages:
+    """Grey images and labels in the compressed IDX files that MNIST introduced."""
+
+    def __init__(self, images: Path, labels: Path, description: str) -> None:
+        self.description = description
+        self.class_names: tuple[str, ...] = FASHION_LABELS
+        self.pixels = read_idx(images)
+        label_array = read_idx(labels)
+        if self.pixels.ndim != 3 or label_array.shape != self.pixels.shape[:1]:
+            raise InputError(f"{images} and {labels} do not belong together")
+        self.labels: Sequence[int] | None = label_array.tolist()
+        self._name = images.name
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def key(self, index: int) -> str:
+        return f"{self._name}#{index}"
+
+    def load(self, index: int) -> Image:
+        from PIL import Image
+
+        return Image.fromarray(self.pixels[index])
+
+
+def read_idx(path: Path) -> NDArray[np.uint8]:
+    """Read a gzip-compressed IDX file of unsigned bytes; raises InputError when damaged."""
+    try:
+        with gzip.open(path) as file:
+            content = file.read()
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"cannot read {path} ({error}): copy it again") from error
+    if len(content) < 4 or content[:3] != b"\x00\x00\x08":
+        raise InputError(f"{path} is no IDX file of unsigned bytes")
+    rank = content[3]
+    shape = np.frombuffer(content, ">u4", rank, 4) if len(content) >= 4 + 4 * rank else None
+    if shape is None or len(content) != 4 + 4 * rank + int(np.prod(shape, dtype=np.int64)):
+        raise InputError(f"{path} is truncated: copy it again")
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
+
+
+class FolderImages:
+    """`class/name.jpg` with classes in sorted order, or a flat folder without classes."""
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_dir():
+            raise InputError(f"no image folder at {root}: give a folder of images")
+        self.description = str(root)
+        self._root = root
+        classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+        found = [(name, path) for name in classes for path in _images_below(root / name)]
+        self.class_names: tuple[str, ...] = tuple(classes) if found else ()
+        self.labels: Sequence[int] | None = None
+        if found:
+            index = {name: i for i, name in enumerate(classes)}
+            self.labels = [index[name] for name, _ in found]
+            self._paths = [path for _, path in found]
+        else:
+            self._paths = _images_below(root)
+        if not self._paths:
+            raise InputError(
+                f"no images in {root}: expected class/name.jpg or name.jpg "
+                f"({', '.join(sorted(SUFFIXES))})"
+            )
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def key(self, index: int) -> str:
+        return self._paths[index].relative_to(self._root).as_posix()
+
+    def load(self, index: int) -> Image:
+        from PIL import Image
+
+        path = self._paths[index]
+        try:
+            with Image.open(path) as image:
+                image.load()
+                return image
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise UnreadableImageError(f"{path}: {error}") from error
+
+
+def _images_below(folder: Path) -> list[Path]:
+    # os.walk does not follow folder links, so a link loop cannot trap it.
+    found = [
+        Path(base) / name
+        for base, _, names in os.walk(folder)
+        for name in names
+        if Path(name).suffix.lower() in SUFFIXES
+    ]
+    return sorted(found)
+
+
+def bundled(split: str) -> IdxImages:
+    """The bundled Fashion-MNIST: `validation` (10,000 test) or `calibration` (1,024 training)."""
+    stem = {"validation": "t10k", "calibration": "calibration"}[split]
+    return IdxImages(
+        BUNDLED / f"{stem}-images-idx3-ubyte.gz",
+        BUNDLED / f"{stem}-labels-idx1-ubyte.gz",
+        f"Fashion-MNIST, {split}, bundled",
+    )
+
+
+def choose(source: ImageSource, count: int | None, seed: int) -> NDArray[np.int64]:
+    """`count` distinct indices in ascending order, drawn evenly from the classes.
+
+    Every class gives the same number where it can; the same seed draws the same images.
+    None, or a count that the source does not exceed, takes everything.
+    """
+    total = len(source)
+    if count is None or count >= total:
+        return np.arange(total)
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(total)
+    if source.labels is not None:
+        # Sorting by "how many of my class came before me" deals the classes out in turn.
+        labels = np.asarray(source.labels)[order]
+        turn = np.empty(total, np.int64)
+        for label in np.unique(labels):
+            mine = labels == label
+            turn[mine] = np.arange(mine.sum())
+        order = order[np.argsort(turn, kind="stable")]
+    return np.sort(order[:count])
+
+
+def list_hash(keys: Sequence[str]) -> str:
+    """sha256 of the newline-joined image names: which images, in which order."""
+    return hashlib.sha256("\n".join(keys).encode()).hexdigest()

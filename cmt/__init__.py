@@ -1,0 +1,21 @@
+"""CMT: the network, its variants and checkpoints. torch is imported only when it is needed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cmt.errors import GateError, InputError
+from cmt.variants import FAMILIES, VARIANTS
+
+if TYPE_CHECKING:
+    from cmt.checkpoints import load_model
+
+__all__ = ["FAMILIES", "VARIANTS", "GateError", "InputError", "load_model"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load_model":
+        from cmt.checkpoints import load_model
+
+        return load_model
+    raise AttributeError(f"module 'cmt' has no attribute '{name}'")

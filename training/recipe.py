@@ -1,0 +1,346 @@
+"""Train or fine-tune a CMT classifier: the recipe behind the bundled demo weights.
+
+    python -m training.recipe --data FOLDER --val FOLDER --out RUN [--init WEIGHTS] [...]
+
+FOLDER holds `class/name.jpg`, or Fashion-MNIST's four IDX files. The input size grows along a
+schedule such as `64:180000,160:24000` (size:images, in order), position tables resized
+bicubically between. AdamW, linear warm-up then cosine over all images, label smoothing,
+random resized crop, horizontal flip, random erasing, exponential moving average (EMA) of the
+weights. A run stopped at any point goes on from RUN/state.pt with the same command; every
+random choice comes from the seed and the step, so that the stop leaves no trace.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import math
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import save_file
+from torch import Tensor
+
+from calib_data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, to_rgb
+from calib_data.sources import FolderImages, IdxImages, ImageSource
+from cmt.checkpoints import detect_family, detect_size, load_model, load_state, read, to_public_layout
+from cmt.errors import InputError
+from cmt.network import CMT, build
+from cmt.variants import VARIANTS
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the outcome; stored with the run and with the weights."""
+
+    variant: str
+    schedule: tuple[tuple[int, int, int], ...]
+    """(input size, images, batch size) in order."""
+    learning_rate: float
+    """Peak, for a batch of 64; scaled linearly with the batch size."""
+    resize_ratio: float
+    """Evaluation: shorter side resized to this times the input size."""
+    min_crop: float = 0.6
+    erasing: float = 0.1
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.1
+    ema_horizon: int = 8_000
+    """Images after which a weight's share in the average has fallen to 1/e."""
+    warm_up: float = 0.03
+    seed: int = 0
+
+    @property
+    def total_pixels(self) -> int:
+        return sum(images * size**2 for size, images, _ in self.schedule)
+
+    def share(self, stage: int, images: int) -> float:
+        """How much of the run, counted in pixels, lies before image `images` of a stage."""
+        before = sum(n * size**2 for size, n, _ in self.schedule[:stage])
+        return (before + images * self.schedule[stage][0] ** 2) / self.total_pixels
+
+
+def open_source(path: Path, split: str) -> ImageSource:
+    """An image folder, or Fashion-MNIST's IDX files for split `train` or `t10k`."""
+    images = path / f"{split}-images-idx3-ubyte.gz"
+    if images.is_file():
+        return IdxImages(images, path / f"{split}-labels-idx1-ubyte.gz", f"Fashion-MNIST {split}")
+    source = FolderImages(path)
+    if source.labels is None:
+        raise InputError(f"{path} has no class folders: expected class/name.jpg")
+    return source
+
+
+def augment(source: ImageSource, index: int, size: int, rng: np.random.Generator, recipe: Recipe
+            ) -> NDArray[np.uint8]:
+    """Random resized crop, flip and erasing of one image -> (size, size, 3) uint8."""
+    image = to_rgb(source.load(index))
+    area = image.width * image.height * rng.uniform(recipe.min_crop, 1)
+    aspect = math.exp(rng.uniform(math.log(4 / 5), math.log(5 / 4)))
+    width = min(math.sqrt(area * aspect), image.width)
+    height = min(math.sqrt(area / aspect), image.height)
+    left, top = rng.uniform(0, image.width - width), rng.uniform(0, image.height - height)
+    box = (left, top, left + width, top + height)
+    from PIL.Image import Resampling
+
+    pixels = np.array(image.resize((size, size), Resampling.BICUBIC, box=box))
+    if rng.random() < 0.5:
+        pixels = pixels[:, ::-1].copy()
+    if rng.random() < recipe.erasing:
+        tall, wide = rng.integers(size // 8, size // 2, 2)
+        y, x = rng.integers(0, size - tall), rng.integers(0, size - wide)
+        pixels[y : y + tall, x : x + wide] = rng.integers(0, 256, (1, 1, 3))
+    return pixels
+
+
+@functools.lru_cache(maxsize=2)
+def _epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    return np.random.default_rng((seed, 1 << 40, epoch)).permutation(count)
+
+
+class Batches(torch.utils.data.Dataset):
+    """Augmented batches by step number; the same step always gives the same batch."""
+
+    def __init__(self, source: ImageSource, recipe: Recipe, size: int, batch: int, start: int,
+                 first: int, count: int) -> None:
+        self.source, self.recipe, self.size, self.batch = source, recipe, size, batch
+        self.start, self.first, self.count = start, first, count
+        self.prepare = Preprocessing((size, size), (size, size))
+
+    def __len__(self) -> int:
+        return self.count - self.first
+
+    def __getitem__(self, item: int) -> tuple[Tensor, Tensor]:
+        begin = self.start + (self.first + item) * self.batch
+        rng = np.random.default_rng((self.recipe.seed, begin))
+        indices = [self._image(begin + i) for i in range(self.batch)]
+        pixels = np.stack([augment(self.source, i, self.size, rng, self.recipe) for i in indices])
+        assert self.source.labels is not None
+        labels = torch.tensor([self.source.labels[i] for i in indices])
+        return torch.from_numpy(self.prepare.normalise(pixels)), labels
+
+    def _image(self, position: int) -> int:
+        epoch, place = divmod(position, len(self.source))
+        return int(_epoch_order(self.recipe.seed, epoch, len(self.source))[place])
+
+
+def resized(model: CMT, size: int) -> CMT:
+    """The same weights at another square input size."""
+    fresh = build(model.variant.name, model.family.name, size, model.num_classes)
+    load_state(fresh, to_public_layout(model), model.img_size[0])
+    return fresh.to(memory_format=torch.channels_last)
+
+
+def start_model(recipe: Recipe, init: Path | None, classes: int) -> CMT:
+    """A fresh network, or one with the weights of `init`, its classifier replaced."""
+    size = recipe.schedule[0][0]
+    if init is None:
+        model = build(recipe.variant, "official", size, classes)
+        for position in (m for stage in model.stages for m in stage.positions):
+            torch.nn.init.trunc_normal_(position.table, std=0.02)
+        return model
+    state, _ = read(init)
+    family = detect_family(state)
+    source = load_model(recipe.variant, init)
+    model = build(recipe.variant, family.name, detect_size(state, family), classes)
+    kept = {k: v for k, v in source.state_dict().items() if not k.startswith("head.classifier")}
+    model.load_state_dict(kept, strict=False)
+    return resized(model, size)
+
+
+def parameter_groups(model: CMT, weight_decay: float) -> list[dict]:
+    """Weight decay on matrices and kernels only, as is usual for transformers."""
+    decayed, plain = [], []
+    for name, parameter in model.named_parameters():
+        (plain if parameter.ndim < 2 or ".positions." in name else decayed).append(parameter)
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+
+
+def learning_rate(recipe: Recipe, share: float, batch: int) -> float:
+    """Linear warm-up, then a cosine to zero, over the share of all pixels seen."""
+    peak = recipe.learning_rate * batch / 64
+    if share < recipe.warm_up:
+        return peak * (share + 1e-6) / recipe.warm_up
+    progress = (share - recipe.warm_up) / (1 - recipe.warm_up)
+    return peak * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
+
+
+class Run:
+    """One training run in a folder: the network, its average, the optimiser, the position."""
+
+    def __init__(self, recipe: Recipe, source: ImageSource, out: Path, init: Path | None) -> None:
+        self.recipe, self.source, self.out = recipe, source, out
+        self.stage, self.step = 0, 0
+        torch.manual_seed(recipe.seed)
+        self.model = start_model(recipe, init, len(source.class_names))
+        self._prepare()
+        self.average = copy.deepcopy(self.model)
+        if (out / "state.pt").is_file():
+            self._restore()
+
+    def _prepare(self) -> None:
+        self.model.train().to(memory_format=torch.channels_last)
+        groups = parameter_groups(self.model, self.recipe.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), fused=True)
+
+    def _restore(self) -> None:
+        saved = torch.load(self.out / "state.pt", weights_only=True)
+        self.stage, self.step = saved["stage"], saved["step"]
+        size = self.recipe.schedule[self.stage][0]
+        self.model, self.average = resized(self.model, size), resized(self.average, size)
+        self._prepare()
+        self.model.load_state_dict(saved["model"])
+        self.average.load_state_dict(saved["average"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+
+    def save(self) -> None:
+        """Write RUN/state.pt, replaced whole so that a stop cannot damage it."""
+        state = {"stage": self.stage, "step": self.step, "model": self.model.state_dict(),
+                 "average": self.average.state_dict(), "optimizer": self.optimizer.state_dict()}
+        torch.save(state, self.out / "state.tmp")
+        os.replace(self.out / "state.tmp", self.out / "state.pt")
+
+    def grow(self) -> None:
+        """Go to the next stage of the schedule; the optimiser starts anew."""
+        self.stage, self.step = self.stage + 1, 0
+        if self.stage < len(self.recipe.schedule):
+            size = self.recipe.schedule[self.stage][0]
+            self.model, self.average = resized(self.model, size), resized(self.average, size)
+            self._prepare()
+
+    def train(self, save_every: int = 100) -> None:
+        """Run the schedule to its end from wherever it stands."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                   TimeRemainingColumn())
+        with Progress(*columns) as progress:
+            while self.stage < len(self.recipe.schedule):
+                size, images, batch = self.recipe.schedule[self.stage]
+                steps = images // batch
+                task = progress.add_task(f"size {size}", total=steps, completed=self.step)
+                start = sum(n for _, n, _ in self.recipe.schedule[: self.stage])
+                data = Batches(self.source, self.recipe, size, batch, start, self.step, steps)
+                loader = torch.utils.data.DataLoader(data, batch_size=None, num_workers=1)
+                for x, y in loader:
+                    loss = self._update(x, y, start + self.step * batch, batch)
+                    self.step += 1
+                    progress.update(task, advance=1, description=f"size {size} loss {loss:.3f}")
+                    if self.step % save_every == 0:
+                        self.save()
+                        with (self.out / "log.jsonl").open("a") as log:
+                            log.write(json.dumps({"size": size, "step": self.step,
+                                                  "loss": round(loss, 4)}) + "\n")
+                self.grow()
+                self.save()
+
+    def _update(self, x: Tensor, y: Tensor, seen: int, batch: int) -> float:
+        in_stage = self.step * batch
+        share = self.recipe.share(self.stage, in_stage)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.recipe, share, batch)
+        logits = self.model(x.to(memory_format=torch.channels_last))
+        loss = torch.nn.functional.cross_entropy(
+            logits, y, label_smoothing=self.recipe.label_smoothing
+        )
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        # A short horizon at first, or the average would keep the initial weights for long.
+        decay = math.exp(-batch / min(self.recipe.ema_horizon, seen / 4 + batch))
+        with torch.no_grad():
+            for mine, new in zip(self.average.state_dict().values(),
+                                 self.model.state_dict().values(), strict=True):
+                if mine.is_floating_point():
+                    mine.lerp_(new, 1 - decay)
+                else:
+                    mine.copy_(new)
+        return float(loss.detach())
+
+
+@torch.no_grad()
+def evaluate(model: CMT, source: ImageSource, preprocessing: Preprocessing, batch: int = 32
+             ) -> float:
+    """Top-1 in percent over the whole source."""
+    assert source.labels is not None
+    model.eval()
+    right = 0
+    for begin in range(0, len(source), batch):
+        indices = range(begin, min(begin + batch, len(source)))
+        pixels = np.stack([preprocessing.apply(source.load(i)) for i in indices])
+        x = torch.from_numpy(preprocessing.normalise(pixels))
+        answers = model(x.to(memory_format=torch.channels_last)).argmax(1).tolist()
+        right += sum(answer == source.labels[i] for answer, i in zip(answers, indices, strict=True))
+    return 100 * right / len(source)
+
+
+def write_weights(run: Run, top1: float, count: int, name: str, path: Path) -> None:
+    """The average in half precision, public layout, with all that using it takes."""
+    size = run.recipe.schedule[-1][0]
+    metadata = {
+        "family": run.average.family.name,
+        "variant": run.recipe.variant,
+        "image_size": str(size),
+        "num_classes": str(run.average.num_classes),
+        "labels": json.dumps(run.source.class_names),
+        "resize": str(round(size * run.recipe.resize_ratio)),
+        "interpolation": "bicubic",
+        "mean": json.dumps(IMAGENET_MEAN),
+        "std": json.dumps(IMAGENET_STD),
+        "trained_on": run.source.description,
+        "recipe": json.dumps(asdict(run.recipe)),
+        "top1": f"{top1:.2f} on the {count} images of {name}",
+    }
+    state = {k: v.half() if v.is_floating_point() else v
+             for k, v in to_public_layout(run.average).items()}
+    save_file({k: v.contiguous() for k, v in state.items()}, path, metadata)
+
+
+def parse_schedule(text: str) -> tuple[tuple[int, int, int], ...]:
+    """`size:images:batch,...` -> tuples."""
+    try:
+        rows = [tuple(int(part) for part in row.split(":")) for row in text.split(",")]
+        return tuple((size, images, batch) for size, images, batch in rows)
+    except ValueError as error:
+        raise InputError(f"schedule '{text}' is not size:images:batch,...") from error
+
+
+@click.command()
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Training images.")
+@click.option("--val", type=click.Path(path_type=Path), required=True, help="Validation images.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
+@click.option("--variant", type=click.Choice(list(VARIANTS)), default="ti", show_default=True)
+@click.option("--init", type=click.Path(path_type=Path), help="Weights to start from.")
+@click.option("--schedule", default="160:100000:32", show_default=True,
+              help="size:images:batch,... in order.")
+@click.option("--learning-rate", default=3e-4, show_default=True, help="Peak, per batch of 64.")
+@click.option("--resize-ratio", default=256 / 224, help="Evaluation: shorter side / input.")
+@click.option("--seed", default=0, show_default=True)
+def main(data: Path, val: Path, out: Path, variant: str, init: Path | None, schedule: str,
+         learning_rate: float, resize_ratio: float, seed: int) -> None:
+    """Train a CMT on a folder of images; stop and go on as you like."""
+    recipe = Recipe(variant, parse_schedule(schedule), learning_rate, resize_ratio, seed=seed)
+    out.mkdir(parents=True, exist_ok=True)
+    source, validation = open_source(data, "train"), open_source(val, "t10k")
+    run = Run(recipe, source, out, init)
+    run.train()
+    # What ships is half precision, so that is what is measured.
+    path = out / f"cmt_{variant}.safetensors"
+    write_weights(run, math.nan, 0, "", path)
+    model = load_model(variant, path)
+    preprocessing = Preprocessing.for_model(model.img_size, model.metadata)
+    top1 = evaluate(model.to(memory_format=torch.channels_last), validation, preprocessing)
+    write_weights(run, top1, len(validation), validation.description, path)
+    click.echo(f"top-1 {top1:.2f} % on {len(validation)} images; weights in {path}")
+
+
+if __name__ == "__main__":
+    main()
