@@ -8,6 +8,7 @@ centre, scale to [0, 1], subtract the mean, divide by the standard deviation.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_LONGEST_ASPECT = 64
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
@@ -50,29 +52,28 @@ class Preprocessing:
         `image_size`; scaled along for another size), `mean`, `std`.
         """
         resize, trained = 256, 224
-        values: dict[str, Any] = {}
         try:
             if "resize" in metadata and "image_size" in metadata:
                 resize, trained = int(metadata["resize"]), int(metadata["image_size"])
-            for key in ("mean", "std"):
-                if key in metadata:
-                    red, green, blue = (float(value) for value in json.loads(metadata[key]))
-                    values[key] = (red, green, blue)
+            mean = _three_numbers(metadata["mean"]) if "mean" in metadata else IMAGENET_MEAN
+            std = _three_numbers(metadata["std"]) if "std" in metadata else IMAGENET_STD
+            if not 0 < trained <= resize:
+                raise ValueError(f"shorter side {resize} for input {trained}")
+            if min(std) <= 0:
+                raise ValueError(f"std {std} is not positive")
         except (ValueError, TypeError) as error:
             raise InputError(f"the weights' metadata is unusable ({error}): correct it") from error
         box = (size[0] * resize // trained, size[1] * resize // trained)
-        if trained <= 0 or box[0] < size[0] or box[1] < size[1]:
-            raise InputError(f"the weights' metadata resizes to {box}, below the input {size}")
-        return cls(size, box, **values)
+        return cls(size, box, mean, std)
 
     def apply(self, image: Image) -> NDArray[np.uint8]:
         """Any image -> (height, width, 3) uint8, red first."""
-        image = to_rgb(image)
-        scale = max(self.resize[0] / image.height, self.resize[1] / image.width)
-        if self.resize[0] / image.height == scale:
-            resized = (max(int(image.width * scale), self.resize[1]), self.resize[0])
-        else:
-            resized = (self.resize[1], max(int(image.height * scale), self.resize[0]))
+        image = _without_far_ends(to_rgb(image))
+        tall, wide = self.resize
+        resized = (
+            max(wide, image.width * tall // image.height),
+            max(tall, image.height * wide // image.width),
+        )
         left = round((resized[0] - self.size[1]) / 2)
         top = round((resized[1] - self.size[0]) / 2)
         image = image.resize(resized, _bicubic())
@@ -82,7 +83,7 @@ class Preprocessing:
     def normalise(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(B, H, W, 3) uint8 -> (B, 3, H, W) float32, what the network takes."""
         scaled = images.astype(np.float32) / 255
-        scaled = (scaled - np.float32(self.mean)) / np.float32(self.std)
+        scaled = (scaled - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
     def describe(self) -> dict[str, Any]:
@@ -102,6 +103,23 @@ class Preprocessing:
         }
 
 
+def _three_numbers(text: str) -> tuple[float, float, float]:
+    red, green, blue = values = tuple(float(value) for value in json.loads(text))
+    if not all(math.isfinite(value) for value in values):
+        raise ValueError(f"{values} is not finite")
+    return red, green, blue
+
+
+def _without_far_ends(image: Image) -> Image:
+    """The middle of a strip: resized whole, a 1 x 65,000 image would take gigabytes."""
+    longest = _LONGEST_ASPECT * min(image.size)
+    if max(image.size) <= longest:
+        return image
+    width, height = min(image.width, longest), min(image.height, longest)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
 def _bicubic() -> Any:
     from PIL.Image import Resampling
 
@@ -118,4 +136,6 @@ def to_rgb(image: Image) -> Image:
         # Pillow's own conversion clips everything above 255 to white.
         values = np.asarray(image).astype(np.int64)
         image = PillowImage.fromarray((np.clip(values, 0, 65535) >> 8).astype(np.uint8))
+    if image.mode == "La":  # the one mode without a direct way
+        image = image.convert("LA")
     return image.convert("RGB")

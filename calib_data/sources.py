@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import os
 import zlib
 from collections.abc import Sequence
@@ -66,6 +67,8 @@ class IdxImages:
         label_array = read_idx(labels)
         if self.pixels.ndim != 3 or label_array.shape != self.pixels.shape[:1]:
             raise InputError(f"{images} and {labels} do not belong together")
+        if label_array.max(initial=0) >= len(self.class_names):
+            raise InputError(f"{labels} has a label above {len(self.class_names) - 1}")
         self.labels: Sequence[int] | None = label_array.tolist()
         self._name = images.name
 
@@ -91,21 +94,26 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
         raise InputError(f"{path} is no IDX file of unsigned bytes")
     rank = content[3]
-    shape = np.frombuffer(content, ">u4", rank, 4) if len(content) >= 4 + 4 * rank else None
-    if shape is None or len(content) != 4 + 4 * rank + int(np.prod(shape, dtype=np.int64)):
-        raise InputError(f"{path} is truncated: copy it again")
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
+    header, body = content[4 : 4 + 4 * rank], content[4 + 4 * rank :]
+    shape = tuple(int(side) for side in np.frombuffer(header[: len(header) // 4 * 4], ">u4"))
+    if len(shape) != rank or not body or len(body) != math.prod(shape):
+        raise InputError(f"{path} does not hold what its header says: copy it again")
+    return np.frombuffer(body, np.uint8).reshape(shape)
 
 
 class FolderImages:
-    """`class/name.jpg` with classes in sorted order, or a flat folder without classes."""
+    """`class/name.jpg` with classes in sorted order, or a flat folder without classes.
+
+    Where there are both, the class folders count and loose images do not. Hidden files and
+    folders never count; an empty class folder keeps its index.
+    """
 
     def __init__(self, root: Path) -> None:
         if not root.is_dir():
             raise InputError(f"no image folder at {root}: give a folder of images")
         self.description = str(root)
         self._root = root
-        classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+        classes = sorted(entry.name for entry in root.iterdir() if _is_class(entry))
         found = [(name, path) for name in classes for path in _images_below(root / name)]
         self.class_names: tuple[str, ...] = tuple(classes) if found else ()
         self.labels: Sequence[int] | None = None
@@ -135,18 +143,27 @@ class FolderImages:
             with Image.open(path) as image:
                 image.load()
                 return image
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except Exception as error:  # decoders raise many kinds for damaged files
             raise UnreadableImageError(f"{path}: {error}") from error
+
+
+def _is_class(entry: Path) -> bool:
+    if entry.name.startswith(".") or not entry.is_dir():
+        return False
+    # A link back up would pass every class's images off as one more class.
+    return not entry.parent.resolve().is_relative_to(entry.resolve())
 
 
 def _images_below(folder: Path) -> list[Path]:
     # os.walk does not follow folder links, so a link loop cannot trap it.
-    found = [
-        Path(base) / name
-        for base, _, names in os.walk(folder)
-        for name in names
-        if Path(name).suffix.lower() in SUFFIXES
-    ]
+    found = []
+    for base, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            Path(base) / name
+            for name in names
+            if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+        ]
     return sorted(found)
 
 
@@ -164,8 +181,14 @@ def choose(source: ImageSource, count: int | None, seed: int) -> NDArray[np.int6
     """`count` distinct indices in ascending order, drawn evenly from the classes.
 
     Every class gives the same number where it can; the same seed draws the same images.
-    None, or a count that the source does not exceed, takes everything.
+    None, or a count that the source does not exceed, takes everything. A smaller count's
+    images are among a larger one's.
+
+    Raises:
+        InputError: a count below 1.
     """
+    if count is not None and count < 1:
+        raise InputError(f"cannot choose {count} images: give a count of at least 1")
     total = len(source)
     if count is None or count >= total:
         return np.arange(total)
@@ -184,4 +207,5 @@ def choose(source: ImageSource, count: int | None, seed: int) -> NDArray[np.int6
 
 def list_hash(keys: Sequence[str]) -> str:
     """sha256 of the newline-joined image names: which images, in which order."""
-    return hashlib.sha256("\n".join(keys).encode()).hexdigest()
+    # File names need not be UTF-8; their odd bytes go in as they are.
+    return hashlib.sha256("\n".join(keys).encode("utf-8", "surrogateescape")).hexdigest()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -18,14 +18,25 @@ from torch import Tensor
 from cmt.errors import InputError
 from cmt.network import CMT, build
 from cmt.position import resize_relative_table, resize_stage_table
-from cmt.variants import FAMILIES, REDUCTIONS, STRIDES, VARIANTS, Family, get_variant, parse_size
+from cmt.variants import (
+    FAMILIES,
+    FLYEGLE,
+    HEADS,
+    REDUCTIONS,
+    STRIDES,
+    VARIANTS,
+    Family,
+    get_variant,
+    parse_size,
+)
 
 State = dict[str, Tensor]
 
 _STAGE_LETTERS = "abcd"
 
-# (pattern of a network name, its name in the layout); {a} is a stage letter, {1} its number.
-_OFFICIAL_NAMES = [
+# (pattern in a network's name, what the layout has in its place), applied in turn.
+_Names = list[tuple[str, str | Callable[[re.Match[str]], str]]]
+_OFFICIAL_NAMES: _Names = [
     (r"stem\.(\d)\.(conv|norm)", lambda m: f"stem_{m[2]}{int(m[1]) + 1}"),
     (r"stages\.(\d)\.positions\.0\.table", lambda m: f"relative_pos_{_letter(m[1])}"),
     (r"stages\.(\d)\.entry\.conv", lambda m: f"patch_embed_{_letter(m[1])}.proj"),
@@ -46,13 +57,15 @@ _OFFICIAL_NAMES = [
     (r"^head\.classifier\.", "head."),
 ]
 _EXPAND = ".IRFFN.conv1x1_gelu_bn.conv3x3_gelu_bn"
-_FLYEGLE_NAMES = [
+_FLYEGLE_NAMES: _Names = [
     (r"stem\.0\.conv", "stem.conv3x3_gelu_bn_downsample.conv3x3_gelu_bn.0"),
     (r"stem\.0\.norm", "stem.conv3x3_gelu_bn_downsample.conv3x3_gelu_bn.2"),
     (
         r"stem\.([12])\.(conv|norm)",
-        lambda m: f"stem.conv3x3_gelu_bn_list.{int(m[1]) - 1}.conv3x3_gelu_bn."
-        f"{'0' if m[2] == 'conv' else '2'}",
+        lambda m: (
+            f"stem.conv3x3_gelu_bn_list.{int(m[1]) - 1}.conv3x3_gelu_bn."
+            f"{'0' if m[2] == 'conv' else '2'}"
+        ),
     ),
     (r"stages\.(\d)\.entry\.conv", lambda m: f"pool{int(m[1]) + 1}.patch_aggregation"),
     (
@@ -74,6 +87,7 @@ _FLYEGLE_NAMES = [
     (r"^head\.classifier\.", "classifier."),
 ]
 _LAYOUTS = {"official": _OFFICIAL_NAMES, "flyegle": _FLYEGLE_NAMES}
+_HEAD_KEYS = ("_fc.", "_bn.", "head.", "fc.", "classifier.")
 _MARKERS = {"official": "patch_embed_a.proj.weight", "flyegle": "pool1.patch_aggregation.weight"}
 
 
@@ -88,38 +102,36 @@ def layout_name(name: str, family: str) -> str:
     return name
 
 
-def _split_kv(state: State, heads_of: dict[str, int]) -> State:
+def _flyegle_heads(key: str) -> int:
+    """The heads of the stage that a FlyEgle key (`stage1.block_list...`) belongs to."""
+    return HEADS[int(key.removeprefix("stage")[0]) - 1]
+
+
+def _split_kv(state: State) -> State:
     """FlyEgle's fused `kv` (head_dim, heads, 2) -> `k` and `v` (heads, head_dim)."""
     out: State = {}
     for key, value in state.items():
         if ".LMHSA.kv." not in key:
             out[key] = value
             continue
-        heads = heads_of[key.split(".")[0]]
-        parts = value.unflatten(0, (-1, heads, 2)).transpose(0, 1)
-        for i, part in enumerate("kv"):
-            out[key.replace(".kv.", f".{part}.")] = parts[:, :, i].flatten(0, 1)
+        fused = value.unflatten(0, (-1, _flyegle_heads(key), 2))
+        for part, rows in zip("kv", fused.unbind(2), strict=True):
+            out[key.replace(".kv.", f".{part}.")] = rows.transpose(0, 1).flatten(0, 1)
     return out
 
 
-def _join_kv(state: State, heads_of: dict[str, int]) -> State:
+def _join_kv(state: State) -> State:
     """The inverse of `_split_kv`."""
     out: State = {}
     for key, value in state.items():
-        if ".LMHSA.v." in key:
-            continue
         if ".LMHSA.k." in key:
-            heads = heads_of[key.split(".")[0]]
-            pair = torch.stack([value, state[key.replace(".k.", ".v.")]], 1)
-            fused = pair.unflatten(0, (heads, -1)).transpose(0, 1)
-            pair_last = fused.movedim(2, 2).flatten(0, 2)
-            out[key.replace(".k.", ".kv.")] = pair_last
-        else:
+            pair = torch.stack([value, state[key.replace(".k.", ".v.")]], -1)
+            by_head = pair.unflatten(0, (_flyegle_heads(key), -1)).transpose(0, 1)
+            fused = by_head.movedim(-1, 2).flatten(0, 2)
+            out[key.replace(".k.", ".kv.")] = fused
+        elif ".LMHSA.v." not in key:
             out[key] = value
     return out
-
-
-_FLYEGLE_HEADS = {f"stage{i + 1}": 2**i for i in range(4)}
 
 
 def read(path: Path) -> tuple[State, dict[str, str]]:
@@ -192,9 +204,9 @@ def _clean(state: Mapping, path: Path) -> State:
             continue
         if not value.is_floating_point():
             raise InputError(f"{path}: '{name}' has dtype {value.dtype}, expected a float")
-        if not bool(torch.isfinite(value).all()):
-            raise InputError(f"{path}: '{name}' holds NaN or Inf: these weights are broken")
         out[name] = value.float()
+        if not bool(torch.isfinite(out[name]).all()):
+            raise InputError(f"{path}: '{name}' holds NaN or Inf: these weights are broken")
     return out
 
 
@@ -209,6 +221,11 @@ def detect_family(state: State) -> Family:
     )
 
 
+def _length(state: State, key: str) -> int | None:
+    """The first dimension of an entry, None where it is missing or a scalar."""
+    return state[key].shape[0] if key in state and state[key].ndim else None
+
+
 def detect_variant(state: State, family: Family) -> str:
     """The variant whose stage widths and stem match."""
     official = family.name == "official"
@@ -216,7 +233,7 @@ def detect_variant(state: State, family: Family) -> str:
         f"patch_embed_{letter}.proj.weight" if official else f"pool{i + 1}.patch_aggregation.weight"
         for i, letter in enumerate(_STAGE_LETTERS)
     ]
-    dims = tuple(state[key].shape[0] if key in state else None for key in keys)
+    dims = tuple(_length(state, key) for key in keys)
     for name, variant in VARIANTS.items():
         if variant.dims == dims:
             return name
@@ -227,7 +244,8 @@ def detect_size(state: State, family: Family) -> int:
     """The square input side, in pixels, that the position tables were trained at."""
     if family.block_position:
         key = "stage1.block_list.0.LMHSA.position_embeeding"
-        side = (state[key].shape[0] + 1) / 2 if key in state else None
+        length = _length(state, key)
+        side = None if length is None else (length + 1) / 2
     else:
         key = "relative_pos_a"
         side = math.sqrt(state[key].shape[1]) if key in state and state[key].ndim == 3 else None
@@ -252,47 +270,51 @@ def _check_keys(expected: State, found: State, family: Family) -> None:
         ("unexpected", found.keys() - expected.keys()),
     ):
         # Counters of training steps do not matter here and are often stripped.
-        keys = {key for key in keys if not key.endswith("num_batches_tracked")}
-        if keys:
-            names = sorted(keys)
+        names = sorted(key for key in keys if not key.endswith("num_batches_tracked"))
+        if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             problems.append(f"{label} {', '.join(names[:3])}{more}")
-    for key in expected.keys() & found.keys():
-        if expected[key].shape != found[key].shape and not problems:
-            problems.append(
-                f"'{key}' is {tuple(found[key].shape)}, expected {tuple(expected[key].shape)}"
-            )
+    shared = sorted(expected.keys() & found.keys())
+    misshapen = [key for key in shared if expected[key].shape != found[key].shape]
+    # A missing or unexpected key says more than the shapes that it may have shifted.
+    if misshapen and not problems:
+        key = misshapen[0]
+        problems.append(
+            f"'{key}' is {tuple(found[key].shape)}, expected {tuple(expected[key].shape)}"
+        )
     if problems:
         raise InputError(f"weights do not fit the {family.name} family: {'; '.join(problems)}")
 
 
 def load_state(model: CMT, state: State, trained_size: int) -> None:
     """Load a public-layout state dict, resizing position tables where sizes differ."""
-    family = model.family
-    if family is FAMILIES["flyegle"]:
-        state = _split_kv(state, _FLYEGLE_HEADS)
-    names = {name: layout_name(name, family.name) for name in model.state_dict()}
     if model.head is None:
-        classifier = ("_fc.", "_bn.", "head.", "fc.", "classifier.")
-        state = {key: value for key, value in state.items() if not key.startswith(classifier)}
-    at_trained_size = build(
-        model.variant.name, family.name, trained_size, model.num_classes, model.head is None
-    ) if model.img_size != (trained_size, trained_size) else model
-    expected = {names[name]: value for name, value in at_trained_size.state_dict().items()}
-    _check_keys(expected, state, family)
-    own = {name: state[names[name]] for name in names if names[name] in state}
-    for name in own:
+        state = {key: value for key, value in state.items() if not key.startswith(_HEAD_KEYS)}
+    trained = parse_size(trained_size)
+    with torch.device("meta"):
+        expected = CMT(model.variant, model.family, trained, model.num_classes, model.head is None)
+    _check_keys(to_public_layout(expected), state, model.family)
+    if model.family == FLYEGLE:
+        state = _split_kv(state)
+    own = {}
+    for name in model.state_dict():
+        key = layout_name(name, model.family.name)
         if ".positions." in name:
-            stage = int(name.split(".")[1])
-            stride, reduction = STRIDES[stage], REDUCTIONS[stage]
-            new = (model.img_size[0] // stride, model.img_size[1] // stride)
-            old = (trained_size // stride, trained_size // stride)
-            own[name] = (
-                resize_relative_table(own[name], new)
-                if family.block_position
-                else resize_stage_table(own[name], old, new, reduction)
-            )
+            own[name] = _resize_table(state[key], name, trained, model)
+        elif key in state:  # counters of training steps may be missing
+            own[name] = state[key]
     model.load_state_dict(own, strict=False)
+
+
+def _resize_table(table: Tensor, name: str, trained: tuple[int, int], model: CMT) -> Tensor:
+    """The position table of parameter `name`, fitted to the model's input size."""
+    stage = int(name.split(".")[1])
+    stride = STRIDES[stage]
+    new = (model.img_size[0] // stride, model.img_size[1] // stride)
+    if model.family.block_position:
+        return resize_relative_table(table, new)
+    old = (trained[0] // stride, trained[1] // stride)
+    return resize_stage_table(table, old, new, REDUCTIONS[stage])
 
 
 def to_public_layout(model: CMT) -> State:
@@ -300,7 +322,7 @@ def to_public_layout(model: CMT) -> State:
     state = {
         layout_name(name, model.family.name): value for name, value in model.state_dict().items()
     }
-    return _join_kv(state, _FLYEGLE_HEADS) if model.family is FAMILIES["flyegle"] else state
+    return _join_kv(state) if model.family == FLYEGLE else state
 
 
 def load_model(
@@ -331,7 +353,8 @@ def load_model(
     if img_size is not None:
         parse_size(img_size)
     if weights is None:
-        return build(variant, family or "official", img_size, num_classes or 1000, features).eval()
+        classes = 1000 if num_classes is None else num_classes
+        return build(variant, family or "official", img_size, classes, features).eval()
     state, metadata = read(Path(weights))
     found_family = detect_family(state)
     found_variant = detect_variant(state, found_family)

@@ -9,14 +9,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from cmt.errors import InputError
 from cmt.variants import (
-    FAMILIES,
     HEAD_WIDTH,
     HEADS,
     REDUCTIONS,
     STRIDES,
     Family,
     Variant,
+    get_family,
     get_variant,
     parse_size,
 )
@@ -166,9 +167,7 @@ class InvertedResidualFFN(nn.Module):
 class Block(nn.Module):
     """CMT block: local perception unit, LMHSA and IRFFN, each residual (section 3.2)."""
 
-    def __init__(
-        self, dim: int, hidden: int, heads: int, reduction: int, family: Family
-    ) -> None:
+    def __init__(self, dim: int, hidden: int, heads: int, reduction: int, family: Family) -> None:
         super().__init__()
         self.lpu = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
         self.norm1 = nn.LayerNorm(dim, eps=family.block_norm_eps)
@@ -293,13 +292,19 @@ def build(
     """A CMT with PyTorch's default initialisation (position tables zero), training mode."""
     row = get_variant(variant)
     size = parse_size(row.img_size if img_size is None else img_size)
-    return CMT(row, FAMILIES[family], size, num_classes, features)
+    if num_classes < 1:
+        raise InputError(f"{num_classes} classes will not do: give at least 1")
+    return CMT(row, get_family(family), size, num_classes, features)
 
 
 def count_macs(model: nn.Module, img_size: Grid) -> int:
     """Multiply-adds of one image: convolutions, linear layers and attention products."""
     from torch.utils.flop_counter import FlopCounterMode
 
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()  # or the image of zeros would enter the BatchNorm statistics
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.zeros(1, 3, *img_size))
+        model(torch.zeros(1, 3, *img_size, device=device))
+    model.train(training)
     return counter.get_total_flops() // 2

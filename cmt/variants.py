@@ -82,6 +82,13 @@ def get_variant(name: str) -> Variant:
     return VARIANTS[name]
 
 
+def get_family(name: str) -> Family:
+    """Look up a checkpoint family by name; raises InputError that lists the known ones."""
+    if name not in FAMILIES:
+        raise InputError(f"unknown family '{name}': choose one of {', '.join(FAMILIES)}")
+    return FAMILIES[name]
+
+
 def parse_size(size: int | tuple[int, int]) -> tuple[int, int]:
     """Return (height, width); raises InputError unless both are positive multiples of 32."""
     height, width = (size, size) if isinstance(size, int) else size

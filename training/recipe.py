@@ -16,7 +16,6 @@ import copy
 import functools
 import json
 import math
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,15 +23,16 @@ import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL.Image import Resampling
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save_file
 from torch import Tensor
 
 from calib_data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, to_rgb
 from calib_data.sources import FolderImages, IdxImages, ImageSource
-from cmt.checkpoints import detect_family, detect_size, load_model, load_state, read, to_public_layout
+from cmt.checkpoints import load_model, load_state, to_public_layout
 from cmt.errors import InputError
-from cmt.network import CMT, build
+from cmt.network import CMT, StageTable, build
 from cmt.variants import VARIANTS
 
 
@@ -77,8 +77,9 @@ def open_source(path: Path, split: str) -> ImageSource:
     return source
 
 
-def augment(source: ImageSource, index: int, size: int, rng: np.random.Generator, recipe: Recipe
-            ) -> NDArray[np.uint8]:
+def augment(
+    source: ImageSource, index: int, size: int, rng: np.random.Generator, recipe: Recipe
+) -> NDArray[np.uint8]:
     """Random resized crop, flip and erasing of one image -> (size, size, 3) uint8."""
     image = to_rgb(source.load(index))
     area = image.width * image.height * rng.uniform(recipe.min_crop, 1)
@@ -87,8 +88,6 @@ def augment(source: ImageSource, index: int, size: int, rng: np.random.Generator
     height = min(math.sqrt(area / aspect), image.height)
     left, top = rng.uniform(0, image.width - width), rng.uniform(0, image.height - height)
     box = (left, top, left + width, top + height)
-    from PIL.Image import Resampling
-
     pixels = np.array(image.resize((size, size), Resampling.BICUBIC, box=box))
     if rng.random() < 0.5:
         pixels = pixels[:, ::-1].copy()
@@ -107,8 +106,16 @@ def _epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 class Batches(torch.utils.data.Dataset):
     """Augmented batches by step number; the same step always gives the same batch."""
 
-    def __init__(self, source: ImageSource, recipe: Recipe, size: int, batch: int, start: int,
-                 first: int, count: int) -> None:
+    def __init__(
+        self,
+        source: ImageSource,
+        recipe: Recipe,
+        size: int,
+        batch: int,
+        start: int,
+        first: int,
+        count: int,
+    ) -> None:
         self.source, self.recipe, self.size, self.batch = source, recipe, size, batch
         self.start, self.first, self.count = start, first, count
         self.prepare = Preprocessing((size, size), (size, size))
@@ -130,11 +137,16 @@ class Batches(torch.utils.data.Dataset):
         return int(_epoch_order(self.recipe.seed, epoch, len(self.source))[place])
 
 
+def channels_last(model: CMT) -> CMT:
+    """The same model, its kernels laid out for the faster convolutions of a CPU."""
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
 def resized(model: CMT, size: int) -> CMT:
     """The same weights at another square input size."""
     fresh = build(model.variant.name, model.family.name, size, model.num_classes)
     load_state(fresh, to_public_layout(model), model.img_size[0])
-    return fresh.to(memory_format=torch.channels_last)
+    return channels_last(fresh)
 
 
 def start_model(recipe: Recipe, init: Path | None, classes: int) -> CMT:
@@ -142,21 +154,25 @@ def start_model(recipe: Recipe, init: Path | None, classes: int) -> CMT:
     size = recipe.schedule[0][0]
     if init is None:
         model = build(recipe.variant, "official", size, classes)
-        for position in (m for stage in model.stages for m in stage.positions):
-            torch.nn.init.trunc_normal_(position.table, std=0.02)
+        for module in model.modules():
+            if isinstance(module, StageTable):
+                torch.nn.init.trunc_normal_(module.table, std=0.02)
         return model
-    state, _ = read(init)
-    family = detect_family(state)
     source = load_model(recipe.variant, init)
-    model = build(recipe.variant, family.name, detect_size(state, family), classes)
-    kept = {k: v for k, v in source.state_dict().items() if not k.startswith("head.classifier")}
+    model = build(recipe.variant, source.family.name, source.img_size[0], classes)
+    kept = {
+        name: value
+        for name, value in source.state_dict().items()
+        if not name.startswith("head.classifier")
+    }
     model.load_state_dict(kept, strict=False)
     return resized(model, size)
 
 
 def parameter_groups(model: CMT, weight_decay: float) -> list[dict]:
     """Weight decay on matrices and kernels only, as is usual for transformers."""
-    decayed, plain = [], []
+    decayed: list[torch.nn.Parameter] = []
+    plain: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (plain if parameter.ndim < 2 or ".positions." in name else decayed).append(parameter)
     return [
@@ -188,14 +204,15 @@ class Run:
             self._restore()
 
     def _prepare(self) -> None:
-        self.model.train().to(memory_format=torch.channels_last)
+        channels_last(self.model).train()
         groups = parameter_groups(self.model, self.recipe.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), fused=True)
 
     def _restore(self) -> None:
         saved = torch.load(self.out / "state.pt", weights_only=True)
         self.stage, self.step = saved["stage"], saved["step"]
-        size = self.recipe.schedule[self.stage][0]
+        # A finished run stands behind the last stage.
+        size = self.recipe.schedule[min(self.stage, len(self.recipe.schedule) - 1)][0]
         self.model, self.average = resized(self.model, size), resized(self.average, size)
         self._prepare()
         self.model.load_state_dict(saved["model"])
@@ -204,10 +221,15 @@ class Run:
 
     def save(self) -> None:
         """Write RUN/state.pt, replaced whole so that a stop cannot damage it."""
-        state = {"stage": self.stage, "step": self.step, "model": self.model.state_dict(),
-                 "average": self.average.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state = {
+            "stage": self.stage,
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
         torch.save(state, self.out / "state.tmp")
-        os.replace(self.out / "state.tmp", self.out / "state.pt")
+        (self.out / "state.tmp").replace(self.out / "state.pt")
 
     def grow(self) -> None:
         """Go to the next stage of the schedule; the optimiser starts anew."""
@@ -219,8 +241,12 @@ class Run:
 
     def train(self, save_every: int = 100) -> None:
         """Run the schedule to its end from wherever it stands."""
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                   TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns) as progress:
             while self.stage < len(self.recipe.schedule):
                 size, images, batch = self.recipe.schedule[self.stage]
@@ -235,9 +261,9 @@ class Run:
                     progress.update(task, advance=1, description=f"size {size} loss {loss:.3f}")
                     if self.step % save_every == 0:
                         self.save()
+                        line = {"size": size, "step": self.step, "loss": round(loss, 4)}
                         with (self.out / "log.jsonl").open("a") as log:
-                            log.write(json.dumps({"size": size, "step": self.step,
-                                                  "loss": round(loss, 4)}) + "\n")
+                            log.write(json.dumps(line) + "\n")
                 self.grow()
                 self.save()
 
@@ -257,8 +283,9 @@ class Run:
         # A short horizon at first, or the average would keep the initial weights for long.
         decay = math.exp(-batch / min(self.recipe.ema_horizon, seen / 4 + batch))
         with torch.no_grad():
-            for mine, new in zip(self.average.state_dict().values(),
-                                 self.model.state_dict().values(), strict=True):
+            for mine, new in zip(
+                self.average.state_dict().values(), self.model.state_dict().values(), strict=True
+            ):
                 if mine.is_floating_point():
                     mine.lerp_(new, 1 - decay)
                 else:
@@ -267,8 +294,9 @@ class Run:
 
 
 @torch.no_grad()
-def evaluate(model: CMT, source: ImageSource, preprocessing: Preprocessing, batch: int = 32
-             ) -> float:
+def evaluate(
+    model: CMT, source: ImageSource, preprocessing: Preprocessing, batch: int = 32
+) -> float:
     """Top-1 in percent over the whole source."""
     assert source.labels is not None
     model.eval()
@@ -299,9 +327,11 @@ def write_weights(run: Run, top1: float, count: int, name: str, path: Path) -> N
         "recipe": json.dumps(asdict(run.recipe)),
         "top1": f"{top1:.2f} on the {count} images of {name}",
     }
-    state = {k: v.half() if v.is_floating_point() else v
-             for k, v in to_public_layout(run.average).items()}
-    save_file({k: v.contiguous() for k, v in state.items()}, path, metadata)
+    state = {
+        name: (value.half() if value.is_floating_point() else value).contiguous()
+        for name, value in to_public_layout(run.average).items()
+    }
+    save_file(state, path, metadata)
 
 
 def parse_schedule(text: str) -> tuple[tuple[int, int, int], ...]:
@@ -319,17 +349,34 @@ def parse_schedule(text: str) -> tuple[tuple[int, int, int], ...]:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
 @click.option("--variant", type=click.Choice(list(VARIANTS)), default="ti", show_default=True)
 @click.option("--init", type=click.Path(path_type=Path), help="Weights to start from.")
-@click.option("--schedule", default="160:100000:32", show_default=True,
-              help="size:images:batch,... in order.")
+@click.option(
+    "--schedule", default="160:100000:32", show_default=True, help="size:images:batch,... in order."
+)
 @click.option("--learning-rate", default=3e-4, show_default=True, help="Peak, per batch of 64.")
-@click.option("--resize-ratio", default=256 / 224, help="Evaluation: shorter side / input.")
+@click.option(
+    "--resize-ratio",
+    type=click.FloatRange(min=1),
+    default=256 / 224,
+    help="Evaluation: shorter side / input.",
+)
 @click.option("--seed", default=0, show_default=True)
-def main(data: Path, val: Path, out: Path, variant: str, init: Path | None, schedule: str,
-         learning_rate: float, resize_ratio: float, seed: int) -> None:
+def main(
+    data: Path,
+    val: Path,
+    out: Path,
+    variant: str,
+    init: Path | None,
+    schedule: str,
+    learning_rate: float,
+    resize_ratio: float,
+    seed: int,
+) -> None:
     """Train a CMT on a folder of images; stop and go on as you like."""
     recipe = Recipe(variant, parse_schedule(schedule), learning_rate, resize_ratio, seed=seed)
     out.mkdir(parents=True, exist_ok=True)
     source, validation = open_source(data, "train"), open_source(val, "t10k")
+    if source.class_names != validation.class_names:
+        raise InputError(f"{data} and {val} do not have the same classes")
     run = Run(recipe, source, out, init)
     run.train()
     # What ships is half precision, so that is what is measured.
@@ -337,7 +384,7 @@ def main(data: Path, val: Path, out: Path, variant: str, init: Path | None, sche
     write_weights(run, math.nan, 0, "", path)
     model = load_model(variant, path)
     preprocessing = Preprocessing.for_model(model.img_size, model.metadata)
-    top1 = evaluate(model.to(memory_format=torch.channels_last), validation, preprocessing)
+    top1 = evaluate(channels_last(model), validation, preprocessing)
     write_weights(run, top1, len(validation), validation.description, path)
     click.echo(f"top-1 {top1:.2f} % on {len(validation)} images; weights in {path}")
 

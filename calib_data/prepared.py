@@ -1,0 +1,121 @@
+"""Images preprocessed once and kept on disk, so that every target sees the same pixels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib_data.preprocessing import Preprocessing
+from calib_data.sources import ImageSource, UnreadableImageError, choose, list_hash
+from cmt.errors import InputError
+
+
+@dataclass(frozen=True)
+class PreparedImages:
+    """A set of preprocessed images.
+
+    Attributes:
+        pixels: (N, H, W, 3) uint8, memory-mapped.
+        labels: (N,) int64 class indices, or None.
+        keys: image names in the source.
+        skipped: one line for each image that could not be read.
+        available: how many images the source held.
+        description: the source in words.
+    """
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64] | None
+    keys: list[str]
+    skipped: list[str]
+    available: int
+    description: str
+    preprocessing: Preprocessing
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the list of image names."""
+        return list_hash(self.keys)
+
+    def batches(self, size: int, count: int | None = None) -> Iterator[NDArray[np.float32]]:
+        """Normalised float32 batches (size, 3, H, W) of the first `count` images, in order.
+
+        The last batch is filled up with repetitions of the last image, because exported
+        graphs have a fixed batch; `collect` cuts the surplus off again.
+        """
+        total = len(self) if count is None else min(count, len(self))
+        for begin in range(0, total, size):
+            pixels = np.asarray(self.pixels[begin : min(begin + size, total)])
+            if len(pixels) < size:
+                pixels = np.concatenate([pixels, np.repeat(pixels[-1:], size - len(pixels), 0)])
+            yield self.preprocessing.normalise(pixels)
+
+
+def prepare(
+    source: ImageSource,
+    preprocessing: Preprocessing,
+    folder: Path,
+    *,
+    count: int | None,
+    seed: int,
+    label_map: dict[int, int] | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Preprocess `count` images of the source (see `choose`) into `folder`.
+
+    Images that cannot be decoded are left out and listed. `label_map` turns the source's
+    class indices into the network's. Read back with `open_prepared`.
+
+    Raises:
+        InputError: no image could be decoded.
+    """
+    indices = choose(source, count, seed)
+    height, width = preprocessing.size
+    shape = (len(indices), height, width, 3)
+    pixels = np.lib.format.open_memmap(folder / "pixels.npy", "w+", np.uint8, shape)
+    keys, labels, skipped = [], [], []
+    for index in indices:
+        advance(1)
+        try:
+            pixels[len(keys)] = preprocessing.apply(source.load(index))
+        except UnreadableImageError as error:
+            skipped.append(str(error))
+            continue
+        keys.append(source.key(index))
+        if source.labels is not None:
+            label = source.labels[index]
+            labels.append(label if label_map is None else label_map[label])
+    pixels.flush()
+    if not keys:
+        raise InputError(f"no image of {source.description} can be decoded: {skipped[0]}")
+    listing = {
+        "keys": keys,
+        "labels": labels if source.labels is not None else None,
+        "skipped": skipped,
+        "available": len(source),
+        "description": source.description,
+    }
+    (folder / "images.json").write_text(json.dumps(listing))
+
+
+def open_prepared(folder: Path, preprocessing: Preprocessing) -> PreparedImages:
+    """Open what `prepare` wrote."""
+    listing = json.loads((folder / "images.json").read_text())
+    pixels = np.load(folder / "pixels.npy", mmap_mode="r")[: len(listing["keys"])]
+    labels = None if listing["labels"] is None else np.asarray(listing["labels"], np.int64)
+    return PreparedImages(
+        pixels,
+        labels,
+        listing["keys"],
+        listing["skipped"],
+        listing["available"],
+        listing["description"],
+        preprocessing,
+    )

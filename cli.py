@@ -1,0 +1,135 @@
+"""The commands: parse, call, print."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cmt.errors import GateError, InputError
+from cmt.variants import VARIANTS
+
+TARGET_NAMES = ("openvino", "tensorrt", "onnxruntime")
+
+
+class ImageSize(click.ParamType):
+    """`160` or `192x256` (height x width)."""
+
+    name = "size"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        try:
+            sides = [int(side) for side in str(value).split("x")]
+            height, width = sides if len(sides) == 2 else (sides[0], *sides)
+        except ValueError:
+            self.fail(f"'{value}' is no size: give 160, or 192x256 for height x width", param, ctx)
+        return height, width
+
+
+FOLDER = click.Path(path_type=Path)
+
+
+@click.command(context_settings={"show_default": True, "max_content_width": 100})
+@click.option("--variant", required=True, type=click.Choice(list(VARIANTS)), help="CMT variant.")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    required=True,
+    type=click.Choice(TARGET_NAMES),
+    help="What to export to; may repeat.",
+)
+@click.option("--fp16", is_flag=True, help="Build FP16 files.")
+@click.option("--int8", is_flag=True, help="Build INT8 files, calibrated on images.")
+@click.option("--weights", help="Checkpoint file, 'demo' or 'random'.  [default: demo for ti]")
+@click.option("--img-size", type=ImageSize(), help="Input size.  [default: the weights' own]")
+@click.option(
+    "--output",
+    type=click.Choice(("logits", "features")),
+    default="logits",
+    help="Class logits, or the four stage maps for detection and segmentation.",
+)
+@click.option("--batch", default=1, help="Images per inference, fixed in every file.")
+@click.option("--calib-data", type=FOLDER, help="Calibration images.  [default: bundled]")
+@click.option("--calib-count", default=512, help="How many of them.")
+@click.option("--val-data", type=FOLDER, help="Validation images, class/name.jpg.")
+@click.option("--val-count", type=int, help="How many.  [default: all; 2000 of the bundled set]")
+@click.option("--max-drop", default=1.0, metavar="PP", help="Accepted top-1 drop in points.")
+@click.option("--gpu-arch", help="TensorRT-RTX: compute capabilities, such as sm86,sm89.")
+@click.option("--threads", type=int, help="CPU threads of every runtime.  [default: all]")
+@click.option("--bench-seconds", default=5.0, help="Time spent on timing each file.")
+@click.option("--seed", default=0, help="Of everything random.")
+@click.option("--out", type=FOLDER, help="The bundle's folder.  [default: cmt_VARIANT]")
+@click.option("--force", is_flag=True, help="Replace an existing bundle.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
+@click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
+def export_cli(
+    *, fp16: bool, int8: bool, verbose: bool, gpu_arch: str | None, **arguments: Any
+) -> int:
+    """Export a CMT classifier, check every step against torch, and report cost and gain."""
+    from rich.console import Console
+
+    from export.options import ExportOptions
+    from export.pipeline import export
+    from measure.report import terminal_table
+
+    gpu_archs: tuple[str, ...] = ()
+    if gpu_arch is not None:
+        from export.tensorrt import parse_archs
+
+        gpu_archs = parse_archs(gpu_arch)
+    precisions = [name for name, asked in (("fp16", fp16), ("int8", int8)) if asked]
+    command = shlex.join(["cmt-export", *sys.argv[1:]])
+    options = ExportOptions(
+        precisions=tuple(precisions), gpu_archs=gpu_archs, command=command, **arguments
+    )
+    bundle = export(options, show_progress=True)
+    console = Console(width=None if sys.stdout.isatty() else 80)
+    console.print(terminal_table(bundle.report))
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    for warning in bundle.report["warnings"]:
+        errors.print(f"warning: {warning}", markup=False)
+    for failure in bundle.failures:
+        errors.print(f"gate failed: {failure}", markup=False)
+    click.echo(f"report: {bundle.path / 'report.html'}")
+    return 1 if bundle.failures else 0
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def export_command() -> None:
+    """Entry point of `cmt-export`: errors become one line and an exit status."""
+    # A terminated run ends like an interrupted one: with its finished stages kept.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        status = export_cli.main(standalone_mode=False)
+        sys.exit(status)
+    except click.ClickException as error:
+        _fail(error.format_message(), 2)
+    except InputError as error:
+        _fail(str(error), 2)
+    except GateError as error:
+        _fail(str(error), 1)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted: the same command with --resume goes on where it stopped", 130)
+
+
+def _fail(message: str, status: int) -> None:
+    if "-v" in sys.argv or "--verbose" in sys.argv:
+        import traceback
+
+        traceback.print_exc()
+    click.echo(f"cmt-export: {_one_line(message)}", err=True)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    export_command()

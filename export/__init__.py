@@ -1,0 +1,1 @@
+"""The pipeline from a torch model to files that a runtime loads."""

@@ -1,0 +1,188 @@
+"""FP16 as TensorRT's strong typing wants it: the graph itself says where FP16 is.
+
+`to_fp16` turns a float32 graph, with or without Q/DQ, into one whose weights and tensors are
+FP16; `simulation_session` runs such a graph on the CPU with the rounding that it asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from cmt.errors import InputError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
+HALF_MAX = float(np.finfo(np.float16).max)
+SAFE_RANGE = HALF_MAX / 4
+"""Tensors measured above this stay FP32: new images may exceed what calibration met."""
+
+# LayerNormalization squares what it reads and sums it over the channels: 256 overflows FP16.
+# Softmax exponentiates and sums, and the scores before it are the largest numbers in the
+# network. Both are cheap, and kernels compute them in FP32 inside anyway; the Casts fuse.
+_FLOAT_OPS = {"LayerNormalization", "Softmax"}
+_TYPED_OPS = {"Constant", "ConstantOfShape", "If", "Loop", "Scan"}
+_EXACT_OPS = {"Reshape", "Transpose", "Split", "Concat", "Slice", "Gather", "Squeeze", "Unsqueeze"}
+
+
+def to_fp16(model: onnx.ModelProto, ranges: Mapping[str, float] | None = None) -> onnx.ModelProto:
+    """An explicitly typed FP16 copy of a simplified graph; inputs and outputs stay float32.
+
+    LayerNormalization and Softmax become FP32 islands between Casts. Scales of Q/DQ pairs
+    become FP16, so what DequantizeLinear emits is FP16.
+
+    Args:
+        model: float32 graph, simplified; Q/DQ allowed.
+        ranges: largest magnitude measured per tensor; whatever reads or writes a tensor
+            above `SAFE_RANGE` computes in FP32.
+
+    Raises InputError when a weight does not fit FP16, and on graphs that are not simplified.
+    """
+    unfit = sorted({node.op_type for node in model.graph.node} & _TYPED_OPS)
+    if unfit:
+        raise InputError(f"the graph holds {', '.join(unfit)} nodes: simplify it first")
+    wide = {name for name, largest in (ranges or {}).items() if largest > SAFE_RANGE}
+    converted = _Converter(model, wide).convert()
+    onnx.checker.check_model(converted, full_check=True)
+    return converted
+
+
+class _Converter:
+    """Walks the graph once; `available` says what a tensor is called in each type it has."""
+
+    def __init__(self, model: onnx.ModelProto, wide: set[str]) -> None:
+        self.model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+        graph = self.model.graph
+        self.wide = wide
+        self.constants = {tensor.name: tensor for tensor in graph.initializer}
+        self.ends = {info.name for info in [*graph.input, *graph.output]}
+        typed = [*graph.value_info, *graph.input, *graph.output]
+        self.floats = {info.name for info in typed if info.type.tensor_type.elem_type == FLOAT}
+        self.floats |= {name for name, t in self.constants.items() if t.data_type == FLOAT}
+        self.available = {(info.name, FLOAT): info.name for info in graph.input}
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers = [t for t in graph.initializer if t.data_type != FLOAT]
+
+    def convert(self) -> onnx.ModelProto:
+        graph = self.model.graph
+        for node in graph.node:
+            self._convert_node(node)
+        for output in graph.output:
+            self._read(output.name, FLOAT)
+        _replace(self.model, self.nodes, self.initializers)
+        return self.model
+
+    def _convert_node(self, node: onnx.NodeProto) -> None:
+        touched = {*node.input, *node.output} & self.floats
+        kind = FLOAT if node.op_type in _FLOAT_OPS or touched & self.wide else HALF
+        inputs = [self._read(name, kind) if name in self.floats else name for name in node.input]
+        outputs = [self._claim(name, kind) if name in self.floats else name for name in node.output]
+        node.input[:], node.output[:] = inputs, outputs
+        if node.op_type == "Cast" and node.attribute[0].i == FLOAT:
+            node.attribute[0].i = kind
+        self.nodes.append(node)
+
+    def _read(self, tensor: str, kind: int) -> str:
+        """The tensor's name in this type, converted at first use."""
+        if (tensor, kind) not in self.available:
+            name = self._claim(tensor, kind)
+            if tensor in self.constants:
+                self.initializers.append(_constant(self.constants[tensor], kind, name))
+            else:
+                source = self.available[tensor, FLOAT if kind == HALF else HALF]
+                self.nodes.append(_cast(source, name, kind))
+        return self.available[tensor, kind]
+
+    def _claim(self, tensor: str, kind: int) -> str:
+        # Inputs and outputs keep their names in float32, everything else in FP16.
+        own = FLOAT if tensor in self.ends else HALF
+        name = tensor if kind == own else f"{tensor}_{'float' if kind == FLOAT else 'half'}"
+        self.available[tensor, kind] = name
+        return name
+
+
+def _cast(source: str, name: str, kind: int) -> onnx.NodeProto:
+    return helper.make_node("Cast", [source], [name], name=f"{source}_to_{name}", to=kind)
+
+
+def _constant(tensor: onnx.TensorProto, kind: int, name: str) -> onnx.TensorProto:
+    values = numpy_helper.to_array(tensor)
+    if kind == HALF:
+        largest = float(np.abs(values).max(initial=0.0))
+        # Written so that NaN is refused too.
+        if not largest <= HALF_MAX:
+            raise InputError(
+                f"{tensor.name} holds {largest:g}, beyond FP16's {HALF_MAX:g}: export FP32"
+            )
+        values = values.astype(np.float16)
+    return numpy_helper.from_array(values, name)
+
+
+def _replace(
+    model: onnx.ModelProto, nodes: list[onnx.NodeProto], constants: list[onnx.TensorProto]
+) -> None:
+    """Put these nodes and initialisers in place of the graph's own; inferred types go."""
+    del model.graph.value_info[:]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(constants)
+
+
+def simulation_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    """Run a saved FP16 or Q/DQ file on the CPU with the rounding that its types ask for.
+
+    ONNX Runtime's CPU provider has next to no FP16 kernels. It runs an FP16 graph in float32
+    and drops the Casts in between at every optimisation level, so FP16 errors and overflow
+    do not show. A Cast pair that the *graph* contains is kept. So the session gets the same
+    graph in float32 with such a pair behind every operator that computes in FP16; products
+    accumulate in float32, as tensor cores do. Options: `session.disable_quant_qdq` keeps
+    Q/DQ as arithmetic of its own (no fusion into INT8 CPU kernels with roundings of their
+    own) and `session.enable_cast_chain_elimination` keeps the pairs.
+
+    Args:
+        path: ONNX file as `to_fp16` or `quantize_onnx` made it, saved.
+        threads: of one inference.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    options.add_session_config_entry("session.enable_cast_chain_elimination", "0")
+    content = _explicit_rounding(onnx.load(path)).SerializeToString()
+    return onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
+
+
+def _explicit_rounding(model: onnx.ModelProto) -> onnx.ModelProto:
+    model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+    graph = model.graph
+    halves = {i.name for i in graph.value_info if i.type.tensor_type.elem_type == HALF}
+    constants = [
+        numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name)
+        if tensor.data_type == HALF
+        else tensor
+        for tensor in graph.initializer
+    ]
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        rounded = [name for name in node.output if name in halves]
+        if node.op_type in _EXACT_OPS:
+            rounded = []
+        if node.op_type == "Cast" and rounded:
+            node.attribute[0].i = FLOAT
+        node.output[:] = [f"{name}_exact" if name in rounded else name for name in node.output]
+        nodes.append(node)
+        for name in rounded:
+            nodes.append(_cast(f"{name}_exact", f"{name}_rounded", HALF))
+            nodes.append(_cast(f"{name}_rounded", name, FLOAT))
+    _replace(model, nodes, constants)
+    return model

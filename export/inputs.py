@@ -1,0 +1,174 @@
+"""Finding and checking what a run starts from: weights, images, and how their classes match."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from calib_data.preprocessing import Preprocessing
+from calib_data.sources import BUNDLED, FASHION_LABELS, FolderImages, ImageSource, bundled
+from cmt.checkpoints import load_model
+from cmt.errors import InputError
+from cmt.network import CMT
+from export.options import BUNDLED_VAL_COUNT, ExportOptions
+
+DEMO_WEIGHTS = BUNDLED / "cmt_ti.safetensors"
+UNLABELLED_COUNT = 64
+"""Images looked at where there are no labels: enough for parity and golden outputs."""
+
+
+@dataclass
+class Inputs:
+    """Everything a run reads, opened and found to fit together.
+
+    Attributes:
+        model: the reference network, evaluation mode.
+        weights_source: `demo`, `random` or the file's path.
+        weights_sha256: of the weight file; None for random weights.
+        class_names: from the weights' metadata, else from the validation folders, else empty.
+        validation: images that every file is checked and measured on.
+        validation_count: how many of them; None for all.
+        label_map: class index of the validation source -> of the network; None where the
+            accuracy cannot be measured, for `not_labelled`.
+        calibration: images for INT8, None where no INT8 file is asked for.
+    """
+
+    model: CMT
+    weights_source: str
+    weights_sha256: str | None
+    class_names: Sequence[str]
+    preprocessing: Preprocessing
+    validation: ImageSource
+    validation_count: int | None
+    label_map: dict[int, int] | None
+    not_labelled: str | None
+    calibration: ImageSource | None
+    warnings: list[str] = field(default_factory=list)
+
+
+def resolve(options: ExportOptions, needs_calibration: bool) -> Inputs:
+    """Load the weights and open the images; raises InputError for whatever does not fit."""
+    source = options.weights or ("demo" if options.variant == "ti" else "random")
+    path = _weights_path(source, options.variant)
+    model = _load(options, path)
+    labels, names = _known_labels(model)
+    fits_bundled = labels == FASHION_LABELS
+    validation, count, label_map, reason = _validation(options, model, names, fits_bundled, source)
+    inputs = Inputs(
+        model=model,
+        weights_source=source,
+        weights_sha256=None if path is None else sha256_file(path),
+        class_names=labels or (validation.class_names if label_map else ()),
+        preprocessing=Preprocessing.for_model(model.img_size, model.metadata),
+        validation=validation,
+        validation_count=count,
+        label_map=label_map,
+        not_labelled=reason,
+        calibration=None,
+    )
+    if needs_calibration:
+        inputs.calibration = _calibration(options, fits_bundled or path is None)
+    if path is None:
+        inputs.warnings.append(
+            "the weights are random: files and latencies are real, answers mean nothing"
+        )
+    return inputs
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _weights_path(source: str, variant: str) -> Path | None:
+    if source == "random":
+        return None
+    if source != "demo":
+        return Path(source)
+    if variant != "ti":
+        raise InputError("demo weights exist for ti alone: give --weights a file, or 'random'")
+    return DEMO_WEIGHTS
+
+
+def _load(options: ExportOptions, path: Path | None) -> CMT:
+    import torch
+
+    torch.manual_seed(options.seed)
+    return load_model(
+        options.variant, path, options.img_size, features=options.output == "features"
+    )
+
+
+def _known_labels(model: CMT) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The labels to show, and every naming of the classes that folders may use."""
+    try:
+        names = [
+            tuple(str(name) for name in json.loads(model.metadata[key]))
+            for key in ("labels", "wnids")
+            if key in model.metadata
+        ]
+    except (ValueError, TypeError) as error:
+        raise InputError(f"the weights' labels are no JSON list ({error}): correct them") from error
+    if any(len(naming) != model.num_classes for naming in names):
+        raise InputError(
+            f"the weights' metadata names {len(names[0])} labels for {model.num_classes} classes"
+        )
+    return (names[0] if names else ()), names
+
+
+def _validation(
+    options: ExportOptions,
+    model: CMT,
+    names: list[tuple[str, ...]],
+    fits_bundled: bool,
+    source: str,
+) -> tuple[ImageSource, int | None, dict[int, int] | None, str | None]:
+    """(images, how many, class map, why there is no class map)."""
+    features = "feature maps have no top-1" if options.output == "features" else None
+    if options.val_data is not None:
+        folder = FolderImages(options.val_data)
+        if folder.labels is None:
+            raise InputError(f"--val-data {options.val_data} has no class folders (class/name.jpg)")
+        label_map = _match_classes(folder.class_names, names, model.num_classes)
+        return folder, options.val_count, None if features else label_map, features
+    images = bundled("validation")
+    if fits_bundled and not features:
+        identity = {i: i for i in range(len(FASHION_LABELS))}
+        return images, options.val_count or BUNDLED_VAL_COUNT, identity, None
+    reason = features or (
+        "the weights are random" if source == "random" else "no --val-data was given"
+    )
+    return images, UNLABELLED_COUNT, None, reason
+
+
+def _match_classes(
+    folders: Sequence[str], names: list[tuple[str, ...]], num_classes: int
+) -> dict[int, int]:
+    """By name where the weights know the folders' names, else sorted order, all present."""
+    for naming in names:
+        if set(folders) <= set(naming):
+            return {i: naming.index(folder) for i, folder in enumerate(folders)}
+    if len(folders) != num_classes:
+        raise InputError(
+            f"--val-data has {len(folders)} class folders ({', '.join(folders[:3])}, ...) but the "
+            f"weights have {num_classes} classes: give the images these weights were made for"
+        )
+    return {i: i for i in range(num_classes)}
+
+
+def _calibration(options: ExportOptions, bundled_fits: bool) -> ImageSource:
+    if options.calib_data is not None:
+        return FolderImages(options.calib_data)
+    if bundled_fits:
+        return bundled("calibration")
+    raise InputError(
+        "INT8 needs images like those the weights were trained on: give --calib-data FOLDER "
+        "(training images; validation ones would flatter the result)"
+    )

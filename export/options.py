@@ -1,0 +1,85 @@
+"""What a run is asked to do; the command line's options, one for one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cmt.errors import InputError
+from cmt.variants import get_variant, parse_size
+from measure.environment import usable_cores
+
+BUNDLED_VAL_COUNT = 2000
+"""Validation images of the bundled set unless told otherwise: minutes, not tens of minutes."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Options of one export.
+
+    Attributes:
+        variant: ti, xs, s or b.
+        targets: names of `export.targets.TARGETS`, at least one.
+        precisions: of fp16 and int8; empty means fp32 alone.
+        weights: a checkpoint file, `demo` (bundled, ti), `random`, or None: demo for ti,
+            random for the others.
+        img_size: (height, width) in pixels; None takes the size of the weights.
+        output: `logits`, or `features` for the four stage maps.
+        batch: images per inference, fixed in every file.
+        calib_data, val_data: image folders; None takes the bundled set where it fits.
+        calib_count, val_count: how many of them; val_count None takes all of a folder and
+            `BUNDLED_VAL_COUNT` of the bundled set.
+        max_drop: largest accepted top-1 drop in points.
+        threads: of every runtime; None takes all usable CPUs.
+        bench_seconds: time spent on measuring each file.
+        gpu_archs: compute capabilities of the engines, such as `sm86`; empty takes the default.
+        out: the bundle's folder; None means `cmt_VARIANT` in the current one.
+        command: how the run was started, for the report.
+    """
+
+    variant: str
+    targets: tuple[str, ...]
+    precisions: tuple[str, ...] = ()
+    weights: str | None = None
+    img_size: tuple[int, int] | None = None
+    output: str = "logits"
+    batch: int = 1
+    calib_data: Path | None = None
+    calib_count: int = 512
+    val_data: Path | None = None
+    val_count: int | None = None
+    max_drop: float = 1.0
+    threads: int | None = None
+    bench_seconds: float = 5.0
+    gpu_archs: tuple[str, ...] = ()
+    seed: int = 0
+    out: Path | None = None
+    resume: bool = False
+    force: bool = False
+    command: str = "export.export"
+
+    def __post_init__(self) -> None:
+        get_variant(self.variant)
+        if self.img_size is not None:
+            parse_size(self.img_size)
+        if not self.targets:
+            raise InputError("no target: give --target openvino, tensorrt or onnxruntime")
+        for name in ("batch", "calib_count"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name.replace('_', '-')} must be at least 1")
+        if self.val_count is not None and self.val_count < 1:
+            raise InputError("--val-count must be at least 1")
+        if self.threads is not None and self.threads < 1:
+            raise InputError("--threads must be at least 1")
+        if not self.bench_seconds > 0:
+            raise InputError("--bench-seconds must be positive")
+
+    @property
+    def bundle(self) -> Path:
+        """Where the bundle goes."""
+        return (self.out or Path(f"cmt_{self.variant}")).absolute()
+
+    @property
+    def thread_count(self) -> int:
+        """Threads of every runtime."""
+        return self.threads or usable_cores()

@@ -1,0 +1,161 @@
+"""The one table of targets: it drives the command line, the pipeline and the tests."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from calib_data.prepared import PreparedImages
+from cmt.errors import InputError
+from measure.runners import SIMULATED
+
+PRECISIONS = ("fp32", "fp16", "int8")
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What a target builds a file from.
+
+    Attributes:
+        graph: the ONNX file of the stage that the target asks for.
+        path: where the target's file goes; its folder exists.
+        calibration: images for INT8, None otherwise.
+        batch: images per inference.
+        gpu_archs: compute capabilities such as `sm86`, for TensorRT-RTX.
+    """
+
+    graph: Path
+    path: Path
+    precision: str
+    calibration: PreparedImages | None
+    batch: int
+    gpu_archs: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One row of the table.
+
+    Attributes:
+        graphs: precision -> the ONNX graph (a stage of the pipeline) that it is built from.
+        always: precisions that are built even if not asked for, as the reference.
+        suffix: of the built file.
+        missing: None if the target can be built here, else what to install.
+        build: writes the file, returns `built_with`, `built_for` for the manifest.
+        runtime: which of `measure.runners.LOADERS` evaluates it.
+        runs_graph: the ONNX graph is evaluated in place of the built file.
+        not_timed: why no latency is taken here; None where it is.
+    """
+
+    name: str
+    graphs: Mapping[str, str]
+    always: tuple[str, ...]
+    suffix: str
+    missing: Callable[[], str | None]
+    build: Callable[[BuildRequest], dict[str, Any]]
+    runtime: str
+    runs_graph: bool = False
+    not_timed: Callable[[], str] | None = None
+
+    def precisions(self, asked: Sequence[str]) -> list[str]:
+        """What gets built: the asked precisions that the target has, and its references."""
+        wanted = {*self.always, *(asked or ["fp32"])}
+        return [precision for precision in PRECISIONS if precision in wanted & set(self.graphs)]
+
+
+def _build_openvino(request: BuildRequest) -> dict[str, Any]:
+    from export.openvino import build_ir
+
+    return build_ir(
+        request.graph, request.precision, request.calibration, request.batch, request.path
+    )
+
+
+def _openvino_missing() -> str | None:
+    from export.openvino import missing
+
+    return missing()
+
+
+def _build_onnxruntime(request: BuildRequest) -> dict[str, Any]:
+    shutil.copyfile(request.graph, request.path)
+    return {"built_with": {"onnxruntime": version("onnxruntime")}, "built_for": ["CPU"]}
+
+
+def _onnxruntime_missing() -> str | None:
+    try:
+        version("onnxruntime")
+    except PackageNotFoundError:
+        return "ONNX Runtime is not installed: pip install 'cmt-export[export]'"
+    return None
+
+
+def _build_tensorrt(request: BuildRequest) -> dict[str, Any]:
+    from export.tensorrt import build_engine
+
+    return build_engine(request.graph, request.path, request.gpu_archs)
+
+
+def _tensorrt_missing() -> str | None:
+    from export.tensorrt import availability
+
+    found = availability()
+    return found.reason if found.library is None else None
+
+
+def _tensorrt_not_timed() -> str:
+    from export.tensorrt import availability
+
+    if not availability().has_gpu:
+        return "no NVIDIA GPU on this machine"
+    return "running engines is not part of this version"
+
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target(
+            "openvino",
+            graphs={"fp32": "simplified", "fp16": "simplified", "int8": "simplified"},
+            always=("fp32",),
+            suffix="xml",
+            missing=_openvino_missing,
+            build=_build_openvino,
+            runtime="openvino",
+        ),
+        Target(
+            "tensorrt",
+            graphs={"fp32": "simplified", "fp16": "half", "int8": "qdq-half"},
+            always=(),
+            suffix="engine",
+            missing=_tensorrt_missing,
+            build=_build_tensorrt,
+            runtime=SIMULATED,
+            runs_graph=True,
+            not_timed=_tensorrt_not_timed,
+        ),
+        Target(
+            "onnxruntime",
+            graphs={"fp32": "simplified", "int8": "qdq"},
+            always=("fp32",),
+            suffix="onnx",
+            missing=_onnxruntime_missing,
+            build=_build_onnxruntime,
+            runtime="onnxruntime",
+        ),
+    )
+}
+
+
+def get_target(name: str) -> Target:
+    """Look up a target that can be built here; raises InputError otherwise."""
+    if name not in TARGETS:
+        raise InputError(f"unknown target '{name}': choose from {', '.join(TARGETS)}")
+    reason = TARGETS[name].missing()
+    if reason is not None:
+        raise InputError(f"--target {name}: {reason}")
+    return TARGETS[name]

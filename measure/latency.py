@@ -1,0 +1,119 @@
+"""Latency of several files, taken alternately so that a drifting machine is fair to all."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from measure.runners import Array
+from measure.statistics import summarise_latency
+
+ROUNDS = 8
+WARM_UP_SECONDS = 0.5
+
+
+@dataclass
+class Timing:
+    """What one file's worker measured; milliseconds and MB."""
+
+    load: float
+    first: float
+    rounds: list[list[float]] = field(default_factory=list)
+    peak_rss_mb: float | None = None
+
+    @property
+    def latency(self) -> dict[str, Any]:
+        """The report's `latency_ms` over all rounds."""
+        return summarise_latency([ms for one in self.rounds for ms in one], self.first, self.load)
+
+
+class Worker:
+    """The parent's side of `measure.worker`."""
+
+    def __init__(self, runtime: str, path: Path, batch: Path, threads: int) -> None:
+        command = [sys.executable, "-m", "measure.worker", runtime, str(path), str(batch)]
+        self._process = subprocess.Popen(
+            [*command, str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        loaded = self._receive()
+        self.timing = Timing(loaded["load"], loaded["first"])
+
+    def _receive(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        while line := self._process.stdout.readline():
+            if line.startswith("{"):  # runtimes print notes of their own
+                return json.loads(line)
+        assert self._process.stderr is not None
+        last = (self._process.stderr.read().strip().splitlines() or ["no message"])[-1]
+        raise RuntimeError(f"the measuring process stopped: {last}")
+
+    def burst(self, seconds: float) -> list[float]:
+        """Latencies in ms of back-to-back runs for this long."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{seconds}\n")
+        self._process.stdin.flush()
+        return self._receive()["ms"]
+
+    def finish(self) -> None:
+        """Stop the process in good order and take its peak memory."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self.timing.peak_rss_mb = self._receive()["peak_rss_mb"]
+        self._process.wait()
+
+    def kill(self) -> None:
+        """Stop the process whatever it does."""
+        self._process.kill()
+        self._process.wait()
+
+
+@contextmanager
+def _batch_file(batch: Array) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "batch.npy"
+        np.save(path, batch)
+        yield path
+
+
+def measure_alternately(
+    files: dict[str, tuple[str, Path]],
+    batch: Array,
+    threads: int,
+    seconds: float,
+    advance: Callable[[int], None],
+) -> dict[str, Timing]:
+    """Time every file for about `seconds`, in alternating bursts (A B C A B C ...).
+
+    Args:
+        files: name -> (runtime, file), runtimes as in `measure.runners.LOADERS`.
+        batch: the input of every run, float32 (B, 3, H, W).
+        threads: of each runtime; only one process runs at a time.
+        advance: called with 1 after each of the `ROUNDS`.
+    """
+    with ExitStack() as stack:
+        batch_path = stack.enter_context(_batch_file(batch))
+        workers: dict[str, Worker] = {}
+        for name, (runtime, path) in files.items():
+            workers[name] = Worker(runtime, path, batch_path, threads)
+            stack.callback(workers[name].kill)
+            workers[name].burst(WARM_UP_SECONDS)
+        for _ in range(ROUNDS):
+            for worker in workers.values():
+                worker.timing.rounds.append(worker.burst(seconds / ROUNDS))
+            advance(1)
+        for worker in workers.values():
+            worker.finish()
+        return {name: worker.timing for name, worker in workers.items()}

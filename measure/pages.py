@@ -1,0 +1,438 @@
+"""What the human pages show: the report's figures as tables, charts and facts.
+
+Nothing here is escaped; each page format escapes what it prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from measure.runners import SIMULATED
+from measure.verdict import (
+    NOT_MEASURED,
+    SAME_SPEED,
+    Finding,
+    Report,
+    Row,
+    count,
+    decimal,
+    drop_text,
+    findings,
+    headline,
+    is_simulated,
+    megabytes,
+    milliseconds,
+    missing_fields,
+    p50,
+    p_value,
+    percent,
+    ratio,
+    reason,
+    row_name,
+    share,
+)
+
+SENSITIVITY_ROWS = 20
+
+
+@dataclass(frozen=True)
+class Column:
+    """A table's column; `numeric` ones are set flush right."""
+
+    title: str
+    numeric: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text; the first column names the row."""
+
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of the latency chart; `share` is its length in percent."""
+
+    name: str
+    text: str
+    share: float
+    is_baseline: bool
+
+
+@dataclass(frozen=True)
+class Whisker:
+    """One interval of the drop chart; positions in percent of the chart's width."""
+
+    name: str
+    text: str
+    low: float
+    high: float
+    point: float
+
+
+@dataclass(frozen=True)
+class DropChart:
+    """Intervals of the top-1 drop on one axis; `limit` is None off the scale or without one."""
+
+    rows: tuple[Whisker, ...]
+    zero: float
+    limit: float | None
+    limit_text: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything that a page prints, in its order."""
+
+    title: str
+    subtitle: str
+    passed: bool
+    headline: str
+    failures: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    warnings: tuple[str, ...]
+    summary: Table
+    bars: tuple[Bar, ...]
+    drops: DropChart | None
+    accuracy: Table | None
+    latency: Table | None
+    missing: Table | None
+    parity: Table | None
+    sensitivity: Table | None
+    sensitivity_note: str
+    images: tuple[tuple[str, str], ...]
+    method: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
+    packages: Table
+
+
+# --- tables and charts ----------------------------------------------------------------------
+
+
+def _columns(first: str, *numeric: str, text: Iterable[str] = ()) -> tuple[Column, ...]:
+    return (
+        Column(first, numeric=False),
+        *(Column(title) for title in numeric),
+        *(Column(title, numeric=False) for title in text),
+    )
+
+
+def _marked(row: Row) -> str:
+    return row_name(row) + (" *" if is_simulated(row) else "")
+
+
+def _rows(report: Report) -> list[Row]:
+    return [report["baseline"], *report["results"]]
+
+
+def _summary(report: Report) -> Table:
+    baseline = report["baseline"]
+    note = " * simulated, see below." if any(map(is_simulated, _rows(report))) else ""
+    return Table(
+        f"Every file beside the {baseline['target']} baseline. Drop: top-1 lost against the "
+        f"baseline in points, with its 95 % interval.{note}",
+        _columns("File", "Top-1 %", "Drop, points", "p50 ms", "vs torch", "vs FP32 graph", "Size"),
+        tuple(
+            (
+                _marked(row),
+                percent(row["accuracy"] and row["accuracy"]["top1"]),
+                "baseline" if row is baseline else drop_text(row["accuracy"]),
+                milliseconds(p50(row)),
+                "baseline" if row is baseline else ratio(row["speedup_vs_baseline"]),
+                ratio(row["speedup_vs_fp32_graph"]),
+                megabytes(row["bytes"]),
+            )
+            for row in _rows(report)
+        ),
+    )
+
+
+def _accuracy_table(report: Report) -> Table | None:
+    measured = [row for row in _rows(report) if row["accuracy"]]
+    if not measured:
+        return None
+    return Table(
+        "Accuracy of the saved files, loaded again. Same answer: images with the baseline's "
+        "first choice, right or wrong. McNemar p: small when the difference is no chance.",
+        _columns(
+            "File", "Top-1 %", "Top-5 %", "Images", "Same answer", "McNemar p", text=["Run by"]
+        ),
+        tuple(
+            (
+                _marked(row),
+                percent(row["accuracy"]["top1"]),
+                percent(row["accuracy"]["top5"]),
+                count(row["accuracy"]["images"]),
+                share(row["accuracy"]["agreement"]),
+                p_value(row["accuracy"]["mcnemar_p"]),
+                row["measured_by"] or NOT_MEASURED,
+            )
+            for row in measured
+        ),
+    )
+
+
+def _settings_text(row: Row) -> str:
+    return ", ".join(f"{name} {value}" for name, value in row["settings"].items()) or "default"
+
+
+def _latency_table(report: Report) -> Table | None:
+    timed = [row for row in _rows(report) if row["latency_ms"]]
+    if not timed:
+        return None
+    names = ("p50", "p90", "p99", "mean", "std", "first", "load")
+    return Table(
+        "Milliseconds per run. First: the first run after loading. Load: reading and compiling. "
+        "Peak MB: the process's peak memory.",
+        _columns("File", *names, "Runs", "Images/s", "Peak MB", text=["Settings"]),
+        tuple(
+            (
+                _marked(row),
+                *(milliseconds(row["latency_ms"][name]) for name in names),
+                count(row["latency_ms"]["iterations"]),
+                decimal(row["throughput_ips"]),
+                decimal(row["peak_rss_mb"]),
+                _settings_text(row),
+            )
+            for row in timed
+        ),
+    )
+
+
+def _missing_table(report: Report) -> Table | None:
+    lines: dict[tuple[str, str], list[str]] = {}
+    for row in _rows(report):
+        for field, plain in missing_fields(row).items():
+            lines.setdefault((row_name(row), reason(row, field)), []).append(plain)
+    if not lines:
+        return None
+    return Table(
+        "Figures that were not taken, and why. None of them is estimated.",
+        _columns("File", text=["Not measured", "Why"]),
+        tuple((name, ", ".join(fields), reason) for (name, reason), fields in lines.items()),
+    )
+
+
+def _scientific(value: float) -> str:
+    return f"{value:.2e}"
+
+
+def _tolerance_text(tolerance: dict[str, float]) -> str:
+    signs = {"max_abs": "≤", "max_rel": "≤", "cosine": "≥", "top1_agreement": "≥"}
+    return ", ".join(f"{name} {signs[name]} {value:g}" for name, value in tolerance.items())
+
+
+def _parity_table(report: Report) -> Table | None:
+    if not report["parity"]:
+        return None
+    return Table(
+        "How far each stage's outputs are from the torch network's on real images.",
+        _columns(
+            "Stage", "Images", "Max abs", "Max rel", "Cosine", "Same answer",
+            text=["Tolerance", "Result"],
+        ),
+        tuple(
+            (
+                row["stage"],
+                count(row["images"]),
+                _scientific(row["max_abs"]),
+                _scientific(row["max_rel"]),
+                f"{row['cosine']:.6f}",
+                share(row["top1_agreement"]),
+                _tolerance_text(row["tolerance"]),
+                "passed" if row["passed"] else "FAILED",
+            )
+            for row in report["parity"]
+        ),
+    )  # fmt: skip
+
+
+def _plain_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return NOT_MEASURED if value is None else str(value)
+
+
+def _sensitivity(report: Report) -> tuple[Table | None, str]:
+    entries = report["sensitivity"]
+    if entries is None:
+        return None, f"Not measured: {report['sensitivity_reason'].strip().rstrip('.')}."
+    if not entries:
+        return None, "No part of the network was found to be sensitive."
+    shown = entries[:SENSITIVITY_ROWS]
+    names = list(dict.fromkeys(name for entry in shown for name in entry))
+    numeric = {
+        name: all(isinstance(entry.get(name), (int, float, type(None))) for entry in shown)
+        for name in names
+    }
+    table = Table(
+        "How much the network loses when one part of it is put to INT8, or back.",
+        tuple(Column(name.replace("_", " "), numeric[name]) for name in names),
+        tuple(tuple(_plain_value(entry.get(name)) for name in names) for entry in shown),
+    )
+    rest = len(entries) - len(shown)
+    return table, f"{rest} more are in report.json." if rest else ""
+
+
+def _bars(report: Report) -> tuple[Bar, ...]:
+    times = [(row, time) for row in _rows(report) if (time := p50(row)) is not None]
+    longest = max((time for _, time in times), default=1.0)
+    return tuple(
+        Bar(
+            _marked(row),
+            f"{milliseconds(time)} ms",
+            100 * time / longest,
+            row is report["baseline"],
+        )
+        for row, time in times
+    )
+
+
+def _drop_chart(report: Report) -> DropChart | None:
+    rows = [row for row in report["results"] if row["accuracy"] and row["accuracy"]["drop_ci95"]]
+    if not rows:
+        return None
+    bounds = [bound for row in rows for bound in row["accuracy"]["drop_ci95"]]
+    limit = report["gates"]["max_drop_pp"]
+    reach = max(map(abs, bounds))
+    # A limit far beyond every interval would squeeze them all to a line.
+    shown = limit is not None and limit <= 4 * reach
+    ends = [0.0, *bounds, *([limit] if shown else [])]
+    low, span = min(ends), max(max(ends) - min(ends), 1e-9)
+
+    def place(value: float) -> float:
+        return 2 + 96 * (value - low) / span
+
+    return DropChart(
+        tuple(
+            Whisker(
+                _marked(row),
+                drop_text(row["accuracy"]),
+                place(row["accuracy"]["drop_ci95"][0]),
+                place(row["accuracy"]["drop_ci95"][1]),
+                place(row["accuracy"]["drop_pp"]),
+            )
+            for row in rows
+        ),
+        place(0.0),
+        place(limit) if shown else None,
+        "" if limit is None else f"{limit:.2f}" + ("" if shown else ", off this scale"),
+    )
+
+
+# --- facts ----------------------------------------------------------------------------------
+
+
+def _used(number: int, skipped: int, available: int | None) -> str:
+    text = count(number) + (f" of {count(available)}" if available is not None else "")
+    return text + (f"; {count(skipped)} unreadable ones skipped" if skipped else "")
+
+
+def _images(report: Report) -> tuple[tuple[str, str], ...]:
+    images = report["images"]
+    facts = [
+        (
+            "Validation",
+            _used(
+                images["validation"], images["validation_skipped"], images["validation_available"]
+            ),
+        ),
+        ("Validation source", images["source"]),
+        ("Validation list sha256", images["validation_sha256"]),
+        ("Calibration", _used(images["calibration"], images["calibration_skipped"], None)),
+        ("Calibration source", images["calibration_source"]),
+        ("Calibration list sha256", images["calibration_sha256"]),
+    ]
+    return tuple((name, "none" if value is None else value) for name, value in facts)
+
+
+def _method(report: Report) -> tuple[str, ...]:
+    lines = [
+        "Every figure is of the saved file, loaded again, never of the object in memory.",
+        "Latency: each file runs in a worker process of its own, one at a time. Short bursts of "
+        "all files alternate (A B C A B C ...), so that a drifting machine is fair to all. "
+        "Warm-up runs are left out; the first run and the loading time stand on their own. "
+        "Images/s is the batch over the mean latency.",
+        "Speed-ups are ratios of median latencies from the same alternating run. Between "
+        f'{1 - SAME_SPEED:.2f} and {1 + SAME_SPEED:.2f} the verdict says "about as fast".',
+        "Drop: the baseline's top-1 minus the file's, paired image by image; positive is worse. "
+        "The 95 % interval is Agresti and Min's adjusted Wald interval (Statistics in Medicine "
+        "24, 2005), the p exact two-sided McNemar. An interval that holds zero means that these "
+        "images cannot tell the two apart.",
+        "Rounding on this page: accuracy and drops to 0.01, latencies to 0.01 ms (0.001 ms "
+        "below 10 ms), ratios to 0.01, sizes to 0.1 MB (1 MB = 1,000,000 bytes). report.json "
+        "has every digit.",
+    ]
+    if any(map(is_simulated, _rows(report))):
+        lines.insert(
+            1,
+            f"* {SIMULATED}: the target's own runtime was not at hand, so ONNX Runtime ran the "
+            "graph that the target's file is built from. That tells what rounding costs in "
+            "accuracy; it tells nothing about speed, and the target's own kernels may round a "
+            "little differently.",
+        )
+    return tuple(lines)
+
+
+def _environment(report: Report) -> tuple[tuple[str, str], ...]:
+    environment, weights = report["environment"], report["weights"]
+    memory = environment["memory_gb"]
+    return (
+        ("Command", report["command"]),
+        ("Weights", weights["source"]),
+        ("Weights sha256", weights["sha256"] or "none"),
+        ("Parameters", f"{weights['parameters'] / 1e6:.2f} million"),
+        ("Multiply-accumulates", f"{weights['macs'] / 1e9:.3f} billion per image"),
+        ("CPU", environment["cpu"]),
+        ("CPU flags", ", ".join(environment["cpu_flags"]) or "none of interest"),
+        ("Cores available", str(environment["cores"])),
+        ("Memory", "unknown" if memory is None else f"{memory:g} GB"),
+        ("GPU", environment["gpu"] or "none"),
+        ("Platform", environment["platform"]),
+        ("Python", environment["python"]),
+        ("Seed", str(environment["seed"])),
+    )
+
+
+def _day_and_time(created: str) -> str:
+    return created.replace("T", " ").replace("+00:00", " UTC").replace("Z", " UTC")
+
+
+def build_page(report: Report) -> Page:
+    """The page of a valid report."""
+    sensitivity, sensitivity_note = _sensitivity(report)
+    height, width = report["img_size"]
+    return Page(
+        title=f"CMT-{report['variant']} export report",
+        subtitle=f"{report['family']} network, {report['weights']['source']} weights, "
+        f"{report['output']}, {height} x {width} pixels; {_day_and_time(report['created'])}",
+        passed=report["gates"]["passed"],
+        headline=headline(report),
+        failures=tuple(report["gates"]["failures"]),
+        findings=findings(report),
+        warnings=tuple(report["warnings"]),
+        summary=_summary(report),
+        bars=_bars(report),
+        drops=_drop_chart(report),
+        accuracy=_accuracy_table(report),
+        latency=_latency_table(report),
+        missing=_missing_table(report),
+        parity=_parity_table(report),
+        sensitivity=sensitivity,
+        sensitivity_note=sensitivity_note,
+        images=_images(report),
+        method=_method(report),
+        environment=_environment(report),
+        packages=Table(
+            "Installed versions that can change a result.",
+            _columns("Package", text=["Version"]),
+            tuple(report["environment"]["packages"].items()),
+        ),
+    )

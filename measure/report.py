@@ -1,0 +1,207 @@
+"""report.json, checked against its schema, and the same figures for people."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cmt.errors import InputError
+from measure import pages, verdict
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+HERE = Path(__file__).parent
+SCHEMA = HERE / "schema" / "report.schema.json"
+TEMPLATES = HERE / "templates"
+
+# Punctuation with a meaning in Markdown, anywhere or between words, and at the text's start.
+_MARKUP = re.compile(r"[\\`*\[\]|~#$]|(?<![^\W_])_|_(?![^\W_])")
+_LINE_START = re.compile(r"^([-+=]+|\d+[.)])(?=\s|$)")
+
+
+def validate(report: dict[str, Any]) -> None:
+    """Raise InputError, naming the place, unless the report keeps every promise of its format.
+
+    Beyond the schema: no NaN or infinity, a reason for every null measurement, gates that
+    agree with their failures, intervals in order, and no speed from a simulated run.
+    """
+    try:
+        plain = json.loads(json.dumps(report))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the report cannot be written as JSON: {error}") from error
+    problem = next(_problems(plain), None)
+    if problem:
+        raise InputError(f"the report is unusable: {problem}")
+
+
+def _problems(report: dict[str, Any]) -> Iterator[str]:
+    yield from _not_finite(report, "report")
+    yield from _schema_problems(report)
+    yield from _gate_problems(report)
+    rows = [("baseline", report["baseline"])]
+    rows += [(f"results[{i}]", row) for i, row in enumerate(report["results"])]
+    for place, row in rows:
+        yield from _row_problems(place, row)
+
+
+def _not_finite(value: Any, place: str) -> Iterator[str]:
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"{place} is {value}"
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from _not_finite(item, f"{place}.{name}")
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            yield from _not_finite(item, f"{place}[{i}]")
+
+
+@cache
+def _validator() -> Any:
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8")))
+
+
+def _schema_problems(report: dict[str, Any]) -> Iterator[str]:
+    from jsonschema.exceptions import best_match
+
+    error = best_match(_validator().iter_errors(report))
+    if error is not None:
+        yield f"{error.json_path.replace('$', 'report', 1)}: {error.message}"
+
+
+def _gate_problems(report: dict[str, Any]) -> Iterator[str]:
+    gates = report["gates"]
+    if gates["passed"] == bool(gates["failures"]):
+        yield "gates.passed contradicts gates.failures"
+    failed = [row["stage"] for row in report["parity"] if not row["passed"]]
+    if failed and gates["passed"]:
+        yield f"gates.passed, but parity failed at '{failed[0]}'"
+
+
+def _row_problems(place: str, row: dict[str, Any]) -> Iterator[str]:
+    for field in verdict.missing_fields(row):
+        if not row["reasons"].get(field, "").strip():
+            yield f"{place}.{field} is null and {place}.reasons does not say why"
+    bounds = row["accuracy"] and row["accuracy"]["drop_ci95"]
+    if bounds and bounds[0] > bounds[1]:
+        yield f"{place}.accuracy.drop_ci95 runs from high to low"
+    if verdict.is_simulated(row) and row["latency_ms"] is not None:
+        yield f"{place} is simulated: its latency is not the target's"
+
+
+def write_report(report: dict[str, Any], folder: Path) -> None:
+    """Write report.json, report.md and report.html; nothing is written unless all three can be.
+
+    Raises:
+        InputError: `validate` refuses the report.
+    """
+    validate(report)
+    files = {
+        "report.json": json.dumps(report, indent=1, allow_nan=False) + "\n",
+        "report.md": render_markdown(report),
+        "report.html": render_html(report),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
+
+
+def printable(value: Any) -> str:
+    """One line of visible characters.
+
+    Names come from folders and files of others: line breaks would end a table row, escape
+    sequences reach a terminal, and direction marks make a line read as another.
+    """
+    text = " ".join(str(value).split())
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def escape_markdown(value: Any) -> str:
+    """Text that Markdown shows as it is, also within a table."""
+    text = printable(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = _MARKUP.sub(lambda match: "\\" + match[0], text)
+    return _LINE_START.sub(lambda match: match[0][:-1] + "\\" + match[0][-1], text)
+
+
+def _printable_html(value: Any) -> Any:
+    # What a macro returns is escaped already and keeps its lines.
+    return value if hasattr(value, "__html__") else printable(value)
+
+
+def _render(template: str, report: dict[str, Any], finalize: Callable[[Any], Any]) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=".html" in template,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=finalize,
+    )
+    return environment.get_template(template).render(page=pages.build_page(report))
+
+
+def render_markdown(report: dict[str, Any]) -> str:
+    """The report as GitHub-flavoured Markdown."""
+    return _render("report.md.j2", report, escape_markdown)
+
+
+def render_html(report: dict[str, Any]) -> str:
+    """The report as one self-contained HTML file: no scripts, nothing loaded from elsewhere."""
+    return _render("report.html.j2", report, _printable_html)
+
+
+def terminal_table(report: dict[str, Any]) -> RichTable:
+    """The comparison in at most 80 columns."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    baseline, rows = report["baseline"], [report["baseline"], *report["results"]]
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+        caption=_terminal_caption(rows),
+        caption_justify="left",
+    )
+    for title in ("target", "prec."):
+        table.add_column(title, overflow="fold")
+    for title in ("top-1", "drop [95 %]", "p50 ms", "speed-up", "size"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        cells = _terminal_cells(row, is_baseline=row is baseline)
+        table.add_row(*(Text(printable(cell)) for cell in cells))
+    return table
+
+
+def _terminal_cells(row: dict[str, Any], is_baseline: bool) -> Iterable[str]:
+    accuracy, latency = row["accuracy"], row["latency_ms"]
+    return (
+        row["target"] + ("*" if verdict.is_simulated(row) else ""),
+        row["precision"],
+        verdict.percent(accuracy and accuracy["top1"]),
+        "baseline" if is_baseline else verdict.drop_text(accuracy),
+        verdict.milliseconds(latency["p50"]) if latency else verdict.NOT_MEASURED,
+        verdict.ratio(row["speedup_vs_baseline"]),
+        verdict.megabytes(row["bytes"]),
+    )
+
+
+def _terminal_caption(rows: list[dict[str, Any]]) -> str | None:
+    notes = []
+    if any(map(verdict.is_simulated, rows)):
+        notes.append("* simulated by ONNX Runtime")
+    if any(map(verdict.missing_fields, rows)):
+        notes.append(f"{verdict.NOT_MEASURED}: not measured, see report.md")
+    return "; ".join(notes) or None

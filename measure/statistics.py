@@ -1,0 +1,170 @@
+"""The report's figures from raw measurements: paired accuracy and latency percentiles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmt.errors import GateError, InputError
+
+TOP_K = 5
+# Two-sided 95 % quantile of the standard normal distribution.
+_Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The report's `accuracy`: a candidate on labelled images, paired with the baseline.
+
+    Attributes:
+        top1, top5: percent of images; where there are fewer than five classes, `top5` counts
+            all of them.
+        images: how many images stand behind every figure here.
+        drop_pp: the baseline's top-1 minus the candidate's, in percentage points; positive is
+            worse.
+        drop_ci95: 95 % interval (low, high) of the drop, paired by image, in points.
+        agreement: share of images, 0 to 1, with the same first answer as the baseline, right
+            or wrong.
+        mcnemar_p: exact two-sided p of "candidate and baseline are right equally often".
+    """
+
+    top1: float
+    top5: float
+    images: int
+    drop_pp: float
+    drop_ci95: tuple[float, float]
+    agreement: float
+    mcnemar_p: float
+
+
+def compare(
+    logits: NDArray[np.float32],
+    baseline_logits: NDArray[np.float32],
+    labels: Sequence[int] | NDArray[np.integer[Any]],
+) -> Accuracy:
+    """Accuracy of a candidate, paired image by image with the baseline.
+
+    Args:
+        logits, baseline_logits: (images, classes), the same images in the same order.
+        labels: the class index of each image.
+
+    Raises:
+        GateError: logits that are NaN or infinite; such an answer would be counted as a class.
+        InputError: no images, or labels that the classes do not cover.
+    """
+    truth = np.asarray(labels)
+    if logits.shape != baseline_logits.shape or logits.shape[:1] != truth.shape:
+        raise ValueError(
+            f"shapes differ: logits {logits.shape}, baseline {baseline_logits.shape}, "
+            f"labels {truth.shape}"
+        )
+    images, classes = logits.shape
+    _check_labels(truth, classes)
+    _check_finite(logits, "the candidate")
+    _check_finite(baseline_logits, "the baseline")
+    rank, baseline_rank = label_rank(logits, truth), label_rank(baseline_logits, truth)
+    right, baseline_right = rank == 0, baseline_rank == 0
+    lost = int(np.count_nonzero(baseline_right & ~right))
+    gained = int(np.count_nonzero(right & ~baseline_right))
+    low, high = paired_interval(lost, gained, images)
+    same = logits.argmax(1) == baseline_logits.argmax(1)
+    return Accuracy(
+        top1=100 * float(right.mean()),
+        top5=100 * float((rank < TOP_K).mean()),
+        images=images,
+        drop_pp=100 * (lost - gained) / images,
+        drop_ci95=(100 * low, 100 * high),
+        agreement=float(same.mean()),
+        mcnemar_p=mcnemar_exact(lost, gained),
+    )
+
+
+def _check_labels(labels: NDArray[np.integer[Any]], classes: int) -> None:
+    if not len(labels):
+        raise InputError("no validation images: accuracy needs at least one")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise InputError(
+            f"labels run from {labels.min()} to {labels.max()}, but the network has {classes} "
+            "classes: use the images it was trained for"
+        )
+
+
+def _check_finite(logits: NDArray[np.float32], whose: str) -> None:
+    broken = int(np.count_nonzero(~np.isfinite(logits).all(axis=1)))
+    if broken:
+        raise GateError(
+            f"{whose} answers {broken:,} of {len(logits):,} images with NaN or infinite logits"
+        )
+
+
+def label_rank(logits: NDArray[np.float32], labels: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """How many classes come before the right one; of equal logits the lower index comes first.
+
+    The tie rule is that of argmax. Without it a network that answers the same number for
+    every class would always have the right class among its best.
+    """
+    own = np.take_along_axis(logits, labels[:, None], axis=1)
+    before = np.arange(logits.shape[1])[None] < labels[:, None]
+    return np.count_nonzero((logits > own) | ((logits == own) & before), axis=1).astype(np.int64)
+
+
+def paired_interval(lost: int, gained: int, images: int) -> tuple[float, float]:
+    """95 % interval of the paired difference (lost - gained) / images.
+
+    Adjusted Wald ("Wald+2") of A. Agresti and Y. Min, "Simple improved confidence intervals
+    for comparing matched proportions", Statistics in Medicine 24 (2005) 729-740: half an
+    image is added to each cell of the two-by-two table, so that the interval keeps a width
+    when no image changed sides. Cut off at -1 and 1.
+
+    Args:
+        lost: images that only the baseline gets right.
+        gained: images that only the candidate gets right.
+    """
+    total = images + 2
+    centre = (lost - gained) / total
+    deviation = math.sqrt(lost + gained + 1 - (lost - gained) ** 2 / total) / total
+    return max(-1.0, centre - _Z95 * deviation), min(1.0, centre + _Z95 * deviation)
+
+
+def mcnemar_exact(lost: int, gained: int) -> float:
+    """Two-sided exact McNemar p: the discordant images as tosses of a fair coin.
+
+    In whole numbers up to the one division, so that no count is too large for it.
+    """
+    tosses = lost + gained
+    ways = tail = 1
+    for heads in range(min(lost, gained)):
+        ways = ways * (tosses - heads) // (heads + 1)
+        tail += ways
+    return min(1.0, 2 * tail / (1 << tosses))
+
+
+def summarise_latency(
+    milliseconds: Sequence[float], first: float | None, load: float | None
+) -> dict[str, Any]:
+    """The report's `latency_ms` of one file.
+
+    Args:
+        milliseconds: one entry per timed run, warm-up left out.
+        first: the very first run after loading; None where it was not taken.
+        load: reading and compiling the file; None where it was not taken.
+    """
+    times = np.asarray(milliseconds, np.float64)
+    if not times.size or not np.isfinite(times).all():
+        raise ValueError(f"{times.size} timed runs are no basis for a latency")
+    p50, p90, p99 = (float(value) for value in np.percentile(times, (50, 90, 99)))
+    return {
+        "p50": p50,
+        "p90": p90,
+        "p99": p99,
+        "mean": float(times.mean()),
+        "std": float(times.std(ddof=1)) if times.size > 1 else 0.0,
+        "iterations": int(times.size),
+        "first": first,
+        "load": load,
+    }

@@ -1,0 +1,293 @@
+"""Report figures as words: how numbers are rounded, and the verdict that they lead to.
+
+The sentences are plain text; each page format escapes what it prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+Report = dict[str, Any]
+Row = dict[str, Any]
+
+# Ratios closer to 1 than this are called "about as fast".
+SAME_SPEED = 0.03
+NOT_MEASURED = "n/a"
+
+_MEASUREMENTS = {
+    "bytes": "file size",
+    "measured_by": "runtime",
+    "accuracy": "accuracy",
+    "latency_ms": "latency",
+    "throughput_ips": "throughput",
+    "speedup_vs_baseline": "speed-up over the baseline",
+    "speedup_vs_fp32_graph": "speed-up over the FP32 graph",
+    "peak_rss_mb": "peak memory",
+}
+_DETAILS = {
+    "accuracy": {
+        "drop_pp": "drop",
+        "drop_ci95": "interval of the drop",
+        "agreement": "agreement",
+        "mcnemar_p": "McNemar p",
+    },
+    "latency_ms": {"first": "first run", "load": "loading time"},
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence of the verdict; `tone` is good, bad or plain."""
+
+    text: str
+    tone: str = "plain"
+
+
+# --- figures as text ------------------------------------------------------------------------
+
+
+def _or_missing(form: Callable[[Any], str]) -> Callable[[Any], str]:
+    """The same form that also takes None, a figure that was not measured."""
+
+    @wraps(form)
+    def formatted(value: Any) -> str:
+        return NOT_MEASURED if value is None else form(value)
+
+    return formatted
+
+
+@_or_missing
+def points(value: float) -> str:
+    """Signed, two decimals; what rounds to nothing has no sign."""
+    text = f"{value:+.2f}"
+    return text[1:] if float(text) == 0 else text
+
+
+@_or_missing
+def percent(value: float) -> str:
+    """Two decimals, without the sign for percent."""
+    return f"{value:.2f}"
+
+
+@_or_missing
+def milliseconds(value: float) -> str:
+    """Two decimals, three below 10 ms."""
+    return f"{value:.2f}" if value >= 10 else f"{value:.3f}"
+
+
+@_or_missing
+def share(value: float) -> str:
+    """A share as percent; less than all never reads 100."""
+    text = f"{100 * value:.2f} %"
+    return "> 99.99 %" if value < 1 and text == "100.00 %" else text
+
+
+@_or_missing
+def p_value(value: float) -> str:
+    """Four decimals."""
+    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
+
+
+@_or_missing
+def ratio(value: float) -> str:
+    """Two decimals and an x."""
+    return f"{value:.2f}x"
+
+
+@_or_missing
+def megabytes(value: float) -> str:
+    """Bytes as MB with one decimal."""
+    return f"{value / 1e6:.1f} MB"
+
+
+@_or_missing
+def count(value: int) -> str:
+    """Thousands set apart."""
+    return f"{value:,}"
+
+
+@_or_missing
+def decimal(value: float) -> str:
+    """One decimal, thousands set apart."""
+    return f"{value:,.1f}"
+
+
+def row_name(row: Row) -> str:
+    """How sentences and tables call a row."""
+    return f"{row['target']} {row['precision']}"
+
+
+def is_simulated(row: Row) -> bool:
+    """The figures come from another runtime than the target's own."""
+    return (row["measured_by"] or "").endswith("(simulated)")
+
+
+def interval(bounds: Sequence[float] | None) -> str:
+    """A leading space and [low, high]; nothing where it was not measured."""
+    return f" [{points(bounds[0])}, {points(bounds[1])}]" if bounds else ""
+
+
+def drop_text(accuracy: dict[str, Any] | None) -> str:
+    """The drop with its interval, as far as they were measured."""
+    if accuracy is None or accuracy["drop_pp"] is None:
+        return NOT_MEASURED
+    return points(accuracy["drop_pp"]) + interval(accuracy["drop_ci95"])
+
+
+def p50(row: Row) -> float | None:
+    """The median latency in ms, where it was measured."""
+    return row["latency_ms"]["p50"] if row["latency_ms"] else None
+
+
+def reason(row: Row, field: str) -> str:
+    """Why the field is null, without a full stop."""
+    return row["reasons"][field].strip().rstrip(".")
+
+
+def missing_fields(row: Row) -> dict[str, str]:
+    """Field name -> plain name of every measurement of the row that is null."""
+    missing = {name: plain for name, plain in _MEASUREMENTS.items() if row[name] is None}
+    for group, details in _DETAILS.items():
+        for name, plain in details.items():
+            if row[group] is not None and row[group][name] is None:
+                missing[f"{group}.{name}"] = plain
+    return missing
+
+
+# --- the verdict ----------------------------------------------------------------------------
+
+
+def _speed_against(speedup: float, other: str) -> str:
+    if speedup > 1 + SAME_SPEED:
+        return f"{ratio(speedup)} as fast as {other}"
+    if speedup < 1 - SAME_SPEED:
+        return f"slower than {other} ({ratio(speedup)} its speed)"
+    return f"about as fast as {other} ({ratio(speedup)})"
+
+
+def _speed_clause(row: Row) -> str:
+    if row["latency_ms"] is None:
+        return f"was not timed: {reason(row, 'latency_ms')}"
+    comparisons = [
+        _speed_against(row[field], other)
+        for field, other in (
+            ("speedup_vs_baseline", "torch"),
+            ("speedup_vs_fp32_graph", "the plain FP32 graph"),
+        )
+        # The plain FP32 graph is exactly as fast as itself, which is no finding.
+        if row[field] is not None and not (row["precision"] == "fp32" and row[field] == 1)
+    ]
+    if not comparisons:
+        return f"takes {milliseconds(p50(row))} ms at the median"
+    return "is " + " and ".join(comparisons)
+
+
+def _over_limit(row: Row, limit: float | None) -> bool:
+    drop = row["accuracy"] and row["accuracy"]["drop_pp"]
+    return limit is not None and drop is not None and drop > limit
+
+
+def _accuracy_sentence(row: Row, limit: float | None) -> str:
+    accuracy = row["accuracy"]
+    if accuracy is None:
+        return f"Accuracy was not measured: {reason(row, 'accuracy')}."
+    images = f"{count(accuracy['images'])} images"
+    drop, bounds = accuracy["drop_pp"], accuracy["drop_ci95"]
+    if drop is None or bounds is None:
+        words = f"measured on {images}"
+    elif bounds[0] > 0:
+        words = f"a drop of {percent(drop)} points{interval(bounds)} on {images}"
+    elif bounds[1] < 0:
+        words = f"a gain of {percent(-drop)} points (drop{interval(bounds)}) on {images}"
+    else:
+        words = f"no drop that {images} can resolve ({points(drop)} points{interval(bounds)})"
+    over = f", over the limit of {percent(limit)} points" if _over_limit(row, limit) else ""
+    simulated = " (simulated)" if is_simulated(row) else ""
+    return f"Top-1 is {percent(accuracy['top1'])} %{simulated}, {words}{over}."
+
+
+def _describe(row: Row, limit: float | None) -> Finding:
+    text = f"{row_name(row)} {_speed_clause(row)}. {_accuracy_sentence(row, limit)}"
+    return Finding(text, "bad" if _over_limit(row, limit) else "plain")
+
+
+def _slower_than_fp32(report: Report) -> Iterable[Finding]:
+    """Where rounding was paid for and bought no speed: say so and name the file to take."""
+    plain = {row["target"]: row for row in report["results"] if row["precision"] == "fp32"}
+    for row in report["results"]:
+        fp32, time = plain.get(row["target"]), p50(row)
+        if row["precision"] == "fp32" or time is None:
+            continue
+        fp32_time = p50(fp32) if fp32 else None
+        name = row_name(row)
+        if fp32 is not None and fp32_time is not None and time > fp32_time:
+            file = fp32["artefact"] or row_name(fp32)
+            verb = "slower" if time > (1 + SAME_SPEED) * fp32_time else "no faster"
+            yield Finding(
+                f"{name} is {verb} than {row_name(fp32)} here: {milliseconds(time)} ms against "
+                f"{milliseconds(fp32_time)} ms. {file} is the faster file.",
+                "bad",
+            )
+        elif row["speedup_vs_fp32_graph"] is not None and row["speedup_vs_fp32_graph"] < 1:
+            yield Finding(f"{name} is slower than the plain FP32 graph here.", "bad")
+
+
+def fastest(report: Report) -> Row | None:
+    """The exported file with the lowest median latency that keeps the accuracy limit."""
+    limit = report["gates"]["max_drop_pp"]
+    timed = [
+        row
+        for row in report["results"]
+        if p50(row) is not None and row["artefact"] and not _over_limit(row, limit)
+    ]
+    return min(timed, key=lambda row: row["latency_ms"]["p50"], default=None)
+
+
+def headline(report: Report) -> str:
+    """The verdict in one or two sentences."""
+    gates = report["gates"]
+    if not gates["passed"]:
+        number = len(gates["failures"])
+        checks = "1 check" if number == 1 else f"{number} checks"
+        return f"{checks} failed. Do not use the files that are named here."
+    row = fastest(report)
+    if row is None:
+        return "All checks passed. No exported file was timed on this machine."
+    batch = row["settings"].get("batch")
+    per = "" if batch is None else " per image" if batch == 1 else f" per batch of {batch}"
+    figures = f"{row_name(row)}, {milliseconds(p50(row))} ms{per} at the median"
+    speedup = row["speedup_vs_baseline"]
+    if speedup is None:
+        return f"The fastest file on this machine is {row['artefact']}: {figures}."
+    if speedup < 1:
+        return (
+            "No exported file is faster than torch on this machine. The fastest is "
+            f"{row['artefact']}: {figures}, {ratio(speedup)} the speed of torch."
+        )
+    return (
+        f"The fastest file on this machine is {row['artefact']}: {figures}, "
+        f"{_speed_against(speedup, 'torch')}."
+    )
+
+
+def findings(report: Report) -> tuple[Finding, ...]:
+    """The verdict row by row, what a reader must not miss first."""
+    limit = report["gates"]["max_drop_pp"]
+    found = []
+    if report["weights"]["source"] == "random":
+        text = "The weights are random: speed is real, accuracy figures say nothing."
+        found.append(Finding(text, "bad"))
+    if limit is not None and not all(row["accuracy"] for row in report["results"]):
+        text = f"The limit of {percent(limit)} points of top-1 could not be checked on every file."
+        found.append(Finding(text, "bad"))
+    elif limit is not None and report["gates"]["passed"]:
+        text = f"All checks passed; the limit was a top-1 drop of {percent(limit)} points."
+        found.append(Finding(text, "good"))
+    elif limit is None:
+        found.append(Finding("No limit was set for the top-1 drop."))
+    found.extend(_slower_than_fp32(report))
+    found.extend(_describe(row, limit) for row in report["results"])
+    return tuple(found)

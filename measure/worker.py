@@ -1,0 +1,66 @@
+"""A process that holds one runtime and one file, and times it in bursts on command.
+
+    python -m measure.worker RUNTIME FILE INPUT.npy THREADS
+
+One process per file keeps thread pools and memory apart. Protocol, one JSON line each way:
+the worker first writes {"first", "load"} in ms; for every line with a number of seconds it
+runs for that long and answers {"ms": [...]}; at the end of input it writes
+{"peak_rss_mb"} and stops.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from measure.runners import LOADERS, Array, Runner
+
+
+def peak_rss_mb() -> float | None:
+    """Peak resident memory of this process in MB; None where the system does not tell.
+
+    VmHWM and not getrusage, whose figure includes the parent's peak before the exec.
+    """
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return None
+    fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    return int(fields["VmHWM"].split()[0]) / 1024 if "VmHWM" in fields else None
+
+
+def burst(runner: Runner, batch: Array, seconds: float) -> list[float]:
+    """Run back to back for `seconds`, at least three times; latencies in ms."""
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < 3 or time.perf_counter() < end:
+        begin = time.perf_counter()
+        runner(batch)
+        times.append((time.perf_counter() - begin) * 1000)
+    return times
+
+
+def _say(message: dict[str, Any]) -> None:
+    print(json.dumps(message), flush=True)
+
+
+def main(runtime: str, path: str, batch_path: str, threads: str) -> None:
+    """Serve bursts until standard input ends."""
+    batch = np.load(batch_path)
+    begin = time.perf_counter()
+    runner = LOADERS[runtime](Path(path), int(threads))
+    loaded = time.perf_counter()
+    runner(batch)
+    first = time.perf_counter()
+    _say({"load": (loaded - begin) * 1000, "first": (first - loaded) * 1000})
+    for line in sys.stdin:
+        _say({"ms": burst(runner, batch, float(line))})
+    _say({"peak_rss_mb": peak_rss_mb()})
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

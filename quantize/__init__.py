@@ -1,0 +1,1 @@
+"""INT8: what is quantised (recipe) and how it is put into the graph."""

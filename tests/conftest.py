@@ -1,0 +1,113 @@
+"""Fixtures that several folders of tests share."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cmt.network import CMT, build
+from cmt.variants import FAMILIES, VARIANTS, Variant
+
+# The tensors here are small, and OpenMP's threads wait by spinning where cores are busy.
+torch.set_num_threads(1)
+
+SHARED = Path(__file__).parents[1].parent / "shared"
+TINY = Variant("tiny", 32, 8, (8, 16, 32, 64), (1, 1, 2, 1), {"official": 3.6, "flyegle": 3.6})
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The developers' reference data beside the repository."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the reference data in {SHARED}")
+    return SHARED
+
+
+@pytest.fixture
+def layouts(shared: Path) -> Path:
+    """Keys and shapes of all published checkpoints, with reference logits."""
+    return shared / "checkpoint_layouts"
+
+
+@pytest.fixture
+def filling(layouts: Path) -> ModuleType:
+    """The module that makes deterministic weights and inputs from a layout."""
+    spec = importlib.util.spec_from_file_location("layout_filling", layouts / "fill.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Variant:
+    """A network of a few thousand weights, usable under the name `tiny` during the test."""
+    monkeypatch.setitem(VARIANTS, TINY.name, TINY)
+    return TINY
+
+
+@pytest.fixture
+def make_tiny(tiny: Variant) -> Callable[..., CMT]:
+    """`make_tiny(family, img_size=64, num_classes=5, seed=0)`: random weights, evaluation mode.
+
+    Every weight and statistic is random, position tables too, so that each one matters.
+    """
+
+    def make(
+        family: str, img_size: int | tuple[int, int] = 64, num_classes: int = 5, seed: int = 0
+    ) -> CMT:
+        model = build(tiny.name, family, img_size, num_classes)
+        rng = torch.Generator().manual_seed(seed)
+        for name, value in model.state_dict().items():
+            if name.endswith("running_var"):
+                value.uniform_(0.5, 1.5, generator=rng)
+            elif value.is_floating_point():
+                value.normal_(0.0, 0.3, generator=rng)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture
+def make_images(tmp_path: Path) -> Callable[..., Path]:
+    """`make_images("cat/a.png", "b.jpg", size=(40, 30), root="images")`: noisy pictures."""
+
+    def make(*names: str, size: tuple[int, int] = (40, 30), root: str = "images") -> Path:
+        for seed, name in enumerate(names):
+            path = tmp_path / root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+            Image.fromarray(pixels).save(path)
+        return tmp_path / root
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def float_graph(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`float_graph(family)`: simplified float32 ONNX of a tiny network, input (2, 3, 64, 64)."""
+    folder = tmp_path_factory.mktemp("graphs")
+
+    def make(family: str) -> Path:
+        from export.onnx_graph import export_onnx, simplify_onnx
+
+        path = folder / f"{family}.onnx"
+        if not path.exists():
+            torch.manual_seed(0)
+            model = CMT(TINY, FAMILIES[family], (64, 64), 5).eval()
+            for module in model.modules():
+                if isinstance(module, torch.nn.BatchNorm2d):
+                    module.running_var.uniform_(0.2, 1.0)
+            export_onnx(model, 2, folder / "exported.onnx")
+            simplify_onnx(folder / "exported.onnx", path)
+        return path
+
+    return make

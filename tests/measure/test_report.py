@@ -1,0 +1,515 @@
+"""The report's promises: nothing unexplained is missing, and all three files say the same."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import math
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from cmt.errors import InputError
+from measure.report import (
+    escape_markdown,
+    render_html,
+    render_markdown,
+    terminal_table,
+    validate,
+    write_report,
+)
+
+Report = dict[str, Any]
+HOSTILE = '<script>alert("x")</script>|**b**\n# [y](http://e.example) \x1b[31m\u202e_z_ `&lt;'
+
+
+def make_accuracy(top1: float, drop: float, interval: list[float]) -> dict[str, Any]:
+    return {
+        "top1": top1,
+        "top5": 99.85,
+        "images": 2000,
+        "drop_pp": drop,
+        "drop_ci95": interval,
+        "agreement": 0.9925,
+        "mcnemar_p": 0.774,
+    }
+
+
+def make_latency(p50: float) -> dict[str, Any]:
+    return {
+        "p50": p50,
+        "p90": p50 * 1.07,
+        "p99": p50 * 1.31,
+        "mean": p50 * 1.02,
+        "std": p50 * 0.08,
+        "iterations": 812,
+        "first": p50 * 2.2,
+        "load": 411.2,
+    }
+
+
+def make_row(target: str, precision: str, p50: float, speedup: float, **changes: Any) -> Report:
+    row = {
+        "target": target,
+        "precision": precision,
+        "artefact": f"{target}/cmt_ti.{precision}.xml",
+        "bytes": 38_412_345,
+        "measured_by": target,
+        "accuracy": make_accuracy(93.05, 0.10, [-0.20, 0.40]),
+        "latency_ms": make_latency(p50),
+        "throughput_ips": 1000 / p50,
+        "speedup_vs_baseline": speedup,
+        "speedup_vs_fp32_graph": 12.41 / p50,
+        "peak_rss_mb": 214.6,
+        "settings": {"threads": 2, "batch": 1},
+        "reasons": {},
+    }
+    return {**row, **changes}
+
+
+def make_report() -> Report:
+    no_engine = "TensorRT is not installed here; cmt-bench measures the bundle on a GPU"
+    return {
+        "schema": 1,
+        "created": "2026-11-22T19:00:00+00:00",
+        "command": "cmt-export --variant ti --target openvino --target tensorrt --int8",
+        "variant": "ti",
+        "family": "official",
+        "output": "logits",
+        "img_size": [160, 160],
+        "weights": {
+            "source": "demo",
+            "sha256": "ab" * 32,
+            "parameters": 9_490_000,
+            "macs": 620_000_000,
+        },
+        "images": {
+            "validation": 2000,
+            "validation_available": 10000,
+            "calibration": 512,
+            "source": "Fashion-MNIST, validation, bundled",
+            "calibration_source": "Fashion-MNIST, calibration, bundled",
+            "validation_skipped": 0,
+            "calibration_skipped": 0,
+            "validation_sha256": "cd" * 32,
+            "calibration_sha256": "ef" * 32,
+        },
+        "warnings": [],
+        "gates": {"max_drop_pp": 1.0, "passed": True, "failures": []},
+        "baseline": make_row(
+            "torch",
+            "fp32",
+            14.77,
+            1.0,
+            artefact=None,
+            bytes=None,
+            speedup_vs_fp32_graph=None,
+            accuracy=make_accuracy(93.15, 0.0, [-0.10, 0.10]),
+            reasons={
+                "bytes": "the baseline is no exported file",
+                "speedup_vs_fp32_graph": "the baseline is not compared with the files",
+            },
+        ),
+        "results": [
+            make_row("openvino", "fp32", 12.41, 1.19),
+            make_row("openvino", "int8", 9.128, 1.62, bytes=10_204_000),
+            make_row(
+                "tensorrt",
+                "int8",
+                1.0,
+                1.0,
+                artefact="model/cmt_ti.int8.onnx",
+                measured_by="onnxruntime (simulated)",
+                latency_ms=None,
+                throughput_ips=None,
+                speedup_vs_baseline=None,
+                speedup_vs_fp32_graph=None,
+                peak_rss_mb=None,
+                accuracy=make_accuracy(92.75, 0.40, [0.05, 0.75]),
+                reasons=dict.fromkeys(
+                    (
+                        "latency_ms",
+                        "throughput_ips",
+                        "speedup_vs_baseline",
+                        "speedup_vs_fp32_graph",
+                        "peak_rss_mb",
+                    ),
+                    no_engine,
+                ),
+            ),
+        ],
+        "parity": [
+            {
+                "stage": stage,
+                "images": 32,
+                "max_abs": 3.1e-6,
+                "max_rel": 8.4e-7,
+                "cosine": 1.0,
+                "top1_agreement": 1.0,
+                "tolerance": tolerance,
+                "passed": True,
+            }
+            for stage, tolerance in (
+                ("onnx", {"max_rel": 1e-4}),
+                ("simplified", {"max_rel": 1e-4}),
+                ("openvino/int8", {"cosine": 0.9}),
+            )
+        ],
+        "sensitivity": None,
+        "sensitivity_reason": "not asked for",
+        "environment": {
+            "python": "3.11.7",
+            "platform": "Linux-6.1-x86_64-with-glibc2.36",
+            "cpu": "AMD EPYC 7B13",
+            "cpu_flags": ["avx2", "avx512_vnni"],
+            "cores": 2,
+            "gpu": None,
+            "memory_gb": 15.6,
+            "seed": 0,
+            "packages": {"torch": "2.13.0+cpu", "openvino": "2026.4.1"},
+        },
+    }
+
+
+@pytest.fixture
+def report() -> Report:
+    return make_report()
+
+
+class Tables(HTMLParser):
+    """Cells of every body row by the caption's id, every attribute, and the visible text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tables: dict[str, list[list[str]]] = {}
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._table: list[list[str]] = []
+        self._skip = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._skip = tag == "style"
+        if tag == "caption":
+            self._table = self.tables.setdefault(str(dict(attrs)["id"]), [])
+        elif tag == "tr":
+            self._table.append([])
+        elif tag in ("td", "th"):
+            self._table[-1].append("")
+
+    def handle_data(self, data: str) -> None:
+        if self._skip:
+            return
+        self.text += data
+        if self._table and self._table[-1]:
+            self._table[-1][-1] += data.strip()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "table":
+            self._table = []
+
+
+def markdown_tables(page: str) -> dict[str, list[list[str]]]:
+    tables: dict[str, list[list[str]]] = {}
+    heading = ""
+    for line in page.splitlines():
+        if line.startswith("## "):
+            heading = line[3:]
+        elif line.startswith("| "):
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            tables.setdefault(heading, []).append(cells)
+    return tables
+
+
+def printed(report: Report) -> str:
+    stream = io.StringIO()
+    Console(file=stream, width=80, color_system=None).print(terminal_table(report))
+    return stream.getvalue()
+
+
+def test_writes_three_files_that_need_nothing_else(report: Report, tmp_path: Path) -> None:
+    write_report(report, tmp_path / "bundle")
+    names = sorted(path.name for path in (tmp_path / "bundle").iterdir())
+    assert names == ["report.html", "report.json", "report.md"]
+    text = (tmp_path / "bundle" / "report.json").read_text(encoding="utf-8")
+    assert json.loads(text) == report
+    assert list(json.loads(text)) == list(report)
+
+
+def test_pages_print_the_figures_of_report_json(report: Report, tmp_path: Path) -> None:
+    write_report(report, tmp_path)
+    written = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    html = Tables((tmp_path / "report.html").read_text(encoding="utf-8")).tables
+    markdown = markdown_tables((tmp_path / "report.md").read_text(encoding="utf-8"))
+    rows = [written["baseline"], *written["results"]]
+    for table in (html["caption-summary"][1:], markdown["Every file compared"][2:]):
+        assert len(table) == len(rows)
+        for cells, row in zip(table, rows, strict=True):
+            assert cells[1] == f"{row['accuracy']['top1']:.2f}"
+            if row["latency_ms"]:
+                assert float(cells[3]) == pytest.approx(row["latency_ms"]["p50"], abs=0.005)
+            else:
+                assert cells[3:6] == ["n/a", "n/a", "n/a"]
+    int8 = html["caption-summary"][3]
+    assert int8[2:] == ["+0.10 [-0.20, +0.40]", "9.128", "1.62x", "1.36x", "10.2 MB"]
+    latency = html["caption-latency"][3]
+    assert latency[8:10] == ["812", "109.6"]
+    assert markdown["Latency"][4] == latency
+    assert markdown["Accuracy"][2:5] == html["caption-accuracy"][1:4]
+
+
+def test_verdict_states_speed_and_an_unresolvable_drop(report: Report) -> None:
+    for page in (render_markdown(report), Tables(render_html(report)).text):
+        assert "1.62x as fast as torch and 1.36x as fast as the plain FP32 graph" in page
+        assert "no drop that 2,000 images can resolve (+0.10" in page
+        assert "a drop of 0.40 points" in page
+        assert "was not timed: TensorRT is not installed here" in page
+    assert "fastest file on this machine is openvino/cmt_ti.int8.xml" in render_markdown(report)
+
+
+def test_verdict_names_the_faster_file_when_int8_is_slower(report: Report) -> None:
+    report["results"][1] = make_row("openvino", "int8", 13.9, 1.06)
+    page = render_markdown(report)
+    assert "openvino int8 is slower than openvino fp32 here: 13.90 ms against 12.41 ms" in page
+    assert "openvino/cmt_ti.fp32.xml is the faster file" in page
+    assert "fastest file on this machine is openvino/cmt_ti.fp32.xml" in page
+
+
+def test_verdict_says_when_nothing_beats_torch(report: Report) -> None:
+    report["results"] = [make_row("openvino", "int8", 20.0, 0.74, speedup_vs_fp32_graph=0.9)]
+    page = render_markdown(report)
+    assert "No exported file is faster than torch on this machine" in page
+    assert "slower than the plain FP32 graph" in page
+
+
+def test_failed_gates_come_first(report: Report) -> None:
+    report["results"][1]["accuracy"] = make_accuracy(91.05, 2.1, [1.5, 2.7])
+    failure = "openvino int8 loses 2.10 points of top-1; the limit is 1.00"
+    report["gates"] = {"max_drop_pp": 1.0, "passed": False, "failures": [failure]}
+    markdown, html = render_markdown(report), Tables(render_html(report)).text
+    for page in (markdown, html):
+        assert "1 check failed. Do not use the files that are named here." in page
+        assert page.index("FAILED") < page.index(failure) < page.index("as fast as torch")
+        assert "over the limit of 1.00 points" in page
+        assert "fastest file" not in page
+    classes = {
+        c for _, a in Tables(render_html(report)).elements for c in (a.get("class") or "").split()
+    }
+    assert "failed" in classes
+    assert classes <= set(re.findall(r"\.([a-z-]+)", render_html(report))) | {"plain", "summary"}
+
+
+def test_what_was_not_measured_is_listed_with_its_reason(report: Report) -> None:
+    rows = Tables(render_html(report)).tables["caption-missing"]
+    missing = next(row for row in rows if row[0] == "tensorrt int8")
+    assert missing[1].startswith("latency, throughput, speed-up over the baseline")
+    assert missing[2].startswith("TensorRT is not installed here")
+    assert "INT8 sensitivity\n\nNot measured: not asked for." in render_markdown(report)
+
+
+def test_simulated_rows_are_marked_and_explained(report: Report) -> None:
+    for page in (render_markdown(report).replace("\\", ""), Tables(render_html(report)).text):
+        assert "tensorrt int8 *" in page
+        assert "it tells nothing about speed" in page
+    report["results"].pop()
+    assert "nothing about speed" not in render_markdown(report)
+
+
+def test_a_bundle_measured_without_torch_or_labels_still_has_pages(report: Report) -> None:
+    reasons = dict.fromkeys(
+        ("accuracy", "latency_ms", "throughput_ips", "speedup_vs_baseline", "peak_rss_mb"), "no"
+    )
+    for row in (report["baseline"], *report["results"]):
+        row.update(dict.fromkeys(reasons))
+        row["speedup_vs_fp32_graph"] = None
+        row["reasons"] = {**row["reasons"], **reasons, "speedup_vs_fp32_graph": "no"}
+    report["parity"][0]["top1_agreement"] = None
+    assert "1.00 points of top-1 could not be checked" in render_markdown(report)
+    report["gates"]["max_drop_pp"] = None
+    report["images"].update(source=None, validation_sha256=None, validation=0)
+    validate(report)
+    assert "No exported file was timed" in render_markdown(report)
+    assert "Accuracy was not measured: no." in render_html(report)
+    assert "n/a" in printed(report)
+
+
+def test_sensitivity_is_a_table_that_says_how_much_it_leaves_out(report: Report) -> None:
+    report["sensitivity"] = [
+        {"part": f"stages.{i}", "top1_drop_pp": 0.1 * i, "int8": i > 3} for i in range(25)
+    ]
+    del report["sensitivity_reason"]
+    validate(report)
+    page = render_markdown(report)
+    assert "| part | top1 drop pp | int8 |" in page
+    assert "| stages.7 | 0.7 | yes |" in page
+    assert "5 more are in report.json" in page
+
+
+def test_html_loads_nothing_and_runs_nothing(report: Report) -> None:
+    page = render_html(report)
+    parsed = Tables(page)
+    tags = {tag for tag, _ in parsed.elements}
+    assert not tags & {"script", "link", "img", "iframe", "object", "embed", "base", "form", "a"}
+    for _, attributes in parsed.elements:
+        assert not {"src", "href", "srcset", "action", "data"} & set(attributes)
+        assert not [name for name in attributes if name.startswith("on")]
+    for reference in ("http:", "https:", "//", "url(", "@import"):
+        assert reference not in page
+
+
+def test_html_tables_have_captions_scopes_and_labels_for_small_screens(report: Report) -> None:
+    elements = Tables(render_html(report)).elements
+    tables = [tag for tag, _ in elements if tag == "table"]
+    assert len(tables) == len([tag for tag, _ in elements if tag == "caption"]) >= 5
+    assert all(
+        attributes.get("scope") in ("row", "col") for tag, attributes in elements if tag == "th"
+    )
+    assert all(attributes.get("data-label") for tag, attributes in elements if tag == "td")
+    ids = [attributes["id"] for _, attributes in elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    referenced = {a["aria-labelledby"] for _, a in elements if "aria-labelledby" in a}
+    assert referenced <= set(ids)
+
+
+def hostile_report() -> Report:
+    report = make_report()
+    report["command"] = report["family"] = HOSTILE
+    report["warnings"] = [HOSTILE]
+    report["images"]["source"] = HOSTILE
+    report["results"][1].update(target=HOSTILE, artefact=HOSTILE, measured_by=HOSTILE)
+    report["results"][1]["settings"] = {HOSTILE: HOSTILE}
+    report["results"][2]["reasons"]["latency_ms"] = HOSTILE
+    report["parity"][0]["stage"] = HOSTILE
+    report["environment"]["packages"] = {HOSTILE: HOSTILE}
+    report["sensitivity"] = [{HOSTILE: HOSTILE}]
+    return report
+
+
+def test_names_of_others_stay_text_in_html() -> None:
+    page = render_html(hostile_report())
+    plain = Tables(render_html(make_report())).elements
+    assert "<script" not in page
+    assert {tag for tag, _ in Tables(page).elements} == {tag for tag, _ in plain}
+    assert "\x1b" not in page
+    assert "\u202e" not in page
+    assert '<script>alert("x")</script>' in Tables(page).text
+
+
+def test_names_of_others_stay_text_in_markdown() -> None:
+    from markdown_it import MarkdownIt
+
+    page = render_markdown(hostile_report())
+    assert "\x1b" not in page
+    html = MarkdownIt("commonmark").enable("table").render(page)
+    parsed = Tables(html.replace("<table>", '<caption id="t"></caption>'))
+    assert "<script" not in html
+    assert not {"a", "code", "em"} & {tag for tag, _ in parsed.elements}
+    assert len([tag for tag, _ in parsed.elements if tag == "h1"]) == 1
+    assert '<script>alert("x")</script>|**b** # [y](http://e.example)' in parsed.text
+    widths = {len(row) for row in parsed.tables["t"]}
+    assert widths == {1, 3, 7, 8, 12}  # no name has split a row
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("openvino/cmt_ti.int8.xml", "openvino/cmt_ti.int8.xml"),
+        ("-0.10 [-0.20, +0.40]", "-0.10 \\[-0.20, +0.40\\]"),
+        ("a|b\nc", "a\\|b c"),
+        ("- item", "\\- item"),
+        ("1. item", "1\\. item"),
+        ("# title", "\\# title"),
+        ("_x_", "\\_x\\_"),
+        ("a & <b>", "a &amp; &lt;b&gt;"),
+    ],
+)
+def test_markdown_escapes_no_more_than_needed(text: str, expected: str) -> None:
+    assert escape_markdown(text) == expected
+
+
+def test_terminal_table_fits_80_columns(report: Report) -> None:
+    report["results"][0]["accuracy"] = make_accuracy(81.15, 12.05, [10.31, 13.92])
+    report["results"][0]["target"] = "onnxruntime"
+    report["results"][1]["latency_ms"]["p50"] = 12345.678
+    output = printed(report)
+    lines = output.splitlines()
+    assert max(map(len, lines)) <= 80
+    row = next(line for line in lines if line.startswith("onnxruntime"))
+    assert "+12.05 [10.31" not in row  # bounds carry their sign
+    assert "+12.05 [+10.31, +13.92]" in row
+    assert "tensorrt*" in output
+    assert "simulated" in output
+
+
+def test_terminal_table_shows_foreign_names_as_text() -> None:
+    output = printed(hostile_report())
+    assert "\x1b" not in output
+    assert max(map(len, output.splitlines())) <= 80
+
+
+def change(path: str, value: Any) -> Callable[[Report], None]:
+    def apply(report: Report) -> None:
+        *parents, last = path.split(".")
+        place: Any = report
+        for name in parents:
+            place = place[int(name) if name.isdigit() else name]
+        place[last] = value
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("results.0.accuracy.top1", "93", r"results\[0\]"),
+        ("results.0.accuracy.top1", math.nan, r"results\[0\].accuracy.top1 is nan"),
+        ("results.0.accuracy.top1", np.float32(93), "cannot be written as JSON"),
+        ("results.0.accuracy.drop_ci95", [0.4, -0.2], "from high to low"),
+        ("results.0.latency_ms", None, "latency_ms is null"),
+        ("results.0.latency_ms.load", None, "latency_ms.load is null"),
+        ("results.0.speedup_vs_baseline", None, "speedup_vs_baseline is null"),
+        ("results.0.speedup_vs_baseline", 0, "speedup_vs_baseline"),
+        ("results.0.speed", 3, "speed"),
+        ("results.0.measured_by", "onnxruntime (simulated)", "is simulated"),
+        ("results.2.reasons", {}, "reasons does not say why"),
+        ("results.2.reasons", {"latency_ms": "  "}, "reasons does not say why"),
+        ("baseline.reasons", {}, "baseline.bytes is null"),
+        ("sensitivity_reason", None, "sensitivity_reason"),
+        ("results", [], "results"),
+        ("schema", 2, "schema"),
+        ("gates.passed", False, "contradicts"),
+        ("gates.failures", ["x"], "contradicts"),
+        ("parity.1.passed", False, "parity failed at 'simplified'"),
+        ("created", "yesterday", "created"),
+        ("weights.sha256", "abc", "sha256"),
+    ],
+)
+def test_a_report_that_breaks_a_promise_is_refused_and_not_written(
+    report: Report, tmp_path: Path, path: str, value: Any, message: str
+) -> None:
+    change(path, value)(report)
+    with pytest.raises(InputError, match=message):
+        write_report(report, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", sorted(make_report().keys() - {"sensitivity_reason"}))
+def test_every_part_of_a_report_is_required(report: Report, name: str) -> None:
+    del report[name]
+    with pytest.raises(InputError, match=name):
+        validate(report)
+
+
+def test_validation_leaves_the_report_as_it_was(report: Report) -> None:
+    before = copy.deepcopy(report)
+    validate(report)
+    render_html(report)
+    assert report == before

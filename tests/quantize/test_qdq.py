@@ -1,0 +1,217 @@
+"""Explicit Q/DQ: what it covers, what it stores, how far it is from the float graph."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from cmt.errors import InputError
+from quantize.qdq import MagnitudeHistogram, half_scale, quantize_onnx
+from quantize.recipe import RECIPE, role_of
+
+Array = NDArray[np.float32]
+
+
+def batches(count: int = 4, seed: int = 0) -> list[Array]:
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=(2, 3, 64, 64)).astype(np.float32) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def official(float_graph: Callable[[str], Path]) -> onnx.ModelProto:
+    return onnx.load(float_graph("official"))
+
+
+@pytest.fixture(scope="module")
+def quantised(official: onnx.ModelProto) -> onnx.ModelProto:
+    return quantize_onnx(official, batches())
+
+
+def run(model: onnx.ModelProto, batch: Array) -> Array:
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    return session.run(None, {"input": batch})[0]
+
+
+def constants(model: onnx.ModelProto) -> dict[str, NDArray]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def count(model: onnx.ModelProto) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph.node)
+
+
+def layers_in_int8(model: onnx.ModelProto) -> set[str]:
+    """Paths of the layers whose two operands both come from DequantizeLinear."""
+    dequantised = {n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
+    found = set()
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Gemm", "MatMul") and set(node.input[:2]) <= dequantised:
+            names = [node.input[1].removesuffix("_dq"), *node.input[2:]]
+            found |= {n.rsplit(".", 1)[0] for n in names if n.endswith((".weight", ".bias"))}
+    return found
+
+
+def test_int8_answers_nearly_as_float_does(
+    official: onnx.ModelProto, quantised: onnx.ModelProto
+) -> None:
+    batch = batches(1, seed=9)[0]
+    expected, got = run(official, batch), run(quantised, batch)
+    error = np.abs(got - expected).max() / np.abs(expected).max()
+    assert 1e-6 < error < 0.05
+
+
+@pytest.mark.parametrize("family", ["official", "flyegle"])
+def test_the_layers_of_the_recipe_are_int8_and_no_others(
+    float_graph: Callable[[str], Path], family: str
+) -> None:
+    found = layers_in_int8(quantize_onnx(onnx.load(float_graph(family)), batches(1)))
+    block = "stages.1.blocks.0"
+    assert {f"{block}.{name}" for name in ("attention.q", "attention.k", "attention.v")} <= found
+    assert {f"{block}.{name}" for name in ("attention.proj", "ffn.expand", "ffn.project")} <= found
+    assert {"stages.1.entry.conv", "head.features"} <= found
+    assert not {f"{block}.lpu", f"{block}.ffn.depthwise", "stem.1.conv"} & found
+    assert not {"stages.0.entry.conv", "head.classifier"} & found
+    # The reduction is depthwise in one family and dense in the other.
+    assert (f"{block}.attention.reduce.conv" in found) == (family == "flyegle")
+
+
+def test_merged_linear_layers_are_found_behind_their_split(
+    official: onnx.ModelProto, quantised: onnx.ModelProto
+) -> None:
+    merged = [node.input[1] for node in official.graph.node if node.op_type == "MatMul"]
+    names = constants(official)
+    weights = [name for name in merged if name in names]
+    assert weights
+    levels = constants(quantised)[f"{weights[0]}_q"]
+    scale = constants(quantised)[f"{weights[0]}_scale"]
+    np.testing.assert_allclose(levels * scale, names[weights[0]], atol=float(scale.max()))
+
+
+def test_everything_but_the_pairs_stays_as_it_was(
+    official: onnx.ModelProto, quantised: onnx.ModelProto
+) -> None:
+    added = count(quantised) - count(official)
+    assert set(added) == {"QuantizeLinear", "DequantizeLinear"}
+    assert not count(official) - count(quantised)
+    assert quantised.graph.input == official.graph.input
+    assert quantised.graph.output == official.graph.output
+
+
+def test_a_tensor_is_quantised_once_for_all_its_readers(quantised: onnx.ModelProto) -> None:
+    sources = [n.input[0] for n in quantised.graph.node if n.op_type == "QuantizeLinear"]
+    assert len(sources) == len(set(sources))
+    inputs = {
+        node.input[2]: node.input[0] for node in quantised.graph.node if node.op_type == "Gemm"
+    }
+    attention = "stages.0.blocks.0.attention"
+    assert inputs[f"{attention}.k.bias"] == inputs[f"{attention}.v.bias"]
+
+
+def test_weights_are_stored_as_int8_only(
+    official: onnx.ModelProto, quantised: onnx.ModelProto
+) -> None:
+    before, after = constants(official), constants(quantised)
+    name = "stages.3.blocks.0.ffn.expand.weight"
+    assert name not in after
+    assert after[f"{name}_q"].dtype == np.int8
+    assert after[f"{name}_q"].min() >= -127
+    scale = after[f"{name}_scale"]
+    assert scale.shape == (before[name].shape[0],)
+    error = np.abs(after[f"{name}_q"] * scale[:, None, None, None] - before[name])
+    # Half a step, and a little where the scale was rounded down to FP16.
+    assert (error.max((1, 2, 3)) < 0.6 * scale).all()
+
+
+def test_scales_are_exact_in_fp16(quantised: onnx.ModelProto) -> None:
+    scales = [value for name, value in constants(quantised).items() if name.endswith("_scale")]
+    assert all((value > 0).all() for value in scales)
+    assert all((value.astype(np.float16).astype(np.float32) == value).all() for value in scales)
+
+
+def test_batches_are_streamed_and_progress_counts_images(official: onnx.ModelProto) -> None:
+    seen: list[int] = []
+    drawn: list[int] = []
+
+    def stream() -> Iterator[Array]:
+        for i, batch in enumerate(batches(3)):
+            assert len(seen) == i
+            drawn.append(i)
+            yield batch
+
+    quantize_onnx(official, stream(), progress=seen.append)
+    assert drawn == [0, 1, 2]
+    assert seen == [2, 4, 6]
+
+
+def test_the_given_graph_is_left_alone(official: onnx.ModelProto) -> None:
+    before = official.SerializeToString()
+    quantize_onnx(official, batches(1))
+    assert official.SerializeToString() == before
+
+
+def test_quantising_twice_is_refused(quantised: onnx.ModelProto) -> None:
+    with pytest.raises(InputError, match="already"):
+        quantize_onnx(quantised, batches(1))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([], "got none"),
+        ([np.zeros((1, 3, 64, 64), np.float32)], r"\(1, 3, 64, 64\)"),
+        ([np.full((2, 3, 64, 64), np.nan, np.float32)], "NaN"),
+    ],
+)
+def test_unusable_calibration_is_refused(
+    official: onnx.ModelProto, images: list[Array], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        quantize_onnx(official, images)
+
+
+def test_a_layer_without_a_role_is_refused() -> None:
+    with pytest.raises(InputError, match=r"stages\.0\.surprise\.weight"):
+        role_of(["stages.0.surprise.weight", "val_7"])
+
+
+def test_the_bias_tells_the_role_of_a_renamed_weight() -> None:
+    assert role_of(["val_57", "stages.2.blocks.9.attention.q.bias"]).name == "attention input"
+
+
+def test_every_role_states_its_reason_and_a_name_of_its_own() -> None:
+    assert len({role.name for role in RECIPE}) == len(RECIPE)
+    assert all(role.reason for role in RECIPE)
+
+
+def test_the_histogram_keeps_every_value_when_its_range_grows() -> None:
+    rng = np.random.default_rng(0)
+    parts = [rng.normal(size=5000).astype(np.float32) * scale for scale in (0.01, 1, 30)]
+    grown, whole = MagnitudeHistogram(), MagnitudeHistogram()
+    for part in parts:
+        grown.add(part)
+    whole.add(np.concatenate(parts))
+    assert grown.counts.sum() == whole.counts.sum() == 15000
+    assert grown.threshold() == pytest.approx(whole.threshold(), rel=0.03)
+
+
+def test_a_lone_outlier_is_clipped_and_an_even_spread_is_not() -> None:
+    rng = np.random.default_rng(0)
+    even, lone = MagnitudeHistogram(), MagnitudeHistogram()
+    even.add(rng.uniform(-3, 3, 100_000).astype(np.float32))
+    lone.add(np.append(rng.normal(size=100_000), 12).astype(np.float32))
+    assert even.threshold() == pytest.approx(3, rel=0.02)
+    assert 3 < lone.threshold() < 9
+
+
+def test_a_tensor_that_is_always_zero_gets_a_usable_scale() -> None:
+    histogram = MagnitudeHistogram()
+    histogram.add(np.zeros((2, 3), np.float32))
+    assert half_scale(histogram.threshold()) == 1
