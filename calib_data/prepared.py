@@ -80,7 +80,9 @@ def prepare(
     height, width = preprocessing.size
     shape = (len(indices), height, width, 3)
     pixels = np.lib.format.open_memmap(folder / "pixels.npy", "w+", np.uint8, shape)
-    keys, labels, skipped = [], [], []
+    keys: list[str] = []
+    labels: list[int] = []
+    skipped: list[str] = []
     for index in indices:
         advance(1)
         try:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cmt.errors import InputError
+from export.candidates import GRAPHS, Candidate
 from export.inputs import sha256_file
 
 SCHEMA = 1
@@ -38,7 +40,9 @@ def open_workspace(bundle: Path, resume: bool) -> Path:
             shutil.rmtree(workspace, ignore_errors=True)
         workspace.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot write to {bundle.parent} ({error.strerror}): choose --out") from error
+        raise InputError(
+            f"cannot write to {bundle.parent} ({error.strerror}): choose --out"
+        ) from error
     return workspace
 
 
@@ -51,8 +55,8 @@ def place(finished: Path, bundle: Path) -> None:
     old = bundle.with_name(f".{bundle.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if bundle.exists():
-        os.replace(bundle, old)
-    os.replace(finished, bundle)
+        bundle.replace(old)
+    finished.replace(bundle)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -65,12 +69,48 @@ def describe_file(root: Path, path: Path) -> dict[str, Any]:
     }
 
 
-def write_golden(folder: Path, pixels: np.ndarray, outputs: dict[str, list[np.ndarray]]) -> None:
+def copy_artefacts(
+    folder: Path,
+    stem: str,
+    graphs: Mapping[str, Path],
+    candidates: Sequence[Candidate],
+    built: Mapping[str, Path],
+) -> list[dict[str, Any]]:
+    """Copy the ONNX graphs and the targets' files in; returns their manifest entries."""
+    entries = []
+    for name, source in graphs.items():
+        graph = GRAPHS[name]
+        assert graph.file is not None
+        path = folder / "model" / graph.file.format(name=stem)
+        described = {"built_with": {"torch": version("torch")}, "built_for": []}
+        entries.append(_copy(folder, source, path, "onnx", graph.precision, described))
+    for candidate in candidates:
+        source = built[candidate.name]
+        described = json.loads((source / "built.json").read_text())
+        for file in sorted(source.glob(f"{stem}.*")):
+            path = folder / candidate.target.name / file.name
+            target, precision = candidate.target.name, candidate.precision
+            entries.append(_copy(folder, file, path, target, precision, described))
+    return entries
+
+
+def _copy(
+    folder: Path, source: Path, path: Path, target: str, precision: str, built: dict[str, Any]
+) -> dict[str, Any]:
+    path.parent.mkdir(exist_ok=True)
+    shutil.copyfile(source, path)
+    return {"target": target, "precision": precision, **describe_file(folder, path), **built}
+
+
+def write_golden(
+    folder: Path, pixels: np.ndarray, outputs: Mapping[str, Sequence[np.ndarray]]
+) -> None:
     """Input pixels (N, H, W, 3) uint8 and, per artefact, the outputs that its file gave."""
     folder.mkdir()
     np.save(folder / "images.npy", pixels[:GOLDEN_IMAGES])
     for name, arrays in outputs.items():
-        np.savez(folder / f"{name}.npz", *[array[:GOLDEN_IMAGES] for array in arrays])
+        path = folder / f"{name.replace('/', '-')}.npz"
+        np.savez(path, *[array[:GOLDEN_IMAGES] for array in arrays])
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:

@@ -24,12 +24,14 @@ HALF_MAX = float(np.finfo(np.float16).max)
 SAFE_RANGE = HALF_MAX / 4
 """Tensors measured above this stay FP32: new images may exceed what calibration met."""
 
-# LayerNormalization squares what it reads and sums it over the channels: 256 overflows FP16.
-# Softmax exponentiates and sums, and the scores before it are the largest numbers in the
-# network. Both are cheap, and kernels compute them in FP32 inside anyway; the Casts fuse.
+# LayerNormalization sums squares over the channels: one value of 256 overflows FP16 already, and
+# FP16 there has cost vision transformers most of their accuracy. Softmax exponentiates and sums
+# the attention scores. Neither is a product that tensor cores would speed up.
 _FLOAT_OPS = {"LayerNormalization", "Softmax"}
 _TYPED_OPS = {"Constant", "ConstantOfShape", "If", "Loop", "Scan"}
-_EXACT_OPS = {"Reshape", "Transpose", "Split", "Concat", "Slice", "Gather", "Squeeze", "Unsqueeze"}
+"""State their type inside; simplified graphs have none."""
+_MOVING_OPS = {"Concat", "Gather", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+"""Emit numbers that they read, so there is nothing to round."""
 
 
 def to_fp16(model: onnx.ModelProto, ranges: Mapping[str, float] | None = None) -> onnx.ModelProto:
@@ -85,8 +87,7 @@ class _Converter:
         inputs = [self._read(name, kind) if name in self.floats else name for name in node.input]
         outputs = [self._claim(name, kind) if name in self.floats else name for name in node.output]
         node.input[:], node.output[:] = inputs, outputs
-        if node.op_type == "Cast" and node.attribute[0].i == FLOAT:
-            node.attribute[0].i = kind
+        _retarget(node, FLOAT, kind)
         self.nodes.append(node)
 
     def _read(self, tensor: str, kind: int) -> str:
@@ -110,6 +111,13 @@ class _Converter:
 
 def _cast(source: str, name: str, kind: int) -> onnx.NodeProto:
     return helper.make_node("Cast", [source], [name], name=f"{source}_to_{name}", to=kind)
+
+
+def _retarget(node: onnx.NodeProto, old: int, new: int) -> None:
+    """Let a Cast to `old` cast to `new`; other nodes stay as they are."""
+    for attribute in node.attribute:
+        if node.op_type == "Cast" and attribute.name == "to" and attribute.i == old:
+            attribute.i = new
 
 
 def _constant(tensor: onnx.TensorProto, kind: int, name: str) -> onnx.TensorProto:
@@ -140,12 +148,15 @@ def simulation_session(path: Path, threads: int) -> onnxruntime.InferenceSession
     """Run a saved FP16 or Q/DQ file on the CPU with the rounding that its types ask for.
 
     ONNX Runtime's CPU provider has next to no FP16 kernels. It runs an FP16 graph in float32
-    and drops the Casts in between at every optimisation level, so FP16 errors and overflow
-    do not show. A Cast pair that the *graph* contains is kept. So the session gets the same
-    graph in float32 with such a pair behind every operator that computes in FP16; products
-    accumulate in float32, as tensor cores do. Options: `session.disable_quant_qdq` keeps
-    Q/DQ as arithmetic of its own (no fusion into INT8 CPU kernels with roundings of their
-    own) and `session.enable_cast_chain_elimination` keeps the pairs.
+    and drops the Casts in between at every optimisation level, so neither FP16's rounding
+    nor its overflow shows. A Cast pair that the graph itself contains is kept. So the session
+    gets the same graph in float32 with such a pair behind every operator that emits FP16.
+    Products accumulate in float32, as tensor cores do. A fused GPU kernel rounds less often,
+    and an INT8 one does not round what DequantizeLinear emits: this errs on the strict side.
+
+    Options: `session.disable_quant_qdq` = 1 keeps Q/DQ as written, without INT8 CPU kernels
+    that round in their own way; `session.enable_cast_chain_elimination` = 0 keeps the pairs;
+    all other optimisations stay on.
 
     Args:
         path: ONNX file as `to_fp16` or `quantize_onnx` made it, saved.
@@ -175,10 +186,9 @@ def _explicit_rounding(model: onnx.ModelProto) -> onnx.ModelProto:
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         rounded = [name for name in node.output if name in halves]
-        if node.op_type in _EXACT_OPS:
+        if node.op_type in _MOVING_OPS:
             rounded = []
-        if node.op_type == "Cast" and rounded:
-            node.attribute[0].i = FLOAT
+        _retarget(node, HALF, FLOAT)
         node.output[:] = [f"{name}_exact" if name in rounded else name for name in node.output]
         nodes.append(node)
         for name in rounded:

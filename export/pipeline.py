@@ -6,10 +6,8 @@ saved file, loaded again.
 
 from __future__ import annotations
 
-import datetime
 import json
 import shutil
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,23 +15,23 @@ from typing import Any
 import numpy as np
 
 from calib_data.prepared import PreparedImages, open_prepared, prepare
-from calib_data.sources import ImageSource
+from calib_data.sources import ImageSource, list_hash
 from cmt.checkpoints import to_public_layout
 from cmt.errors import GateError, InputError
-from cmt.network import count_macs
 from export import bundle as bundles
+from export.candidates import GRAPHS, Candidate, Graph
 from export.inputs import Inputs, resolve
-from export.onnx_graph import INPUT_NAME, OPSET, export_onnx, output_names, simplify_onnx
+from export.onnx_graph import OPSET, export_onnx, simplify_onnx
 from export.options import ExportOptions
 from export.progress import ProgressBars
 from export.stages import Stages
-from export.targets import BuildRequest, Target, get_target
+from export.summary import Results, build_manifest, build_report
+from export.targets import BuildRequest, get_target
 from measure import environment
 from measure.latency import ROUNDS, Timing, measure_alternately
 from measure.parity import TOLERANCES, compare_outputs, require
 from measure.report import write_report
-from measure.runners import LOADERS, SIMULATED, run_all
-from measure.statistics import compare
+from measure.runners import LOADERS, run_all
 
 PARITY_IMAGES = 32
 
@@ -51,46 +49,6 @@ class Bundle:
     def failures(self) -> list[str]:
         """One line for each accuracy gate that failed."""
         return self.report["gates"]["failures"]
-
-
-@dataclass(frozen=True)
-class Graph:
-    """One ONNX file on the way to the targets.
-
-    Attributes:
-        source: the graph that it is made from; None for the torch network.
-        precision: which tolerance the comparison with torch has.
-        runtime: what runs it for that comparison.
-        file: its name in the bundle's `model` folder; None if it stays behind.
-        calibrated: its content depends on the calibration images.
-    """
-
-    source: str | None
-    precision: str
-    runtime: str
-    file: str | None
-    calibrated: bool = False
-
-
-GRAPHS = {
-    "onnx": Graph(None, "fp32", "onnxruntime", None),
-    "simplified": Graph("onnx", "fp32", "onnxruntime", "{name}.onnx"),
-    "half": Graph("simplified", "fp16", SIMULATED, "{name}.fp16.onnx"),
-    "qdq": Graph("simplified", "int8", "onnxruntime", None, calibrated=True),
-    "qdq-half": Graph("qdq", "int8", SIMULATED, "{name}.int8.onnx"),
-}
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One file to build, check and measure: a target at a precision."""
-
-    target: Target
-    precision: str
-
-    @property
-    def name(self) -> str:
-        return f"{self.target.name}/{self.precision}"
 
 
 def export(options: ExportOptions, show_progress: bool = False) -> Bundle:
@@ -215,9 +173,9 @@ class Run:
         """The ONNX graph `name`, made from its source and compared with torch."""
         graph = GRAPHS[name]
         source = None if graph.source is None else self._graph(graph.source)
-        after = ("reference",) if graph.source is None else (f"graph/{graph.source}",)
+        after = ["torch.outputs", "reference" if source is None else f"graph/{graph.source}"]
         if graph.calibrated:
-            after = (*after, "images/calibration")
+            after.append("images/calibration")
 
         def make(folder: Path) -> None:
             path = folder / "graph.onnx"
@@ -227,7 +185,7 @@ class Run:
             (folder / "parity.json").write_text(json.dumps(row))
 
         inputs = {"batch": self.options.batch, "opset": OPSET, "threads": self.options.thread_count}
-        folder = self.stages.run(f"graph/{name}", inputs, make, (*after, "torch.outputs"))
+        folder = self.stages.run(f"graph/{name}", inputs, make, after)
         row = json.loads((folder / "parity.json").read_text())
         if row not in self.parity:
             self.parity.append(row)
@@ -268,10 +226,10 @@ class Run:
         """The stage folder with the candidate's file and `built.json`."""
         target, precision = candidate.target, candidate.precision
         graph = self._graph(target.graphs[precision])
-        after = (f"graph/{target.graphs[precision]}",)
+        after = [f"graph/{target.graphs[precision]}"]
         calibration = self.calibration if precision == "int8" else None
         if calibration is not None:
-            after = (*after, "images/calibration")
+            after.append("images/calibration")
 
         def make(folder: Path) -> None:
             request = BuildRequest(
@@ -310,7 +268,7 @@ class Run:
             np.savez(folder / "outputs.npz", *arrays)
 
         inputs = {"runtime": runtime, "batch": batch, "threads": self.options.thread_count}
-        folder = self.stages.run(f"{name}.outputs", inputs, make, (after, "images/validation"))
+        folder = self.stages.run(f"{name}.outputs", inputs, make, [after, "images/validation"])
         with np.load(folder / "outputs.npz") as file:
             return [file[f"arr_{i}"] for i in range(len(file.files))]
 
@@ -348,12 +306,12 @@ class Run:
             (folder / "timings.json").write_text(json.dumps(content))
 
         inputs = {"seconds": self.options.bench_seconds, "threads": self.options.thread_count}
-        after = ("images/validation", "reference", *(f"build/{name}" for name in built))
+        after = ["images/validation", "reference", *(f"build/{name}" for name in built)]
         folder = self.stages.run("timing", inputs, make, after)
         content = json.loads((folder / "timings.json").read_text())
         return {name: Timing(**timing) for name, timing in content.items()}
 
-    # Report and bundle
+    # Bundle
 
     def _assemble(
         self, built: dict[str, Path], outputs: dict[str, Outputs], timings: dict[str, Timing]
@@ -361,207 +319,29 @@ class Run:
         folder = self.workspace / "bundle"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        artefacts = self._copy_files(folder, built)
-        golden = {name.replace("/", "-"): arrays for name, arrays in outputs.items()}
-        bundles.write_golden(folder / "golden", np.asarray(self.validation.pixels), golden)
-        report = self._report(artefacts, outputs, timings)
+        used = {"simplified", *(c.target.graphs[c.precision] for c in self.candidates)}
+        graphs = {name: self._graph(name) for name in used if GRAPHS[name].file is not None}
+        artefacts = bundles.copy_artefacts(folder, self.file_stem, graphs, self.candidates, built)
+        bundles.write_golden(folder / "golden", np.asarray(self.validation.pixels), outputs)
+        results = Results(
+            options=self.options,
+            inputs=self.inputs,
+            candidates=self.candidates,
+            validation=self.validation,
+            calibration=self.calibration,
+            reference=self.reference,
+            outputs=outputs,
+            timings=timings,
+            parity=self.parity,
+            artefacts=artefacts,
+        )
+        report = build_report(results)
         write_report(report, folder)
-        bundles.write_manifest(folder, self._manifest(folder, artefacts))
+        bundles.write_manifest(folder, build_manifest(results, folder))
         bundles.place(folder, self.options.bundle)
         return report
 
-    def _copy_files(self, folder: Path, built: dict[str, Path]) -> list[dict[str, Any]]:
-        artefacts = []
-        (folder / "model").mkdir()
-        used = {"simplified", *(c.target.graphs[c.precision] for c in self.candidates)}
-        for name, graph in GRAPHS.items():
-            if name in used and graph.file is not None:
-                path = folder / "model" / graph.file.format(name=self.file_stem)
-                shutil.copyfile(self._graph(name), path)
-                artefacts.append(
-                    {
-                        "target": "onnx",
-                        "precision": graph.precision,
-                        **bundles.describe_file(folder, path),
-                        "built_with": {"torch": environment.package_versions()["torch"]},
-                        "built_for": [],
-                    }
-                )
-        for candidate in self.candidates:
-            source = built[candidate.name]
-            target_folder = folder / candidate.target.name
-            target_folder.mkdir(exist_ok=True)
-            for file in sorted(source.glob(f"{self.file_stem}.*")):
-                shutil.copyfile(file, target_folder / file.name)
-                artefacts.append(
-                    {
-                        "target": candidate.target.name,
-                        "precision": candidate.precision,
-                        **bundles.describe_file(folder, target_folder / file.name),
-                        **json.loads((source / "built.json").read_text()),
-                    }
-                )
-        return artefacts
-
-    def _row(
-        self,
-        candidate: Candidate | None,
-        outputs: Outputs,
-        timings: dict[str, Timing],
-        artefacts: Sequence[dict[str, Any]],
-    ) -> dict[str, Any]:
-        """One row of the report; None stands for the torch baseline."""
-        name = "torch" if candidate is None else candidate.name
-        reasons: dict[str, str] = {}
-        row: dict[str, Any] = {
-            "target": "torch" if candidate is None else candidate.target.name,
-            "precision": "fp32" if candidate is None else candidate.precision,
-            "artefact": None,
-            "bytes": None,
-            "measured_by": "torch" if candidate is None else candidate.target.runtime,
-            "accuracy": None,
-        }
-        if candidate is None:
-            reasons["bytes"] = "the network is held in memory, not in a file of the bundle"
-        else:
-            mine = [
-                artefact
-                for artefact in artefacts
-                if (artefact["target"], artefact["precision"])
-                == (candidate.target.name, candidate.precision)
-            ]
-            main = next(a for a in mine if a["path"].endswith(candidate.target.suffix))
-            row["artefact"] = main["path"]
-            row["bytes"] = sum(artefact["bytes"] for artefact in mine)
-        if self.inputs.label_map is None:
-            reasons["accuracy"] = self.inputs.not_labelled or ""
-        else:
-            accuracy = compare(outputs[0], self.reference[0], self.validation.labels)
-            row["accuracy"] = asdict(accuracy)
-        row |= self._speed(name, candidate, timings, reasons)
-        row["settings"] = {"threads": self.options.thread_count, "batch": self.options.batch}
-        return {**row, "reasons": reasons}
-
-    def _speed(
-        self,
-        name: str,
-        candidate: Candidate | None,
-        timings: dict[str, Timing],
-        reasons: dict[str, str],
-    ) -> dict[str, Any]:
-        speed: dict[str, Any] = dict.fromkeys(
-            (
-                "latency_ms",
-                "throughput_ips",
-                "speedup_vs_baseline",
-                "speedup_vs_fp32_graph",
-                "peak_rss_mb",
-            )
-        )
-        if name not in timings:
-            assert candidate is not None
-            assert candidate.target.not_timed is not None
-            reasons |= dict.fromkeys(speed, candidate.target.not_timed())
-            return speed
-        timing = timings[name]
-        latency = timing.latency
-        speed["latency_ms"] = latency
-        speed["throughput_ips"] = self.options.batch * 1000 / latency["mean"]
-        speed["speedup_vs_baseline"] = timings["torch"].latency["p50"] / latency["p50"]
-        speed["peak_rss_mb"] = timing.peak_rss_mb
-        if timing.peak_rss_mb is None:
-            reasons["peak_rss_mb"] = "this system does not tell a process its peak memory"
-        if candidate is None:
-            reasons["speedup_vs_fp32_graph"] = "this is no exported graph"
-        else:
-            plain = timings[f"{candidate.target.name}/fp32"].latency
-            speed["speedup_vs_fp32_graph"] = plain["p50"] / latency["p50"]
-        return speed
-
-    def _report(
-        self,
-        artefacts: Sequence[dict[str, Any]],
-        outputs: dict[str, Outputs],
-        timings: dict[str, Timing],
-    ) -> dict[str, Any]:
-        model, options = self.inputs.model, self.options
-        results = [self._row(c, outputs[c.name], timings, artefacts) for c in self.candidates]
-        failures = [
-            f"{row['target']}/{row['precision']}: top-1 drop {row['accuracy']['drop_pp']:.2f} "
-            f"points exceeds --max-drop {options.max_drop:g}"
-            for row in results
-            if row["accuracy"] is not None and row["accuracy"]["drop_pp"] > options.max_drop
-        ]
-        return {
-            "schema": bundles.SCHEMA,
-            "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            "command": options.command,
-            "variant": model.variant.name,
-            "family": model.family.name,
-            "output": options.output,
-            "img_size": list(model.img_size),
-            "weights": {
-                "source": self.inputs.weights_source,
-                "sha256": self.inputs.weights_sha256,
-                "parameters": sum(p.numel() for p in model.parameters()),
-                "macs": count_macs(model, model.img_size),
-            },
-            "images": self._images(),
-            "warnings": self.inputs.warnings,
-            "gates": {
-                "max_drop_pp": options.max_drop,
-                "passed": not failures,
-                "failures": failures,
-            },
-            "baseline": self._row(None, self.reference, timings, artefacts),
-            "results": results,
-            "parity": self.parity,
-            "sensitivity": None,
-            "sensitivity_reason": "this version does not measure it",
-            "environment": environment.describe(options.seed),
-        }
-
-    def _images(self) -> dict[str, Any]:
-        calibration = self.calibration
-        return {
-            "validation": len(self.validation),
-            "validation_available": self.validation.available,
-            "validation_skipped": len(self.validation.skipped),
-            "validation_sha256": self.validation.sha256,
-            "source": self.validation.description,
-            "calibration": 0 if calibration is None else len(calibration),
-            "calibration_skipped": 0 if calibration is None else len(calibration.skipped),
-            "calibration_sha256": None if calibration is None else calibration.sha256,
-            "calibration_source": None if calibration is None else calibration.description,
-        }
-
-    def _manifest(self, folder: Path, artefacts: list[dict[str, Any]]) -> dict[str, Any]:
-        model, options = self.inputs.model, self.options
-        golden = sorted((folder / "golden").iterdir())
-        return {
-            "variant": model.variant.name,
-            "family": model.family.name,
-            "input": {
-                "name": INPUT_NAME,
-                "shape": [options.batch, 3, *model.img_size],
-                "dtype": "float32",
-                "layout": "NCHW",
-                **self.inputs.preprocessing.describe(),
-            },
-            "outputs": output_names(model.head is None),
-            "labels": list(self.inputs.class_names),
-            "artefacts": artefacts,
-            "golden": [bundles.describe_file(folder, path) for path in golden],
-            "calibration": {
-                "images": 0 if self.calibration is None else len(self.calibration),
-                "sha256": None if self.calibration is None else self.calibration.sha256,
-            },
-            "environment": environment.describe(options.seed),
-        }
-
 
 def _listing(source: ImageSource) -> str:
-    """What identifies the source's content for `--resume`: every name, and the classes."""
-    from calib_data.sources import list_hash
-
+    """What identifies the source's content for `--resume`: every name, in order."""
     return list_hash([source.key(i) for i in range(len(source))])

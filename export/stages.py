@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ class Stages:
         name: str,
         inputs: dict[str, Any],
         make: Callable[[Path], None],
-        after: tuple[str, ...] = (),
+        after: Sequence[str] = (),
     ) -> Path:
         """Return the folder of stage `name`, made now unless it is already complete.
 
@@ -58,5 +57,5 @@ class Stages:
         temporary.mkdir(parents=True)
         make(temporary)
         (temporary / "stage.key").write_text(key)
-        os.replace(temporary, folder)
+        temporary.replace(folder)
         return folder

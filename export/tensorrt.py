@@ -166,8 +166,14 @@ def _parse(parser: Any, path: Path) -> None:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     if not parser.parse(content):
-        errors = [" ".join(parser.get_error(i).desc().split()) for i in range(parser.num_errors)]
+        errors = (_describe(parser.get_error(i)) for i in range(parser.num_errors))
         raise InputError(f"TensorRT cannot read {path}: {'; '.join(errors)}")
+
+
+def _describe(error: Any) -> str:
+    node = " ".join(part for part in (error.node_operator(), error.node_name()) if part)
+    description = " ".join(error.desc().split())
+    return f"{node}: {description}" if node else description
 
 
 def _select_gpus(trt: Any, found: Availability, config: Any, archs: Sequence[str]) -> list[str]:

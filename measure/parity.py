@@ -37,8 +37,9 @@ TOLERANCES = {
 }
 
 
-def compare_outputs(stage: str, outputs: Outputs, reference: Outputs, tolerance: Tolerance
-                    ) -> dict[str, Any]:
+def compare_outputs(
+    stage: str, outputs: Outputs, reference: Outputs, tolerance: Tolerance
+) -> dict[str, Any]:
     """One row of the report's `parity`: the worst figure over all outputs.
 
     Args:
@@ -46,7 +47,8 @@ def compare_outputs(stage: str, outputs: Outputs, reference: Outputs, tolerance:
         outputs, reference: one array (images, ...) per output of the network.
     """
     differences = [
-        np.abs(ours.astype(np.float64) - theirs) for ours, theirs in zip(outputs, reference, strict=True)
+        np.abs(ours.astype(np.float64) - theirs)
+        for ours, theirs in zip(outputs, reference, strict=True)
     ]
     max_abs = max(float(difference.max()) for difference in differences)
     max_rel = max(
@@ -59,9 +61,11 @@ def compare_outputs(stage: str, outputs: Outputs, reference: Outputs, tolerance:
         float((outputs[0].argmax(1) == reference[0].argmax(1)).mean()) if is_logits else None
     )
     # A NaN makes every comparison false, so the checks are phrased to fail on it.
-    passed = (tolerance.max_rel is None or max_rel <= tolerance.max_rel) and (
-        tolerance.cosine is None or cosine >= tolerance.cosine
-    ) and all(bool(np.isfinite(ours).all()) for ours in outputs)
+    passed = (
+        (tolerance.max_rel is None or max_rel <= tolerance.max_rel)
+        and (tolerance.cosine is None or cosine >= tolerance.cosine)
+        and all(bool(np.isfinite(ours).all()) for ours in outputs)
+    )
     return {
         "stage": stage,
         "images": len(reference[0]),

@@ -96,8 +96,9 @@ LOADERS: dict[str, Callable[[Path, int], Runner]] = {
 }
 
 
-def run_all(runner: Runner, batches: Any, total: int, advance: Callable[[int], None]
-            ) -> list[Array]:
+def run_all(
+    runner: Runner, batches: Any, total: int, advance: Callable[[int], None]
+) -> list[Array]:
     """All outputs of the first `total` images, surplus of the filled-up last batch cut off."""
     collected: list[list[Array]] = []
     for batch in batches:

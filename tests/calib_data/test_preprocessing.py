@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -183,7 +184,7 @@ def test_exif_orientation_is_applied(orientation: int, suffix: str, tmp_path: Pa
     image = Image.fromarray(np.ascontiguousarray(stored_as(upright, orientation)))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options = {"lossless": True, "exact": True} if suffix == "webp" else {}
+    options: dict[str, Any] = {"lossless": True, "exact": True} if suffix == "webp" else {}
     image.save(tmp_path / f"a.{suffix}", exif=exif, **options)
     np.testing.assert_array_equal(np.asarray(to_rgb(FolderImages(tmp_path).load(0))), upright)
 

@@ -7,7 +7,7 @@ import hashlib
 import os
 import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +39,8 @@ class Labelled:
     class_names: tuple[str, ...] = ()
 
     def __init__(self, labels: list[int] | None, count: int) -> None:
-        self.labels, self.count = labels, count
+        self.labels: Sequence[int] | None = labels
+        self.count = count
 
     def __len__(self) -> int:
         return self.count

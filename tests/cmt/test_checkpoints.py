@@ -153,12 +153,12 @@ def test_flyegle_kv_output_splits_into_head_dim_heads_and_two(
 ) -> None:
     model = load_model("tiny", saved(flyegle_state, tmp_path))
     for stage, heads in enumerate(HEADS):
-        attention = model.stages[stage].blocks[0].attention
+        attention = model.get_submodule(f"stages.{stage}.blocks.0.attention")
         prefix = f"stage{stage + 1}.block_list.0.LMHSA.kv"
         weight, bias = flyegle_state[f"{prefix}.weight"], flyegle_state[f"{prefix}.bias"]
         tokens = torch.randn(2, 7, weight.shape[1], generator=torch.Generator().manual_seed(3))
         fused = torch.nn.functional.linear(tokens, weight, bias).reshape(2, 7, -1, heads, 2)
-        for i, own in enumerate((attention.k, attention.v)):
+        for i, own in enumerate(attention.get_submodule(part) for part in "kv"):
             per_head = own(tokens).reshape(2, 7, heads, -1)
             torch.testing.assert_close(per_head, fused[..., i].transpose(2, 3))
 

@@ -1,0 +1,210 @@
+"""What a run found, put into the words of report.json and manifest.json."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calib_data.prepared import PreparedImages
+from cmt.network import count_macs
+from export import bundle as bundles
+from export.candidates import Candidate
+from export.inputs import Inputs
+from export.onnx_graph import INPUT_NAME, output_names
+from export.options import ExportOptions
+from measure import environment
+from measure.latency import Timing
+from measure.statistics import compare
+
+Outputs = list[np.ndarray]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that a finished run measured.
+
+    Attributes:
+        reference: outputs of the torch network on the validation images.
+        outputs: the same of every candidate's file, by candidate name.
+        timings: by candidate name, and `torch`.
+        artefacts: the manifest's entries of the files in the bundle.
+    """
+
+    options: ExportOptions
+    inputs: Inputs
+    candidates: list[Candidate]
+    validation: PreparedImages
+    calibration: PreparedImages | None
+    reference: Outputs
+    outputs: dict[str, Outputs]
+    timings: dict[str, Timing]
+    parity: list[Row]
+    artefacts: list[Row]
+
+
+def build_report(results: Results) -> Row:
+    """The content of report.json (see `measure/schema/report.schema.json`)."""
+    model, options = results.inputs.model, results.options
+    rows = [_row(results, candidate) for candidate in results.candidates]
+    failures = _gate_failures(rows, options.max_drop)
+    return {
+        "schema": bundles.SCHEMA,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": options.command,
+        "variant": model.variant.name,
+        "family": model.family.name,
+        "output": options.output,
+        "img_size": list(model.img_size),
+        "weights": {
+            "source": results.inputs.weights_source,
+            "sha256": results.inputs.weights_sha256,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "macs": count_macs(model, model.img_size),
+        },
+        "images": _images(results.validation, results.calibration),
+        "warnings": results.inputs.warnings,
+        "gates": {"max_drop_pp": options.max_drop, "passed": not failures, "failures": failures},
+        "baseline": _baseline(results),
+        "results": rows,
+        "parity": results.parity,
+        "sensitivity": None,
+        "sensitivity_reason": "this version does not measure it",
+        "environment": environment.describe(options.seed),
+    }
+
+
+def _gate_failures(rows: list[Row], max_drop: float) -> list[str]:
+    return [
+        f"{row['target']}/{row['precision']}: top-1 drop {row['accuracy']['drop_pp']:.2f} points "
+        f"exceeds --max-drop {max_drop:g}"
+        for row in rows
+        if row["accuracy"] is not None and row["accuracy"]["drop_pp"] > max_drop
+    ]
+
+
+def _baseline(results: Results) -> Row:
+    reasons = {
+        "bytes": "the network is held in memory, not in a file of the bundle",
+        "speedup_vs_fp32_graph": "this is no exported graph",
+    }
+    row = {
+        "target": "torch",
+        "precision": "fp32",
+        "artefact": None,
+        "bytes": None,
+        "measured_by": "torch",
+        "accuracy": _accuracy(results, results.reference, reasons),
+        **_speed(results, "torch", None, reasons),
+        "settings": _settings(results.options),
+        "reasons": reasons,
+    }
+    return row
+
+
+def _row(results: Results, candidate: Candidate) -> Row:
+    reasons: dict[str, str] = {}
+    own = (candidate.target.name, candidate.precision)
+    files = [a for a in results.artefacts if (a["target"], a["precision"]) == own]
+    main = next(a for a in files if a["path"].endswith(f".{candidate.target.suffix}"))
+    accuracy = _accuracy(results, results.outputs[candidate.name], reasons)
+    plain = f"{candidate.target.name}/fp32"
+    return {
+        "target": candidate.target.name,
+        "precision": candidate.precision,
+        "artefact": main["path"],
+        "bytes": sum(a["bytes"] for a in files),
+        "measured_by": candidate.target.runtime,
+        "accuracy": accuracy,
+        **_speed(results, candidate.name, plain, reasons, candidate),
+        "settings": _settings(results.options),
+        "reasons": reasons,
+    }
+
+
+def _settings(options: ExportOptions) -> Row:
+    return {"threads": options.thread_count, "batch": options.batch}
+
+
+def _accuracy(results: Results, outputs: Outputs, reasons: dict[str, str]) -> Row | None:
+    if results.inputs.not_labelled is not None:
+        reasons["accuracy"] = results.inputs.not_labelled
+        return None
+    labels = results.validation.labels
+    assert labels is not None
+    accuracy = asdict(compare(outputs[0], results.reference[0], labels))
+    return {**accuracy, "drop_ci95": list(accuracy["drop_ci95"])}
+
+
+def _speed(
+    results: Results,
+    name: str,
+    plain: str | None,
+    reasons: dict[str, str],
+    candidate: Candidate | None = None,
+) -> Row:
+    """The row's measurements of time and memory; `plain` names the FP32 graph to compare with."""
+    fields = ("latency_ms", "throughput_ips", "speedup_vs_baseline", "speedup_vs_fp32_graph")
+    speed: Row = dict.fromkeys((*fields, "peak_rss_mb"))
+    if name not in results.timings:
+        assert candidate is not None
+        assert candidate.target.not_timed is not None
+        reasons |= dict.fromkeys(speed, candidate.target.not_timed())
+        return speed
+    timing = results.timings[name]
+    latency = timing.latency
+    speed["latency_ms"] = latency
+    speed["throughput_ips"] = results.options.batch * 1000 / latency["mean"]
+    speed["speedup_vs_baseline"] = results.timings["torch"].latency["p50"] / latency["p50"]
+    if plain is not None:
+        speed["speedup_vs_fp32_graph"] = results.timings[plain].latency["p50"] / latency["p50"]
+    speed["peak_rss_mb"] = timing.peak_rss_mb
+    if timing.peak_rss_mb is None:
+        reasons["peak_rss_mb"] = "this system does not tell a process its peak memory"
+    return speed
+
+
+def _images(validation: PreparedImages, calibration: PreparedImages | None) -> Row:
+    return {
+        "validation": len(validation),
+        "validation_available": validation.available,
+        "validation_skipped": len(validation.skipped),
+        "validation_sha256": validation.sha256,
+        "source": validation.description,
+        "calibration": 0 if calibration is None else len(calibration),
+        "calibration_skipped": 0 if calibration is None else len(calibration.skipped),
+        "calibration_sha256": None if calibration is None else calibration.sha256,
+        "calibration_source": None if calibration is None else calibration.description,
+    }
+
+
+def build_manifest(results: Results, folder: Path) -> Row:
+    """The content of manifest.json for the bundle in `folder`, whose golden files are there."""
+    model, options = results.inputs.model, results.options
+    calibration = results.calibration
+    return {
+        "variant": model.variant.name,
+        "family": model.family.name,
+        "input": {
+            "name": INPUT_NAME,
+            "shape": [options.batch, 3, *model.img_size],
+            "dtype": "float32",
+            "layout": "NCHW",
+            **results.inputs.preprocessing.describe(),
+        },
+        "outputs": output_names(model.head is None),
+        "labels": list(results.inputs.class_names),
+        "artefacts": results.artefacts,
+        "golden": [
+            bundles.describe_file(folder, path) for path in sorted((folder / "golden").iterdir())
+        ],
+        "calibration": {
+            "images": 0 if calibration is None else len(calibration),
+            "sha256": None if calibration is None else calibration.sha256,
+        },
+        "environment": environment.describe(options.seed),
+    }
