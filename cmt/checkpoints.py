@@ -364,8 +364,8 @@ def load_model(
         )
     if family not in (None, found_family.name):
         raise InputError(f"{weights} is of the {found_family.name} family, not {family}")
-    classes = detect_classes(state, found_family)
-    if num_classes not in (None, classes):
+    classes = 0 if features else detect_classes(state, found_family)
+    if not features and num_classes not in (None, classes):
         raise InputError(f"{weights} has {classes} classes, not {num_classes}")
     trained_size = detect_size(state, found_family)
     model = build(variant, found_family.name, img_size or trained_size, classes, features)

@@ -243,7 +243,7 @@ class CMT(nn.Module):
         variant: row of `cmt.VARIANTS`.
         family: row of `cmt.FAMILIES`.
         img_size: (height, width) in pixels, multiples of 32; position tables fit this size.
-        num_classes: width of the logits.
+        num_classes: width of the logits; of no account with `features`.
         features: return the stage maps (strides 4, 8, 16, 32) in place of the logits.
     """
 
@@ -292,7 +292,7 @@ def build(
     """A CMT with PyTorch's default initialisation (position tables zero), training mode."""
     row = get_variant(variant)
     size = parse_size(row.img_size if img_size is None else img_size)
-    if num_classes < 1:
+    if num_classes < 1 and not features:
         raise InputError(f"{num_classes} classes will not do: give at least 1")
     return CMT(row, get_family(family), size, num_classes, features)
 

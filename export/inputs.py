@@ -116,7 +116,7 @@ def _known_labels(model: CMT) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         ]
     except (ValueError, TypeError) as error:
         raise InputError(f"the weights' labels are no JSON list ({error}): correct them") from error
-    if any(len(naming) != model.num_classes for naming in names):
+    if model.head is not None and any(len(naming) != model.num_classes for naming in names):
         raise InputError(
             f"the weights' metadata names {len(names[0])} labels for {model.num_classes} classes"
         )
@@ -134,10 +134,12 @@ def _validation(
     features = "feature maps have no top-1" if options.output == "features" else None
     if options.val_data is not None:
         folder = FolderImages(options.val_data)
+        if features:
+            return folder, options.val_count or UNLABELLED_COUNT, None, features
         if folder.labels is None:
             raise InputError(f"--val-data {options.val_data} has no class folders (class/name.jpg)")
         label_map = _match_classes(folder.class_names, names, model.num_classes)
-        return folder, options.val_count, None if features else label_map, features
+        return folder, options.val_count, label_map, None
     images = bundled("validation")
     if fits_bundled and not features:
         identity = {i: i for i in range(len(FASHION_LABELS))}

@@ -16,7 +16,6 @@ import numpy as np
 
 from calib_data.prepared import PreparedImages, open_prepared, prepare
 from calib_data.sources import ImageSource, list_hash
-from cmt.checkpoints import to_public_layout
 from cmt.errors import GateError, InputError
 from export import bundle as bundles
 from export.candidates import GRAPHS, Candidate, Graph
@@ -150,11 +149,12 @@ class Run:
         model = self.inputs.model
 
         def make(folder: Path) -> None:
-            torch.save(to_public_layout(model), folder / "weights.pt")
+            torch.save(model.state_dict(), folder / "weights.pt")
             config = {
                 "variant": model.variant.name,
-                "weights": "weights.pt",
+                "family": model.family.name,
                 "img_size": model.img_size,
+                "num_classes": model.num_classes,
                 "features": model.head is None,
             }
             (folder / "network.json").write_text(json.dumps(config))

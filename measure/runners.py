@@ -19,19 +19,15 @@ Runner = Callable[[Array], list[Array]]
 
 
 def load_torch(path: Path, threads: int) -> Runner:
-    """The reference network from `network.json`, which names the weights beside it."""
+    """The reference network: `network.json` says how to build it, `weights.pt` is beside it."""
     import torch
 
-    import cmt
+    from cmt.network import build
 
     torch.set_num_threads(threads)
     config = json.loads(path.read_text())
-    model = cmt.load_model(
-        config["variant"],
-        path.with_name(config["weights"]),
-        tuple(config["img_size"]),
-        features=config["features"],
-    )
+    model = build(**{**config, "img_size": tuple(config["img_size"])}).eval()
+    model.load_state_dict(torch.load(path.with_name("weights.pt"), weights_only=True))
 
     def run(batch: Array) -> list[Array]:
         with torch.inference_mode():

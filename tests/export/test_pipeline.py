@@ -1,0 +1,293 @@
+"""One real export of CMT-Ti at 32 pixels to every target, looked at from all sides."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import cmt
+from cmt.checkpoints import load_model, to_public_layout
+from cmt.errors import GateError
+from export import export
+from export.pipeline import Bundle
+from export.targets import TARGETS
+from measure.report import validate
+from measure.runners import LOADERS
+
+SIZE = 32
+QUICK: dict[str, Any] = {"bench_seconds": 0.1, "max_drop": 100.0}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of ten pictures that differ in colour, one more that is no picture."""
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for name, channel in (("red", 0), ("blue", 2)):
+        (root / name).mkdir()
+        for i in range(10):
+            pixels = rng.integers(0, 120, (40, 48, 3), np.uint8)
+            pixels[..., channel] += 100
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+    (root / "red" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a picture")
+    return root
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(1)
+    model = load_model("ti", img_size=SIZE, num_classes=2)
+    path = tmp_path_factory.mktemp("weights") / "ti.safetensors"
+    state = {key: value.contiguous() for key, value in to_public_layout(model).items()}
+    save_file(state, path, {"labels": json.dumps(["blue", "red"])})
+    return path
+
+
+@pytest.fixture(scope="module")
+def bundle(photos: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return export(
+        variant="ti",
+        targets=tuple(TARGETS),
+        precisions=("fp16", "int8"),
+        weights=str(weights),
+        calib_data=photos,
+        val_data=photos,
+        batch=3,
+        gpu_archs=("sm86",),
+        out=tmp_path_factory.mktemp("out") / "bundle",
+        **QUICK,
+    )
+
+
+def row(bundle: Bundle, target: str, precision: str) -> dict[str, Any]:
+    return next(
+        r
+        for r in bundle.report["results"]
+        if (r["target"], r["precision"]) == (target, precision)
+    )
+
+
+def test_every_target_and_precision_has_a_row_and_a_file(bundle: Bundle) -> None:
+    rows = {(r["target"], r["precision"]) for r in bundle.report["results"]}
+    assert rows == {
+        ("openvino", "fp32"),
+        ("openvino", "fp16"),
+        ("openvino", "int8"),
+        ("tensorrt", "fp16"),
+        ("tensorrt", "int8"),
+        ("onnxruntime", "fp32"),
+        ("onnxruntime", "int8"),
+    }
+    assert all((bundle.path / r["artefact"]).is_file() for r in bundle.report["results"])
+
+
+def test_report_on_disk_is_valid_and_the_same_as_the_returned_one(bundle: Bundle) -> None:
+    on_disk = json.loads((bundle.path / "report.json").read_text())
+    validate(on_disk)
+    assert on_disk == json.loads(json.dumps(bundle.report))
+
+
+def test_manifest_hashes_are_those_of_the_files(bundle: Bundle) -> None:
+    manifest = json.loads((bundle.path / "manifest.json").read_text())
+    entries = manifest["artefacts"] + manifest["golden"]
+    listed = {entry["path"] for entry in entries}
+    present = {
+        path.relative_to(bundle.path).as_posix()
+        for path in bundle.path.rglob("*")
+        if path.is_file() and path.parent != bundle.path
+    }
+    assert listed == present
+    for entry in entries:
+        content = (bundle.path / entry["path"]).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == entry["sha256"]
+        assert len(content) == entry["bytes"]
+
+
+@pytest.mark.parametrize(
+    ("runtime", "file", "golden"),
+    [
+        ("openvino", "openvino/cmt_ti.fp32.xml", "openvino-fp32"),
+        ("openvino", "openvino/cmt_ti.int8.xml", "openvino-int8"),
+        ("onnxruntime", "onnxruntime/cmt_ti.int8.onnx", "onnxruntime-int8"),
+        ("onnxruntime (simulated)", "model/cmt_ti.fp16.onnx", "tensorrt-fp16"),
+        ("onnxruntime (simulated)", "model/cmt_ti.int8.onnx", "tensorrt-int8"),
+    ],
+)
+def test_golden_outputs_come_out_of_the_bundled_files(
+    bundle: Bundle, runtime: str, file: str, golden: str
+) -> None:
+    manifest = json.loads((bundle.path / "manifest.json").read_text())["input"]
+    pixels = np.load(bundle.path / "golden" / "images.npy")[:3]
+    x = (pixels / 255 - np.array(manifest["mean"])) / np.array(manifest["std"])
+    x = np.ascontiguousarray(x.transpose(0, 3, 1, 2), np.float32)
+    (logits,) = LOADERS[runtime](bundle.path / file, 2)(x)
+    expected = np.load(bundle.path / "golden" / f"{golden}.npz")["arr_0"][:3]
+    np.testing.assert_allclose(logits, expected, atol=2e-3 * np.abs(expected).max())
+
+
+def test_fp32_files_answer_as_torch_does_on_every_image(bundle: Bundle) -> None:
+    for target in ("openvino", "onnxruntime"):
+        accuracy = row(bundle, target, "fp32")["accuracy"]
+        assert accuracy["agreement"] == 1
+        assert accuracy["drop_pp"] == 0
+
+
+def test_engines_are_simulated_and_not_timed_and_say_so(bundle: Bundle) -> None:
+    for precision in ("fp16", "int8"):
+        engine = row(bundle, "tensorrt", precision)
+        assert engine["measured_by"] == "onnxruntime (simulated)"
+        assert engine["latency_ms"] is None
+        assert engine["reasons"]["latency_ms"]
+        assert engine["accuracy"]["images"] == 20
+
+
+def test_every_arrow_has_a_parity_row_on_real_images(bundle: Bundle) -> None:
+    stages = {r["stage"]: r for r in bundle.report["parity"]}
+    assert {"onnx", "simplified", "half", "qdq", "qdq-half", "openvino/int8"} <= set(stages)
+    assert stages["simplified"]["max_rel"] < 1e-4
+    assert all(r["passed"] and r["images"] == 20 for r in stages.values())
+
+
+def test_the_undecodable_image_is_counted_and_warned_about(bundle: Bundle) -> None:
+    images = bundle.report["images"]
+    assert (images["validation"], images["validation_skipped"]) == (20, 1)
+    assert (images["calibration"], images["calibration_skipped"]) == (20, 1)
+    assert any("broken.jpg" in warning for warning in bundle.report["warnings"])
+
+
+def test_latencies_are_measured_and_ratios_follow_from_them(bundle: Bundle) -> None:
+    baseline = bundle.report["baseline"]["latency_ms"]
+    int8 = row(bundle, "openvino", "int8")
+    assert int8["latency_ms"]["iterations"] >= 24
+    assert int8["speedup_vs_baseline"] == pytest.approx(
+        baseline["p50"] / int8["latency_ms"]["p50"]
+    )
+    assert int8["peak_rss_mb"] > 20
+
+
+def test_exported_graph_keeps_layer_norm_and_gelu_as_single_operators(bundle: Bundle) -> None:
+    graph = onnx.load(bundle.path / "model" / "cmt_ti.onnx").graph
+    kinds = [node.op_type for node in graph.node]
+    # 16 blocks with two norms and 2 GELU each, 4 stage entries with a norm, 3 stem GELUs.
+    assert kinds.count("LayerNormalization") == 36
+    assert kinds.count("Gelu") == 35
+    assert not {"Erf", "ReduceMean"} & set(kinds[:-10])
+
+
+def test_int8_files_hold_int8_weights(bundle: Bundle) -> None:
+    fp32 = row(bundle, "openvino", "fp32")["bytes"]
+    assert row(bundle, "openvino", "int8")["bytes"] < 0.45 * fp32
+    assert row(bundle, "onnxruntime", "int8")["bytes"] < 0.45 * fp32
+
+
+def test_feature_maps_are_exported_and_checked(weights: Path, tmp_path: Path) -> None:
+    result = export(
+        variant="ti",
+        targets=("openvino",),
+        precisions=("fp16",),
+        weights=str(weights),
+        img_size=(32, 64),
+        output="features",
+        out=tmp_path / "features",
+        **QUICK,
+    )
+    graph = onnx.load(result.path / "model" / "cmt_ti.onnx").graph
+    shapes = [[d.dim_value for d in o.type.tensor_type.shape.dim] for o in graph.output]
+    assert shapes == [[1, 46, 8, 16], [1, 92, 4, 8], [1, 184, 2, 4], [1, 368, 1, 2]]
+    for one in result.report["results"]:
+        assert one["accuracy"] is None
+        assert "top-1" in one["reasons"]["accuracy"]
+    assert result.report["parity"][-1]["stage"] == "openvino/fp16"
+
+
+def test_a_step_that_changes_the_function_stops_the_run_and_is_named(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import export.pipeline
+
+    def spoil(source: Path, path: Path) -> None:
+        model = onnx.load(source)
+        weight = next(i for i in model.graph.initializer if i.name == "stem.0.conv.weight")
+        values = onnx.numpy_helper.to_array(weight) * np.float32(1.01)
+        weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+        onnx.save(model, path)
+
+    monkeypatch.setattr(export.pipeline, "simplify_onnx", spoil)
+    with pytest.raises(GateError, match="simplified"):
+        export.export(
+            variant="ti", targets=("onnxruntime",), weights=str(weights), out=tmp_path / "b"
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_failed_accuracy_gate_leaves_the_bundle_and_says_so(
+    weights: Path, photos: Path, tmp_path: Path
+) -> None:
+    result = export(
+        variant="ti",
+        targets=("onnxruntime",),
+        weights=str(weights),
+        val_data=photos,
+        out=tmp_path / "bundle",
+        max_drop=-1.0,
+        bench_seconds=0.1,
+    )
+    assert result.failures
+    assert "onnxruntime/fp32" in result.failures[0]
+    assert "max-drop" in (result.path / "report.md").read_text().lower().replace("\\", "")
+
+
+def test_weights_without_images_leave_the_accuracy_unmeasured(
+    weights: Path, tmp_path: Path
+) -> None:
+    result = export(
+        variant="ti", targets=("onnxruntime",), weights=str(weights), out=tmp_path / "b", **QUICK
+    )
+    assert row(result, "onnxruntime", "fp32")["accuracy"] is None
+    assert "--val-data" in row(result, "onnxruntime", "fp32")["reasons"]["accuracy"]
+
+
+def test_an_interrupted_run_resumes_without_repeating_finished_stages(
+    weights: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "bundle"
+    workspace = tmp_path / ".bundle.partial"
+    command = [sys.executable, "-m", "cli", "--variant", "ti", "--target", "openvino"]
+    command += ["--weights", str(weights), "--out", str(out), "--bench-seconds", "0.1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    finished = workspace / "graph" / "simplified" / "stage.key"
+    deadline = time.monotonic() + 120
+    while not finished.is_file() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in error
+    assert not out.exists()
+
+    made = finished.stat().st_mtime_ns
+    kept = tmp_path / "kept"
+    os.link(finished, kept)
+    subprocess.run([*command, "--resume"], check=True, capture_output=True)
+    assert kept.stat().st_mtime_ns == made
+    assert kept.stat().st_nlink == 1  # the workspace is gone, the bundle is there
+    assert (out / "manifest.json").is_file()
+    assert not workspace.exists()
+
+
+def test_public_names_are_where_the_documentation_says() -> None:
+    assert cmt.load_model is load_model

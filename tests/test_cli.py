@@ -1,0 +1,223 @@
+"""Bad input: exit status 2, one line that says what to do, nothing left behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import cli
+from cmt.checkpoints import load_model, to_public_layout
+from export import targets
+
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Call the command in this process; returns (exit status, standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["cmt-export", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.export_command()
+        return int(stop.value.code or 0), capsys.readouterr().err
+
+    return call
+
+
+def refused(run: Run, folder: Path, *arguments: object) -> str:
+    """The one line that the command refuses with; checks status and leftovers."""
+    before = sorted(folder.rglob("*"))
+    status, error = run(*arguments)
+    lines = error.strip().splitlines()
+    assert status == 2, error
+    # Progress bars may stand before the message; the message itself is the last line alone.
+    assert lines[-1].startswith("cmt-export: "), error
+    assert "Traceback" not in error
+    assert sorted(folder.rglob("*")) == before
+    return lines[-1]
+
+
+OPENVINO = ("--target", "openvino")
+TI = ("--variant", "ti", *OPENVINO)
+
+
+@pytest.fixture(scope="module")
+def ti_state() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return to_public_layout(load_model("ti", img_size=32, num_classes=2))
+
+
+@pytest.fixture
+def ti_weights(ti_state: dict[str, torch.Tensor], tmp_path: Path) -> Path:
+    """CMT-Ti for 32x32 pixels and two classes, without metadata."""
+    path = tmp_path / "ti.safetensors"
+    save_file({key: value.contiguous() for key, value in ti_state.items()}, path)
+    return path
+
+
+def picture_folder(root: Path, classes: tuple[str, ...], each: int = 3) -> Path:
+    rng = np.random.default_rng(0)
+    for name in classes:
+        (root / name).mkdir(parents=True)
+        for i in range(each):
+            pixels = rng.integers(0, 256, (40, 48, 3), np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{i}.jpg")
+    return root
+
+
+def test_help_answers_in_half_a_second() -> None:
+    command = [sys.executable, "-m", "cli", "--help"]
+    times = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+        times.append(time.perf_counter() - begin)
+    assert "--variant" in result.stdout
+    assert min(times) < 0.5
+
+
+def test_unknown_variant(run: Run, tmp_path: Path) -> None:
+    line = refused(run, tmp_path, "--variant", "xl", *OPENVINO)
+    assert "'ti', 'xs', 's', 'b'" in line
+
+
+def test_unknown_option_and_missing_target(run: Run, tmp_path: Path) -> None:
+    assert "--int4" in refused(run, tmp_path, *TI, "--int4")
+    assert "--target" in refused(run, tmp_path, "--variant", "ti")
+
+
+@pytest.mark.parametrize("size", ["100", "160x100", "0", "-32", "160x160x3", "big"])
+def test_size_that_is_no_multiple_of_32(run: Run, tmp_path: Path, size: str) -> None:
+    line = refused(run, tmp_path, *TI, "--img-size", size)
+    assert "160" in line
+
+
+def test_missing_and_empty_weights(run: Run, tmp_path: Path) -> None:
+    assert "no weights at" in refused(run, tmp_path, *TI, "--weights", tmp_path / "none.pth")
+    empty = tmp_path / "empty.pth"
+    empty.touch()
+    assert "is empty" in refused(run, tmp_path, *TI, "--weights", empty)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_truncated_weights(
+    run: Run, tmp_path: Path, ti_state: dict[str, torch.Tensor], suffix: str
+) -> None:
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save(ti_state, path)
+    else:
+        save_file({key: value.contiguous() for key, value in ti_state.items()}, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    assert "damaged" in refused(run, tmp_path, *TI, "--weights", path)
+
+
+class Bomb:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.target,)
+
+
+def test_pickle_bomb_does_not_go_off(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "bomb.pth"
+    torch.save({"model": {}, "extra": Bomb(tmp_path / "went_off")}, path)
+    assert "run code" in refused(run, tmp_path, *TI, "--weights", path)
+    assert not (tmp_path / "went_off").exists()
+
+
+def test_weights_of_another_variant_name_the_right_one(
+    run: Run, tmp_path: Path, ti_weights: Path
+) -> None:
+    line = refused(run, tmp_path, "--variant", "s", *OPENVINO, "--weights", ti_weights)
+    assert "--variant ti" in line
+
+
+def test_weights_with_nan(run: Run, tmp_path: Path, ti_state: dict[str, torch.Tensor]) -> None:
+    state = {key: value.clone() for key, value in ti_state.items()}
+    state["stem_conv1.weight"][0, 0, 0, 0] = float("nan")
+    path = tmp_path / "nan.pth"
+    torch.save(state, path)
+    assert "stem_conv1.weight" in refused(run, tmp_path, *TI, "--weights", path)
+
+
+def test_empty_calibration_folder(run: Run, tmp_path: Path, ti_weights: Path) -> None:
+    (tmp_path / "none").mkdir()
+    line = refused(
+        run, tmp_path, *TI, "--int8", "--weights", ti_weights, "--calib-data", tmp_path / "none"
+    )
+    assert "no images in" in line
+
+
+def test_all_calibration_images_corrupt(run: Run, tmp_path: Path, ti_weights: Path) -> None:
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    for i in range(3):
+        (folder / f"{i}.jpg").write_bytes(b"\xff\xd8\xff no picture")
+    line = refused(run, tmp_path, *TI, "--int8", "--weights", ti_weights, "--calib-data", folder)
+    assert "no image of" in line
+
+
+def test_int8_of_own_weights_asks_for_calibration_images(
+    run: Run, tmp_path: Path, ti_weights: Path
+) -> None:
+    assert "--calib-data" in refused(run, tmp_path, *TI, "--int8", "--weights", ti_weights)
+
+
+def test_labels_that_do_not_match_the_classes(run: Run, tmp_path: Path, ti_weights: Path) -> None:
+    folder = picture_folder(tmp_path / "val", ("ant", "bee", "cow"))
+    line = refused(run, tmp_path, *TI, "--weights", ti_weights, "--val-data", folder)
+    assert "3 class folders" in line
+    assert "2 classes" in line
+
+
+def test_flat_validation_folder(run: Run, tmp_path: Path, ti_weights: Path) -> None:
+    folder = picture_folder(tmp_path / "val", ("ant",)) / "ant"
+    line = refused(run, tmp_path, *TI, "--weights", ti_weights, "--val-data", folder)
+    assert "class/name.jpg" in line
+
+
+def test_existing_output_folder_is_kept_and_force_spares_what_is_no_bundle(
+    run: Run, tmp_path: Path
+) -> None:
+    precious = tmp_path / "out" / "thesis.txt"
+    precious.parent.mkdir()
+    precious.write_text("years of work")
+    assert "--force" in refused(run, tmp_path, *TI, "--out", tmp_path / "out")
+    assert "no bundle" in refused(run, tmp_path, *TI, "--out", tmp_path / "out", "--force")
+    assert precious.read_text() == "years of work"
+
+
+def test_output_folder_that_cannot_be_written(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    line = refused(run, tmp_path, *TI, "--weights", "random", "--out", tmp_path / "file" / "out")
+    assert "cannot write" in line
+
+
+def test_tensorrt_where_no_library_is_installed(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.tensorrt.importlib.util.find_spec", lambda name: None)
+    line = refused(run, tmp_path, "--variant", "ti", "--target", "tensorrt", "--int8")
+    assert "pip install" in line
+
+
+def test_unknown_gpu_architecture_lists_the_known(run: Run, tmp_path: Path) -> None:
+    assert "sm86" in refused(run, tmp_path, *TI, "--gpu-arch", "sm11")
+
+
+def test_target_table_and_command_line_name_the_same_targets() -> None:
+    assert set(cli.TARGET_NAMES) == set(targets.TARGETS)
