@@ -6,7 +6,7 @@ import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -106,28 +106,40 @@ def _one_line(text: str) -> str:
 
 
 def export_command() -> None:
-    """Entry point of `cmt-export`: errors become one line and an exit status."""
-    # A terminated run ends like an interrupted one: with its finished stages kept.
+    """Entry point of `cmt-export`."""
+    again = "the same command with --resume goes on where it stopped"
+    _run("cmt-export", export_cli, again)
+
+
+def train_command() -> None:
+    """Entry point of `cmt-train`."""
+    from training.recipe import main
+
+    _run("cmt-train", main, "the same command goes on from the last saved state")
+
+
+def _run(name: str, command: click.Command, again: str) -> NoReturn:
+    """Run a command; errors become one line on standard error and an exit status."""
+    # A terminated run ends like an interrupted one: with its finished work kept.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        status = export_cli.main(standalone_mode=False)
-        sys.exit(status)
+        sys.exit(command.main(prog_name=name, standalone_mode=False))
     except click.ClickException as error:
-        _fail(error.format_message(), 2)
+        _fail(name, error.format_message(), 2)
     except InputError as error:
-        _fail(str(error), 2)
+        _fail(name, str(error), 2)
     except GateError as error:
-        _fail(str(error), 1)
+        _fail(name, str(error), 1)
     except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted: the same command with --resume goes on where it stopped", 130)
+        _fail(name, f"interrupted: {again}", 130)
 
 
-def _fail(message: str, status: int) -> None:
+def _fail(name: str, message: str, status: int) -> NoReturn:
     if "-v" in sys.argv or "--verbose" in sys.argv:
         import traceback
 
         traceback.print_exc()
-    click.echo(f"cmt-export: {_one_line(message)}", err=True)
+    click.echo(f"{name}: {_one_line(message)}", err=True)
     sys.exit(status)
 
 

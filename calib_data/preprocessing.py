@@ -92,11 +92,15 @@ class Preprocessing:
             "colour_order": "RGB",
             "exif_orientation": "applied",
             "resize": {
-                "rule": "cover the box, aspect ratio kept",
+                "rule": "cover the box, aspect ratio kept, the longer side rounded down",
+                "longest_aspect": _LONGEST_ASPECT,
                 "box": list(self.resize),
                 "filter": "Pillow bicubic (antialiased, a = -0.5)",
             },
-            "crop": {"position": "centre", "size": list(self.size)},
+            "crop": {
+                "position": "centre, half pixels rounded to even",
+                "size": list(self.size),
+            },
             "range": [0.0, 1.0],
             "mean": list(self.mean),
             "std": list(self.std),

@@ -1,6 +1,6 @@
 """Train or fine-tune a CMT classifier: the recipe behind the bundled demo weights.
 
-    python -m training.recipe --data FOLDER --val FOLDER --out RUN [--init WEIGHTS] [...]
+    cmt-train --data FOLDER --val FOLDER --out RUN [--init WEIGHTS] [...]
 
 FOLDER holds `class/name.jpg`, or Fashion-MNIST's four IDX files. The input size grows along a
 schedule such as `64:180000,160:24000` (size:images, in order), position tables resized
@@ -194,7 +194,7 @@ class Run:
     """One training run in a folder: the network, its average, the optimiser, the position."""
 
     def __init__(self, recipe: Recipe, source: ImageSource, out: Path, init: Path | None) -> None:
-        self.recipe, self.source, self.out = recipe, source, out
+        self.recipe, self.source, self.out, self.init = recipe, source, out, init
         self.stage, self.step = 0, 0
         torch.manual_seed(recipe.seed)
         self.model = start_model(recipe, init, len(source.class_names))
@@ -324,6 +324,7 @@ def write_weights(run: Run, top1: float, count: int, name: str, path: Path) -> N
         "mean": json.dumps(IMAGENET_MEAN),
         "std": json.dumps(IMAGENET_STD),
         "trained_on": run.source.description,
+        "started_from": "random weights" if run.init is None else run.init.name,
         "recipe": json.dumps(asdict(run.recipe)),
         "top1": f"{top1:.2f} on the {count} images of {name}",
     }
@@ -387,7 +388,3 @@ def main(
     top1 = evaluate(channels_last(model), validation, preprocessing)
     write_weights(run, top1, len(validation), validation.description, path)
     click.echo(f"top-1 {top1:.2f} % on {len(validation)} images; weights in {path}")
-
-
-if __name__ == "__main__":
-    main()

@@ -75,9 +75,7 @@ def bundle(photos: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory
 
 def row(bundle: Bundle, target: str, precision: str) -> dict[str, Any]:
     return next(
-        r
-        for r in bundle.report["results"]
-        if (r["target"], r["precision"]) == (target, precision)
+        r for r in bundle.report["results"] if (r["target"], r["precision"]) == (target, precision)
     )
 
 
@@ -173,9 +171,7 @@ def test_latencies_are_measured_and_ratios_follow_from_them(bundle: Bundle) -> N
     baseline = bundle.report["baseline"]["latency_ms"]
     int8 = row(bundle, "openvino", "int8")
     assert int8["latency_ms"]["iterations"] >= 24
-    assert int8["speedup_vs_baseline"] == pytest.approx(
-        baseline["p50"] / int8["latency_ms"]["p50"]
-    )
+    assert int8["speedup_vs_baseline"] == pytest.approx(baseline["p50"] / int8["latency_ms"]["p50"])
     assert int8["peak_rss_mb"] > 20
 
 
