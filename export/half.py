@@ -6,12 +6,13 @@ FP16; `simulation_session` runs such a graph on the CPU with the rounding that i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from cmt.errors import InputError
@@ -54,6 +55,23 @@ def to_fp16(model: onnx.ModelProto, ranges: Mapping[str, float] | None = None) -
     converted = _Converter(model, wide).convert()
     onnx.checker.check_model(converted, full_check=True)
     return converted
+
+
+def measure_ranges(
+    model: onnx.ModelProto, batches: Iterable[NDArray[np.float32]]
+) -> dict[str, float]:
+    """The largest magnitude of every tensor that the float32 graph computes.
+
+    Args:
+        model: float32 graph, simplified.
+        batches: inputs, float32 (B, 3, H, W) as the graph takes them.
+    """
+    from quantize.qdq import observe
+
+    typed = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
+    infos = [*typed.value_info, *typed.output]
+    names = [info.name for info in infos if info.type.tensor_type.elem_type == FLOAT]
+    return {name: histogram.limit for name, histogram in observe(model, names, batches).items()}
 
 
 class _Converter:

@@ -206,10 +206,29 @@ class Run:
             from quantize.qdq import quantize_onnx
 
             assert self.calibration is not None
-            return quantize_onnx(model, list(self.calibration.batches(self.options.batch)))
+            with self.progress.task("calibrating", len(self.calibration)) as advance:
+                batches = self.calibration.batches(self.options.batch)
+                return quantize_onnx(model, batches, progress=advance)
         from export.half import to_fp16
 
-        return to_fp16(model)
+        return to_fp16(model, self._ranges())
+
+    def _ranges(self) -> dict[str, float]:
+        """Largest magnitudes in the float32 graph: what does not fit FP16 stays float32."""
+        graph = self._graph("simplified")
+        count = min(PARITY_IMAGES, len(self.validation))
+
+        def make(folder: Path) -> None:
+            import onnx
+
+            from export.half import measure_ranges
+
+            batches = self.validation.batches(self.options.batch, count)
+            ranges = measure_ranges(onnx.load(graph), batches)
+            (folder / "ranges.json").write_text(json.dumps(ranges))
+
+        folder = self.stages.run("ranges", {}, make, ["graph/simplified", "images/validation"])
+        return json.loads((folder / "ranges.json").read_text())
 
     def _parity(self, name: str, graph: Graph, path: Path) -> dict[str, Any]:
         count = min(PARITY_IMAGES, len(self.validation))

@@ -95,9 +95,9 @@ def _onnxruntime_missing() -> str | None:
 
 
 def _build_tensorrt(request: BuildRequest) -> dict[str, Any]:
-    from export.tensorrt import build_engine
+    from export.tensorrt import DEFAULT_ARCHS, build_engine
 
-    return build_engine(request.graph, request.path, request.gpu_archs)
+    return build_engine(request.graph, request.path, request.gpu_archs or DEFAULT_ARCHS)
 
 
 def _tensorrt_missing() -> str | None:

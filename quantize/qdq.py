@@ -105,7 +105,7 @@ def quantize_onnx(
     Args:
         model: CMT in ONNX, initialisers named after the network's parameters.
         batches: calibration inputs, float32 (B, 3, H, W) as the graph takes them; read once.
-        progress: called with the number of images measured so far.
+        progress: called with each batch's number of images when it is done.
 
     Raises InputError when the graph is quantised already, a layer has no role in the
     recipe, there are no batches, or a batch does not fit the graph.
@@ -115,7 +115,7 @@ def quantize_onnx(
     model = onnx.ModelProto.FromString(model.SerializeToString())
     layers = _layers(model.graph)
     observed = list(dict.fromkeys(layer.node.input[0] for layer in layers))
-    histograms = _observe(model, observed, batches, progress)
+    histograms = observe(model, observed, batches, progress)
     _insert(model.graph, layers, {name: h.threshold() for name, h in histograms.items()})
     onnx.checker.check_model(model, full_check=True)
     return model
@@ -152,12 +152,16 @@ def _parameters(
             yield from _parameters(reader, readers if reader.op_type == "Split" else {}, constants)
 
 
-def _observe(
+def observe(
     model: onnx.ModelProto,
     names: Sequence[str],
     batches: Iterable[NDArray[np.float32]],
-    progress: Callable[[int], None] | None,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[str, MagnitudeHistogram]:
+    """What magnitudes the named float tensors of a graph take on these batches.
+
+    Raises InputError when there are no batches, or a batch does not fit the graph.
+    """
     import onnxruntime
 
     augmented = onnx.ModelProto.FromString(model.SerializeToString())
@@ -181,7 +185,7 @@ def _observe(
             histograms[name].add(measured[name])
         images += len(batch)
         if progress is not None:
-            progress(images)
+            progress(len(batch))
     if images == 0:
         raise InputError("INT8 needs calibration images and got none")
     return histograms

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from cmt.errors import InputError
-from export.half import simulation_session, to_fp16
+from export.half import measure_ranges, simulation_session, to_fp16
 from quantize.qdq import quantize_onnx
 
 Array = NDArray[np.float32]
@@ -236,3 +236,18 @@ def test_graphs_that_are_not_simplified_are_refused() -> None:
     ]
     with pytest.raises(InputError, match="Constant"):
         to_fp16(small_graph(nodes, {"y": [1, 4, 8, 8]}))
+
+
+def test_measured_ranges_keep_what_overflows_fp16_in_fp32(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Mul", ["x", "large"], ["wide"]),
+        helper.make_node("Mul", ["wide", "small"], ["y"]),
+    ]
+    graph = small_graph(
+        nodes, {"y": [1, 4, 8, 8]}, large=np.float32([4e4]), small=np.float32([1e-4])
+    )
+    x = np.full((1, 4, 8, 8), 2, np.float32)
+    ranges = measure_ranges(graph, [x, x / 2])
+    assert ranges == {"wide": pytest.approx(8e4), "y": pytest.approx(8.0)}
+    assert not np.isfinite(simulate(to_fp16(graph), x, tmp_path)[0]).any()
+    np.testing.assert_allclose(simulate(to_fp16(graph, ranges), x, tmp_path)[0], 8, rtol=2e-3)
