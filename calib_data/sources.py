@@ -56,6 +56,10 @@ class ImageSource(Protocol):
         """Decode the image; raises UnreadableImageError."""
         ...
 
+    def fingerprint(self) -> str:
+        """Changes whenever an image is added, removed, renamed or rewritten."""
+        ...
+
 
 class IdxImages:
     """Grey images and labels in the compressed IDX files that MNIST introduced."""
@@ -77,6 +81,9 @@ class IdxImages:
 
     def key(self, index: int) -> str:
         return f"{self._name}#{index}"
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self.pixels.tobytes() + bytes(self.labels or ())).hexdigest()
 
     def load(self, index: int) -> Image:
         from PIL import Image
@@ -134,6 +141,10 @@ class FolderImages:
 
     def key(self, index: int) -> str:
         return self._paths[index].relative_to(self._root).as_posix()
+
+    def fingerprint(self) -> str:
+        stats = ((self.key(i), path.stat()) for i, path in enumerate(self._paths))
+        return list_hash([f"{key} {stat.st_size} {stat.st_mtime_ns}" for key, stat in stats])
 
     def load(self, index: int) -> Image:
         from PIL import Image

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from calib_data.prepared import PreparedImages, open_prepared, prepare
-from calib_data.sources import ImageSource, list_hash
+from calib_data.sources import ImageSource
 from cmt.errors import GateError, InputError
 from export import bundle as bundles
 from export.candidates import GRAPHS, Candidate, Graph
@@ -131,9 +131,13 @@ class Run:
                     advance=advance,
                 )
 
-        keys = [source.description, len(source), count, _listing(source)]
-        inputs = {"source": keys, "preprocessing": asdict(self.inputs.preprocessing)}
-        folder = self.stages.run(f"images/{name}", {**inputs, "labels": label_map}, make)
+        inputs = {
+            "source": [source.description, source.fingerprint()],
+            "count": count,
+            "labels": label_map,
+            "preprocessing": asdict(self.inputs.preprocessing),
+        }
+        folder = self.stages.run(f"images/{name}", inputs, make)
         images = open_prepared(folder, self.inputs.preprocessing)
         if images.skipped:
             self.inputs.warnings.append(
@@ -359,8 +363,3 @@ class Run:
         bundles.write_manifest(folder, build_manifest(results, folder))
         bundles.place(folder, self.options.bundle)
         return report
-
-
-def _listing(source: ImageSource) -> str:
-    """What identifies the source's content for `--resume`: every name, in order."""
-    return list_hash([source.key(i) for i in range(len(source))])

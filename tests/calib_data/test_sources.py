@@ -387,3 +387,13 @@ def test_file_names_that_are_not_utf8_can_be_hashed(tmp_path: Path) -> None:
         pytest.skip("this file system takes UTF-8 names only")
     source = FolderImages(tmp_path)
     assert list_hash(keys(source)) == list_hash([name])
+
+
+def test_fingerprint_changes_when_an_image_is_rewritten_or_added(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    first = FolderImages(tmp_path).fingerprint()
+    assert FolderImages(tmp_path).fingerprint() == first
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "a.png")
+    second = FolderImages(tmp_path).fingerprint()
+    Image.new("RGB", (4, 4)).save(tmp_path / "b.png")
+    assert len({first, second, FolderImages(tmp_path).fingerprint()}) == 3

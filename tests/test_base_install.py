@@ -1,0 +1,33 @@
+"""A device with the base install and one runtime can import all it needs to measure."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+
+def test_measuring_modules_import_without_torch_onnx_or_nncf() -> None:
+    program = """
+        import sys
+
+        class Refuse:
+            def find_spec(self, name, path=None, target=None):
+                heavy = ("torch", "onnx", "onnxsim", "nncf", "safetensors", "onnxruntime")
+                if name.split(".")[0] in (*heavy, "openvino", "tensorrt", "tensorrt_rtx"):
+                    raise ImportError(f"{name} is not in the base install")
+
+        sys.meta_path.insert(0, Refuse())
+        import calib_data.prepared, cli, cmt, export, export.targets
+        import measure.environment, measure.latency, measure.parity, measure.report
+        import measure.runners, measure.statistics, measure.worker
+        measure.environment.describe(0)
+        print("imported")
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.stdout.strip() == "imported", result.stderr
