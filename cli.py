@@ -14,6 +14,8 @@ from cmt.errors import GateError, InputError
 from cmt.variants import VARIANTS
 
 TARGET_NAMES = ("openvino", "tensorrt", "onnxruntime")
+EXPORT_PACKAGES = ("torch", "safetensors", "onnx", "onnxscript", "onnxsim", "onnxruntime", "nncf")
+"""What the `export` extra adds to the base install."""
 
 
 class ImageSize(click.ParamType):
@@ -130,6 +132,12 @@ def _run(name: str, command: click.Command, again: str) -> NoReturn:
         _fail(name, str(error), 2)
     except GateError as error:
         _fail(name, str(error), 1)
+    except ModuleNotFoundError as error:
+        if str(error.name).split(".")[0] not in EXPORT_PACKAGES:
+            raise
+        _fail(name, f"{error.name} is not installed: pip install 'cmt-export[export]'", 2)
+    except OSError as error:  # a full disk, a folder removed meanwhile
+        _fail(name, f"{error}: when that is mended, {again}", 2)
     except (KeyboardInterrupt, click.Abort):
         _fail(name, f"interrupted: {again}", 130)
 

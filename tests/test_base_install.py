@@ -5,6 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
+
+import pytest
 
 
 def test_measuring_modules_import_without_torch_onnx_or_nncf() -> None:
@@ -31,3 +34,19 @@ def test_measuring_modules_import_without_torch_onnx_or_nncf() -> None:
         check=False,
     )
     assert result.stdout.strip() == "imported", result.stderr
+
+
+@pytest.mark.parametrize("name", ["torch", "safetensors"])
+def test_commands_without_the_export_extra_say_what_to_install(name: str, tmp_path: Path) -> None:
+    program = f"import sys, cli; sys.modules['{name}'] = None; cli.export_command()"
+    result = subprocess.run(
+        [sys.executable, "-c", program, "--variant", "ti", "--target", "openvino"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert result.returncode == 2
+    lines = result.stderr.strip().splitlines()
+    assert lines == [f"cmt-export: {name} is not installed: pip install 'cmt-export[export]'"]
+    assert list(tmp_path.iterdir()) == []
