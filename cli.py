@@ -5,12 +5,13 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
-from cmt.errors import GateError, InputError
+from cmt.errors import GateError, InputError, MachineError
 from cmt.variants import VARIANTS
 
 TARGET_NAMES = ("openvino", "tensorrt", "onnxruntime")
@@ -79,7 +80,7 @@ def export_cli(
 
     from export.options import ExportOptions
     from export.pipeline import export
-    from measure.report import terminal_table
+    from measure.report import printable, terminal_table
 
     gpu_archs: tuple[str, ...] = ()
     if gpu_arch is not None:
@@ -96,9 +97,9 @@ def export_cli(
     console.print(terminal_table(bundle.report))
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     for warning in bundle.report["warnings"]:
-        errors.print(f"warning: {warning}", markup=False)
+        errors.print(f"warning: {printable(warning)}", markup=False, emoji=False)
     for failure in bundle.failures:
-        errors.print(f"gate failed: {failure}", markup=False)
+        errors.print(f"gate failed: {failure}", markup=False, emoji=False)
     click.echo(f"report: {bundle.path / 'report.html'}")
     return 1 if bundle.failures else 0
 
@@ -110,22 +111,26 @@ def _one_line(text: str) -> str:
 def export_command() -> None:
     """Entry point of `cmt-export`."""
     again = "the same command with --resume goes on where it stopped"
-    _run("cmt-export", export_cli, again)
+    _run("cmt-export", export_cli.main, again)
 
 
 def train_command() -> None:
     """Entry point of `cmt-train`."""
-    from training.recipe import main
+
+    def main(**arguments: Any) -> Any:
+        from training.recipe import main
+
+        return main.main(**arguments)
 
     _run("cmt-train", main, "the same command goes on from the last saved state")
 
 
-def _run(name: str, command: click.Command, again: str) -> NoReturn:
+def _run(name: str, main: Callable[..., Any], again: str) -> NoReturn:
     """Run a command; errors become one line on standard error and an exit status."""
     # A terminated run ends like an interrupted one: with its finished work kept.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        sys.exit(command.main(prog_name=name, standalone_mode=False))
+        sys.exit(main(prog_name=name, standalone_mode=False))
     except click.ClickException as error:
         _fail(name, error.format_message(), 2)
     except InputError as error:
@@ -136,8 +141,8 @@ def _run(name: str, command: click.Command, again: str) -> NoReturn:
         if str(error.name).split(".")[0] not in EXPORT_PACKAGES:
             raise
         _fail(name, f"{error.name} is not installed: pip install 'cmt-export[export]'", 2)
-    except OSError as error:  # a full disk, a folder removed meanwhile
-        _fail(name, f"{error}: when that is mended, {again}", 2)
+    except (OSError, MachineError, MemoryError) as error:  # a full disk, a killed process
+        _fail(name, f"{error or 'out of memory'}: when that is mended, {again}", 3)
     except (KeyboardInterrupt, click.Abort):
         _fail(name, f"interrupted: {again}", 130)
 

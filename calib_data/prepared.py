@@ -45,17 +45,18 @@ class PreparedImages:
         return list_hash(self.keys)
 
     def batches(self, size: int, count: int | None = None) -> Iterator[NDArray[np.float32]]:
-        """Normalised float32 batches (size, 3, H, W) of the first `count` images, in order.
-
-        The last batch is filled up with repetitions of the last image, because exported
-        graphs have a fixed batch; `collect` cuts the surplus off again.
-        """
+        """Normalised float32 batches (size, 3, H, W) of the first `count` images, in order."""
         total = len(self) if count is None else min(count, len(self))
-        for begin in range(0, total, size):
-            pixels = np.asarray(self.pixels[begin : min(begin + size, total)])
-            if len(pixels) < size:
-                pixels = np.concatenate([pixels, np.repeat(pixels[-1:], size - len(pixels), 0)])
-            yield self.preprocessing.normalise(pixels)
+        return (self.batch(begin, size) for begin in range(0, total, size))
+
+    def batch(self, begin: int, size: int) -> NDArray[np.float32]:
+        """`size` normalised images from `begin` on, starting over at the end.
+
+        Exported graphs have a fixed batch, so the last one is filled up, and with different
+        images, so that no image weighs more than twice in calibration.
+        """
+        places = np.arange(begin, begin + size) % len(self)
+        return self.preprocessing.normalise(np.asarray(self.pixels[places]))
 
 
 def prepare(
@@ -89,6 +90,9 @@ def prepare(
             pixels[len(keys)] = preprocessing.apply(source.load(index))
         except UnreadableImageError as error:
             skipped.append(str(error))
+            continue
+        except Exception as error:  # damaged EXIF data raises what it likes
+            skipped.append(f"{source.key(index)}: {error}")
             continue
         keys.append(source.key(index))
         if source.labels is not None:

@@ -143,8 +143,7 @@ class FolderImages:
         return self._paths[index].relative_to(self._root).as_posix()
 
     def fingerprint(self) -> str:
-        stats = ((self.key(i), path.stat()) for i, path in enumerate(self._paths))
-        return list_hash([f"{key} {stat.st_size} {stat.st_mtime_ns}" for key, stat in stats])
+        return list_hash([f"{self.key(i)} {_state(path)}" for i, path in enumerate(self._paths)])
 
     def load(self, index: int) -> Image:
         from PIL import Image
@@ -163,6 +162,14 @@ def _is_class(entry: Path) -> bool:
         return False
     # A link back up would pass every class's images off as one more class.
     return not entry.parent.resolve().is_relative_to(entry.resolve())
+
+
+def _state(path: Path) -> str:
+    try:
+        stat = path.stat()
+    except OSError:  # a link that leads nowhere
+        return "unreadable"
+    return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 def _images_below(folder: Path) -> list[Path]:

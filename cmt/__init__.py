@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cmt.errors import GateError, InputError
+from cmt.errors import GateError, InputError, MachineError
 from cmt.variants import FAMILIES, VARIANTS
 
 if TYPE_CHECKING:
     from cmt.checkpoints import load_model
 
-__all__ = ["FAMILIES", "VARIANTS", "GateError", "InputError", "load_model"]
+__all__ = ["FAMILIES", "VARIANTS", "GateError", "InputError", "MachineError", "load_model"]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,41 +19,64 @@ SCHEMA = 1
 GOLDEN_IMAGES = 8
 
 
-def workspace_for(bundle: Path) -> Path:
-    """The folder of intermediate files, beside the bundle so that a rename completes it."""
-    return bundle.with_name(f".{bundle.name}.partial")
+class Workspace:
+    """The folder of a run's intermediate files, beside the bundle so that a rename completes it.
+
+    Args:
+        bundle: where the bundle will be.
+        resume: go on with what an interrupted run left, in place of starting afresh.
+
+    Raises InputError when nothing can be written there.
+    """
+
+    def __init__(self, bundle: Path, resume: bool) -> None:
+        self.folder = bundle.with_name(f".{bundle.name}.partial")
+        self._resumed = resume and self.folder.is_dir()
+        missing = [parent for parent in bundle.parents if not parent.exists()]
+        try:
+            if not self._resumed:
+                shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"cannot write to {bundle.parent} ({error.strerror}): choose another --out"
+            ) from error
+        self._created = missing
+
+    def remove(self) -> None:
+        """Remove the intermediate files of a finished run."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def discard(self) -> None:
+        """Leave no trace of a run that was refused, unless it went on from an earlier one."""
+        if self._resumed:
+            return
+        self.remove()
+        for parent in self._created:  # innermost first
+            parent.rmdir()
 
 
 def check_destination(bundle: Path, force: bool) -> None:
-    """Refuse a destination that would be lost or cannot be written, before any work is done."""
+    """Refuse a destination that would be lost, before any work is done."""
     if bundle.exists() and not force:
         raise InputError(f"{bundle} exists: choose another --out, or replace it with --force")
     if bundle.exists() and not _is_bundle(bundle):
         raise InputError(f"{bundle} exists and is no bundle, so --force will not replace it")
 
 
-def open_workspace(bundle: Path, resume: bool) -> Path:
-    """Create the workspace, or with `resume` go on with the one an interrupted run left."""
-    workspace = workspace_for(bundle)
-    try:
-        if not resume:
-            shutil.rmtree(workspace, ignore_errors=True)
-        workspace.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"cannot write to {bundle.parent} ({error.strerror}): choose --out"
-        ) from error
-    return workspace
-
-
 def _is_bundle(folder: Path) -> bool:
-    return folder.is_dir() and ((folder / "manifest.json").is_file() or not any(folder.iterdir()))
+    if not folder.is_dir():
+        return False
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        return {"schema", "artefacts", "golden"} <= manifest.keys()
+    except (OSError, ValueError, AttributeError):
+        return not any(folder.iterdir())
 
 
 def place(finished: Path, bundle: Path) -> None:
     """Rename the finished folder to its place; an old bundle goes only when the new one is in."""
-    old = bundle.with_name(f".{bundle.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    old = finished.with_name("replaced")
     if bundle.exists():
         bundle.replace(old)
     finished.replace(bundle)
@@ -80,7 +103,8 @@ def copy_artefacts(
     entries = []
     for name, source in graphs.items():
         graph = GRAPHS[name]
-        assert graph.file is not None
+        if graph.file is None:
+            continue
         path = folder / "model" / graph.file.format(name=stem)
         described = {"built_with": {"torch": version("torch")}, "built_for": []}
         entries.append(_copy(folder, source, path, "onnx", graph.precision, described))

@@ -51,7 +51,7 @@ class Inputs:
 
 def resolve(options: ExportOptions, needs_calibration: bool) -> Inputs:
     """Load the weights and open the images; raises InputError for whatever does not fit."""
-    source = options.weights or ("demo" if options.variant == "ti" else "random")
+    source = str(options.weights or "") or ("demo" if options.variant == "ti" else "random")
     path = _weights_path(source, options.variant)
     model = _load(options, path)
     labels, names = _known_labels(model)
@@ -71,6 +71,10 @@ def resolve(options: ExportOptions, needs_calibration: bool) -> Inputs:
     )
     if needs_calibration:
         inputs.calibration = _calibration(options, fits_bundled or path is None)
+        if inputs.calibration.fingerprint() == validation.fingerprint():
+            inputs.warnings.append(
+                "calibration and validation images are the same: INT8's accuracy is flattered"
+            )
     if path is None:
         inputs.warnings.append(
             "the weights are random: files and latencies are real, answers mean nothing"
@@ -116,9 +120,10 @@ def _known_labels(model: CMT) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         ]
     except (ValueError, TypeError) as error:
         raise InputError(f"the weights' labels are no JSON list ({error}): correct them") from error
-    if model.head is not None and any(len(naming) != model.num_classes for naming in names):
+    lengths = {len(naming) for naming in names}
+    if model.head is not None and lengths - {model.num_classes}:
         raise InputError(
-            f"the weights' metadata names {len(names[0])} labels for {model.num_classes} classes"
+            f"the weights' metadata names {max(lengths)} labels for {model.num_classes} classes"
         )
     return (names[0] if names else ()), names
 
@@ -153,10 +158,20 @@ def _validation(
 def _match_classes(
     folders: Sequence[str], names: list[tuple[str, ...]], num_classes: int
 ) -> dict[int, int]:
-    """By name where the weights know the folders' names, else sorted order, all present."""
+    """By name where the weights name their classes, else sorted order, all present.
+
+    A label such as `T-shirt/top` stands for a folder `T-shirt_top`.
+    """
     for naming in names:
-        if set(folders) <= set(naming):
-            return {i: naming.index(folder) for i, folder in enumerate(folders)}
+        as_folders = [name.replace("/", "_") for name in naming]
+        if set(folders) <= set(as_folders):
+            return {i: as_folders.index(folder) for i, folder in enumerate(folders)}
+    if names:
+        expected = {name.replace("/", "_") for name in names[0]}
+        raise InputError(
+            f"--val-data has a class folder '{min(set(folders) - expected)}', which the weights do "
+            f"not know: name the folders after their classes ({', '.join(names[0][:3])}, ...)"
+        )
     if len(folders) != num_classes:
         raise InputError(
             f"--val-data has {len(folders)} class folders ({', '.join(folders[:3])}, ...) but the "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,7 @@ from calib_data.prepared import PreparedImages
 
 def missing() -> str | None:
     """What to install, or None where OpenVINO is present."""
-    try:
-        version("openvino")
-    except PackageNotFoundError:
+    if find_spec("openvino") is None:
         return "OpenVINO is not installed: pip install 'cmt-export[export]'"
     return None
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from cmt.errors import InputError
 from cmt.variants import get_variant, parse_size
+from export.targets import PRECISIONS
 from measure.environment import usable_cores
 
 BUNDLED_VAL_COUNT = 2000
 """Validation images of the bundled set unless told otherwise: minutes, not tens of minutes."""
+
+
+OUTPUTS = ("logits", "features")
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class ExportOptions:
     variant: str
     targets: tuple[str, ...]
     precisions: tuple[str, ...] = ()
-    weights: str | None = None
+    weights: str | Path | None = None
     img_size: tuple[int, int] | None = None
     output: str = "logits"
     batch: int = 1
@@ -67,12 +72,20 @@ class ExportOptions:
         for name in ("batch", "calib_count"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} must be at least 1")
-        if self.val_count is not None and self.val_count < 1:
-            raise InputError("--val-count must be at least 1")
-        if self.threads is not None and self.threads < 1:
-            raise InputError("--threads must be at least 1")
-        if not self.bench_seconds > 0:
-            raise InputError("--bench-seconds must be positive")
+        for name in ("val_count", "threads"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise InputError(f"--{name.replace('_', '-')} must be at least 1")
+        if not 0 < self.bench_seconds < math.inf:
+            raise InputError("--bench-seconds must be positive and finite")
+        if not math.isfinite(self.max_drop):
+            raise InputError("--max-drop must be a number of points, such as 0.5 (100 accepts all)")
+        if not 0 <= self.seed < 2**63:
+            raise InputError("--seed must be between 0 and 2^63 - 1")
+        if self.output not in OUTPUTS:
+            raise InputError(f"unknown output '{self.output}': choose from {', '.join(OUTPUTS)}")
+        unknown = [name for name in self.precisions if name not in PRECISIONS]
+        if unknown:
+            raise InputError(f"unknown precision '{unknown[0]}': choose from fp16, int8")
 
     @property
     def bundle(self) -> Path:

@@ -33,6 +33,7 @@ from measure.report import write_report
 from measure.runners import LOADERS, run_all
 
 PARITY_IMAGES = 32
+RANGE_IMAGES = 64
 REFERENCE_BATCH = 16
 """Torch takes any batch, so its answers come faster than one by one."""
 
@@ -57,7 +58,8 @@ def export(options: ExportOptions, show_progress: bool = False) -> Bundle:
 
     Raises:
         InputError: options or input files will not do; nothing is left behind.
-        GateError: an arrow of the pipeline failed its parity check; nothing is left behind.
+        GateError: an arrow of the pipeline failed its parity check; there is no bundle, but
+            the finished stages are kept.
             An accuracy gate that fails is no exception: the bundle is there to look at, and
             `Bundle.failures` says so.
     """
@@ -68,15 +70,32 @@ def export(options: ExportOptions, show_progress: bool = False) -> Bundle:
         for precision in target.precisions(options.precisions)
     ]
     inputs = resolve(options, any(c.precision == "int8" for c in candidates))
-    workspace = bundles.open_workspace(options.bundle, options.resume)
+    inputs.warnings += _precisions_left_out(options, candidates)
+    workspace = bundles.Workspace(options.bundle, options.resume)
     try:
         with ProgressBars(show_progress) as progress:
-            report = Run(options, candidates, inputs, workspace, progress).finish()
-    except (InputError, GateError):
-        shutil.rmtree(workspace, ignore_errors=True)
+            report = Run(options, candidates, inputs, workspace.folder, progress).finish()
+    except InputError:
+        workspace.discard()
         raise
-    shutil.rmtree(workspace, ignore_errors=True)
+    except GateError as error:
+        raise GateError(f"{error}; finished stages are kept in {workspace.folder}") from error
+    workspace.remove()
     return Bundle(options.bundle, report)
+
+
+def _precisions_left_out(options: ExportOptions, candidates: list[Candidate]) -> list[str]:
+    """A warning for each asked precision that a target lacks; InputError if all lack it."""
+    warnings = []
+    for precision in options.precisions:
+        having = {c.target.name for c in candidates if c.precision == precision}
+        lacking = [name for name in options.targets if name not in having]
+        if not having:
+            raise InputError(
+                f"no {precision} file for {', '.join(lacking)}: leave --{precision} out"
+            )
+        warnings += [f"{name} has no {precision} file: left out" for name in lacking]
+    return warnings
 
 
 class Run:
@@ -220,20 +239,27 @@ class Run:
         return to_fp16(model, self._ranges())
 
     def _ranges(self) -> dict[str, float]:
-        """Largest magnitudes in the float32 graph: what does not fit FP16 stays float32."""
+        """Largest magnitudes in the float32 graph: what does not fit FP16 stays float32.
+
+        From calibration images, or without any from a few validation images, whose labels
+        play no part.
+        """
         graph = self._graph("simplified")
-        count = min(PARITY_IMAGES, len(self.validation))
+        images = self.calibration or self.validation
+        count = min(RANGE_IMAGES, len(images))
 
         def make(folder: Path) -> None:
             import onnx
 
             from export.half import measure_ranges
 
-            batches = self.validation.batches(self.options.batch, count)
+            batches = images.batches(self.options.batch, count)
             ranges = measure_ranges(onnx.load(graph), batches)
             (folder / "ranges.json").write_text(json.dumps(ranges))
 
-        folder = self.stages.run("ranges", {}, make, ["graph/simplified", "images/validation"])
+        which = "validation" if self.calibration is None else "calibration"
+        after = ["graph/simplified", f"images/{which}"]
+        folder = self.stages.run("ranges", {"count": count}, make, after)
         return json.loads((folder / "ranges.json").read_text())
 
     def _parity(self, name: str, graph: Graph, path: Path) -> dict[str, Any]:
@@ -345,7 +371,7 @@ class Run:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         used = {"simplified", *(c.target.graphs[c.precision] for c in self.candidates)}
-        graphs = {name: self._graph(name) for name in used if GRAPHS[name].file is not None}
+        graphs = {name: self._graph(name) for name in GRAPHS if name in used}
         artefacts = bundles.copy_artefacts(folder, self.file_stem, graphs, self.candidates, built)
         bundles.write_golden(folder / "golden", np.asarray(self.validation.pixels), outputs)
         results = Results(

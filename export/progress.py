@@ -26,7 +26,11 @@ class ProgressBars:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
         )
-        self._progress = Progress(*columns, console=Console(stderr=True), disable=not show)
+        # Elsewhere than on a terminal, standard error is for the one line of an error.
+        console = Console(stderr=True)
+        self._progress = Progress(
+            *columns, console=console, disable=not show or not console.is_terminal
+        )
 
     def __enter__(self) -> ProgressBars:
         self._progress.start()

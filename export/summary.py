@@ -18,6 +18,7 @@ from export.onnx_graph import INPUT_NAME, output_names
 from export.options import ExportOptions
 from measure import environment
 from measure.latency import Timing
+from measure.runners import OPENVINO_SETTINGS
 from measure.statistics import compare
 
 Outputs = list[np.ndarray]
@@ -51,7 +52,6 @@ def build_report(results: Results) -> Row:
     """The content of report.json (see `measure/schema/report.schema.json`)."""
     model, options = results.inputs.model, results.options
     rows = [_row(results, candidate) for candidate in results.candidates]
-    failures = _gate_failures(rows, options.max_drop)
     return {
         "schema": bundles.SCHEMA,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -68,7 +68,7 @@ def build_report(results: Results) -> Row:
         },
         "images": _images(results.validation, results.calibration),
         "warnings": results.inputs.warnings,
-        "gates": {"max_drop_pp": options.max_drop, "passed": not failures, "failures": failures},
+        "gates": _gates(rows, options.max_drop),
         "baseline": _baseline(results),
         "results": rows,
         "parity": results.parity,
@@ -78,13 +78,20 @@ def build_report(results: Results) -> Row:
     }
 
 
-def _gate_failures(rows: list[Row], max_drop: float) -> list[str]:
-    return [
+def _gates(rows: list[Row], max_drop: float) -> Row:
+    """The accuracy gate; `passed` is null where no accuracy was measured."""
+    failures = [
         f"{row['target']}/{row['precision']}: top-1 drop {row['accuracy']['drop_pp']:.2f} points "
         f"exceeds --max-drop {max_drop:g}"
         for row in rows
         if row["accuracy"] is not None and row["accuracy"]["drop_pp"] > max_drop
     ]
+    checked = any(row["accuracy"] is not None for row in rows)
+    return {
+        "max_drop_pp": max_drop,
+        "passed": not failures if checked else None,
+        "failures": failures,
+    }
 
 
 def _baseline(results: Results) -> Row:
@@ -100,7 +107,7 @@ def _baseline(results: Results) -> Row:
         "measured_by": "torch",
         "accuracy": _accuracy(results, results.reference, reasons),
         **_speed(results, "torch", None, reasons),
-        "settings": _settings(results.options),
+        "settings": _settings(results.options, "torch"),
         "reasons": reasons,
     }
     return row
@@ -121,13 +128,14 @@ def _row(results: Results, candidate: Candidate) -> Row:
         "measured_by": candidate.target.runtime,
         "accuracy": accuracy,
         **_speed(results, candidate.name, plain, reasons, candidate),
-        "settings": _settings(results.options),
+        "settings": _settings(results.options, candidate.target.runtime),
         "reasons": reasons,
     }
 
 
-def _settings(options: ExportOptions) -> Row:
-    return {"threads": options.thread_count, "batch": options.batch}
+def _settings(options: ExportOptions, runtime: str) -> Row:
+    fixed = OPENVINO_SETTINGS if runtime == "openvino" else {}
+    return {"threads": options.thread_count, "batch": options.batch, **fixed}
 
 
 def _accuracy(results: Results, outputs: Outputs, reasons: dict[str, str]) -> Row | None:

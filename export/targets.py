@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -82,14 +82,14 @@ def _openvino_missing() -> str | None:
 
 
 def _build_onnxruntime(request: BuildRequest) -> dict[str, Any]:
+    import onnxruntime
+
     shutil.copyfile(request.graph, request.path)
-    return {"built_with": {"onnxruntime": version("onnxruntime")}, "built_for": ["CPU"]}
+    return {"built_with": {"onnxruntime": onnxruntime.__version__}, "built_for": ["CPU"]}
 
 
 def _onnxruntime_missing() -> str | None:
-    try:
-        version("onnxruntime")
-    except PackageNotFoundError:
+    if find_spec("onnxruntime") is None:
         return "ONNX Runtime is not installed: pip install 'cmt-export[export]'"
     return None
 

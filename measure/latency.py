@@ -7,13 +7,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cmt.errors import MachineError
 from measure.runners import Array
 from measure.statistics import summarise_latency
 
@@ -37,17 +38,26 @@ class Timing:
 
 
 class Worker:
-    """The parent's side of `measure.worker`."""
+    """The parent's side of `measure.worker`; `kill` must follow whatever happens."""
 
     def __init__(self, runtime: str, path: Path, batch: Path, threads: int) -> None:
         command = [sys.executable, "-m", "measure.worker", runtime, str(path), str(batch)]
+        self._name = path.name
+        self._errors = (batch.parent / f"{len(list(batch.parent.iterdir()))}.log").open("w+")
         self._process = subprocess.Popen(
             [*command, str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._errors,
             text=True,
+            # Python looks for modules in the current folder first, and the user's may hold
+            # a cmt.py of their own.
+            cwd=batch.parent,
         )
+        self.timing = Timing(0.0, 0.0)
+
+    def load(self) -> None:
+        """Wait for the file to be loaded and run once."""
         loaded = self._receive()
         self.timing = Timing(loaded["load"], loaded["first"])
 
@@ -56,15 +66,17 @@ class Worker:
         while line := self._process.stdout.readline():
             if line.startswith("{"):  # runtimes print notes of their own
                 return json.loads(line)
-        assert self._process.stderr is not None
-        last = (self._process.stderr.read().strip().splitlines() or ["no message"])[-1]
-        raise RuntimeError(f"the measuring process stopped: {last}")
+        status = self._process.wait()
+        self._errors.seek(0)
+        last = (self._errors.read().strip().splitlines() or ["no message"])[-1]
+        raise MachineError(f"timing {self._name} stopped with status {status} ({last})")
 
     def burst(self, seconds: float) -> list[float]:
         """Latencies in ms of back-to-back runs for this long."""
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{seconds}\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # the answer that does not come says more
+            self._process.stdin.write(f"{seconds}\n")
+            self._process.stdin.flush()
         return self._receive()["ms"]
 
     def finish(self) -> None:
@@ -75,14 +87,18 @@ class Worker:
         self._process.wait()
 
     def kill(self) -> None:
-        """Stop the process whatever it does."""
+        """Stop the process whatever it does, and close its pipes."""
         self._process.kill()
         self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            with suppress(OSError):
+                if stream is not None:
+                    stream.close()
 
 
 @contextmanager
 def _batch_file(batch: Array) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix="cmt-timing-") as folder:
         path = Path(folder) / "batch.npy"
         np.save(path, batch)
         yield path
@@ -95,7 +111,7 @@ def measure_alternately(
     seconds: float,
     advance: Callable[[int], None],
 ) -> dict[str, Timing]:
-    """Time every file for about `seconds`, in alternating bursts (A B C A B C ...).
+    """Time every file for about `seconds`, in alternating bursts (A B C C B A A B C ...).
 
     Args:
         files: name -> (runtime, file), runtimes as in `measure.runners.LOADERS`.
@@ -109,10 +125,13 @@ def measure_alternately(
         for name, (runtime, path) in files.items():
             workers[name] = Worker(runtime, path, batch_path, threads)
             stack.callback(workers[name].kill)
+            workers[name].load()
             workers[name].burst(WARM_UP_SECONDS)
+        order = list(workers.values())
         for _ in range(ROUNDS):
-            for worker in workers.values():
+            for worker in order:
                 worker.timing.rounds.append(worker.burst(seconds / ROUNDS))
+            order.reverse()  # so that nobody always follows the same neighbour
             advance(1)
         for worker in workers.values():
             worker.finish()

@@ -85,13 +85,17 @@ class DropChart:
     limit_text: str
 
 
+_BADGES = {True: "passed", False: "FAILED", None: "accuracy not checked"}
+
+
 @dataclass(frozen=True)
 class Page:
     """Everything that a page prints, in its order."""
 
     title: str
     subtitle: str
-    passed: bool
+    passed: bool | None
+    badge: str
     headline: str
     failures: tuple[str, ...]
     findings: tuple[Finding, ...]
@@ -355,9 +359,10 @@ def _images(report: Report) -> tuple[tuple[str, str], ...]:
 
 def _method(report: Report) -> tuple[str, ...]:
     lines = [
-        "Every figure is of the saved file, loaded again, never of the object in memory.",
+        "Every figure is of a saved file, loaded again, never of an object in memory; of an engine "
+        "that no GPU here can run, it is the saved graph that the engine was built from.",
         "Latency: each file runs in a worker process of its own, one at a time. Short bursts of "
-        "all files alternate (A B C A B C ...), so that a drifting machine is fair to all. "
+        "all files alternate (A B C C B A ...), so that a drifting machine is fair to all. "
         "Warm-up runs are left out; the first run and the loading time stand on their own. "
         "Images/s is the batch over the mean latency.",
         "Speed-ups are ratios of median latencies from the same alternating run. Between "
@@ -373,7 +378,7 @@ def _method(report: Report) -> tuple[str, ...]:
     if any(map(is_simulated, _rows(report))):
         lines.insert(
             1,
-            f"* {SIMULATED}: the target's own runtime was not at hand, so ONNX Runtime ran the "
+            f"* {SIMULATED}: the target's own runtime did not run here, so ONNX Runtime ran the "
             "graph that the target's file is built from. That tells what rounding costs in "
             "accuracy; it tells nothing about speed, and the target's own kernels may round a "
             "little differently.",
@@ -414,6 +419,7 @@ def build_page(report: Report) -> Page:
         subtitle=f"{report['family']} network, {report['weights']['source']} weights, "
         f"{report['output']}, {height} x {width} pixels; {_day_and_time(report['created'])}",
         passed=report["gates"]["passed"],
+        badge=_BADGES[report["gates"]["passed"]],
         headline=headline(report),
         failures=tuple(report["gates"]["failures"]),
         findings=findings(report),

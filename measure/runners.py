@@ -37,20 +37,20 @@ def load_torch(path: Path, threads: int) -> Runner:
     return run
 
 
-def load_openvino(path: Path, threads: int) -> Runner:
-    """An IR file on the CPU: one stream, float32 wherever the file says float.
+# Float32 wherever the file says float: OpenVINO would otherwise pick BF16 by itself where the
+# CPU has it, and the report would compare precisions that nobody asked for.
+OPENVINO_SETTINGS: dict[str, Any] = {
+    "PERFORMANCE_HINT": "LATENCY",
+    "NUM_STREAMS": 1,
+    "INFERENCE_PRECISION_HINT": "f32",
+}
 
-    OpenVINO would otherwise pick BF16 by itself where the CPU has it, and the report would
-    compare precisions that nobody asked for.
-    """
+
+def load_openvino(path: Path, threads: int) -> Runner:
+    """An IR file on the CPU, compiled with `OPENVINO_SETTINGS`."""
     import openvino as ov
 
-    settings: dict[str, Any] = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": 1,
-        "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": "f32",
-    }
+    settings = {**OPENVINO_SETTINGS, "INFERENCE_NUM_THREADS": threads}
     request = ov.Core().compile_model(path, "CPU", settings).create_infer_request()
     count = len(request.model_outputs)
 

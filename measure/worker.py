@@ -20,9 +20,11 @@ import numpy as np
 
 from measure.runners import LOADERS, Array, Runner
 
+UNCOUNTED = 2
+
 
 def peak_rss_mb() -> float | None:
-    """Peak resident memory of this process in MB; None where the system does not tell.
+    """Peak resident memory of this process in MB (10^6 bytes); None where the system does not tell.
 
     VmHWM and not getrusage, whose figure includes the parent's peak before the exec.
     """
@@ -30,11 +32,16 @@ def peak_rss_mb() -> float | None:
     if not status.is_file():
         return None
     fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-    return int(fields["VmHWM"].split()[0]) / 1024 if "VmHWM" in fields else None
+    return int(fields["VmHWM"].split()[0]) * 1024 / 1e6 if "VmHWM" in fields else None
 
 
 def burst(runner: Runner, batch: Array, seconds: float) -> list[float]:
-    """Run back to back for `seconds`, at least three times; latencies in ms."""
+    """Run back to back for `seconds`, at least three times; latencies in ms.
+
+    The first runs are not counted: another process had the caches before.
+    """
+    for _ in range(UNCOUNTED):
+        runner(batch)
     times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < 3 or time.perf_counter() < end:

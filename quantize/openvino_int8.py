@@ -8,8 +8,6 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from calib_data.prepared import PreparedImages
 
 if TYPE_CHECKING:
@@ -27,7 +25,8 @@ def quantize_ir(model: ov.Model, calibration: PreparedImages, batch: int) -> ov.
     os.environ["NNCF_CI"] = "1"
     import nncf
 
-    dataset = nncf.Dataset(list(range(-(-len(calibration) // batch))), _reader(calibration, batch))
+    begins = list(range(0, len(calibration), batch))
+    dataset = nncf.Dataset(begins, lambda begin: calibration.batch(begin, batch))
     logging.getLogger("nncf").setLevel(logging.ERROR)
     # NNCF draws its own progress bars on standard output, which belongs to the caller.
     with contextlib.redirect_stdout(io.StringIO()):
@@ -38,12 +37,3 @@ def quantize_ir(model: ov.Model, calibration: PreparedImages, batch: int) -> ov.
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(calibration),
         )
-
-
-def _reader(calibration: PreparedImages, batch: int):  # type: ignore[no-untyped-def]
-    def read(index: int) -> np.ndarray:
-        begin = index * batch
-        places = np.minimum(np.arange(begin, begin + batch), len(calibration) - 1)
-        return calibration.preprocessing.normalise(np.asarray(calibration.pixels[places]))
-
-    return read

@@ -115,7 +115,7 @@ def quantize_onnx(
     model = onnx.ModelProto.FromString(model.SerializeToString())
     layers = _layers(model.graph)
     observed = list(dict.fromkeys(layer.node.input[0] for layer in layers))
-    histograms = observe(model, observed, batches, progress)
+    histograms = _observe(model, observed, batches, progress)
     _insert(model.graph, layers, {name: h.threshold() for name, h in histograms.items()})
     onnx.checker.check_model(model, full_check=True)
     return model
@@ -152,16 +152,12 @@ def _parameters(
             yield from _parameters(reader, readers if reader.op_type == "Split" else {}, constants)
 
 
-def observe(
+def _observe(
     model: onnx.ModelProto,
     names: Sequence[str],
     batches: Iterable[NDArray[np.float32]],
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] | None,
 ) -> dict[str, MagnitudeHistogram]:
-    """What magnitudes the named float tensors of a graph take on these batches.
-
-    Raises InputError when there are no batches, or a batch does not fit the graph.
-    """
     import onnxruntime
 
     augmented = onnx.ModelProto.FromString(model.SerializeToString())

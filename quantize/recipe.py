@@ -1,4 +1,6 @@
-"""Which products of CMT run in INT8, as data: every target reads this one table.
+"""Which products of CMT run in INT8, as data, for TensorRT and ONNX Runtime.
+
+For OpenVINO, NNCF chooses by its own rules (`quantize.openvino_int8`).
 
 What is quantised makes up 88 % of the multiply-adds of CMT-Ti at 160 pixels. Residual sums,
 normalisations, activations, softmax and the products inside attention always stay float: each

@@ -57,17 +57,23 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+AVAILABLE = tuple(name for name, target in TARGETS.items() if target.missing() is None)
+needs_tensorrt = pytest.mark.skipif(
+    "tensorrt" not in AVAILABLE, reason="tensorrt-rtx has no wheel for this machine"
+)
+
+
 @pytest.fixture(scope="module")
 def bundle(photos: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return export(
         variant="ti",
-        targets=tuple(TARGETS),
+        targets=AVAILABLE,
         precisions=("fp16", "int8"),
         weights=str(weights),
         calib_data=photos,
         val_data=photos,
         batch=3,
-        gpu_archs=("sm86",),
+        gpu_archs=("sm86",) if "tensorrt" in AVAILABLE else (),
         out=tmp_path_factory.mktemp("out") / "bundle",
         **QUICK,
     )
@@ -81,15 +87,11 @@ def row(bundle: Bundle, target: str, precision: str) -> dict[str, Any]:
 
 def test_every_target_and_precision_has_a_row_and_a_file(bundle: Bundle) -> None:
     rows = {(r["target"], r["precision"]) for r in bundle.report["results"]}
-    assert rows == {
-        ("openvino", "fp32"),
-        ("openvino", "fp16"),
-        ("openvino", "int8"),
-        ("tensorrt", "fp16"),
-        ("tensorrt", "int8"),
-        ("onnxruntime", "fp32"),
-        ("onnxruntime", "int8"),
-    }
+    expected = {("openvino", "fp32"), ("openvino", "fp16"), ("openvino", "int8")}
+    expected |= {("onnxruntime", "fp32"), ("onnxruntime", "int8")}
+    if "tensorrt" in AVAILABLE:
+        expected |= {("tensorrt", "fp16"), ("tensorrt", "int8")}
+    assert rows == expected
     assert all((bundle.path / r["artefact"]).is_file() for r in bundle.report["results"])
 
 
@@ -121,8 +123,18 @@ def test_manifest_hashes_are_those_of_the_files(bundle: Bundle) -> None:
         ("openvino", "openvino/cmt_ti.fp32.xml", "openvino-fp32"),
         ("openvino", "openvino/cmt_ti.int8.xml", "openvino-int8"),
         ("onnxruntime", "onnxruntime/cmt_ti.int8.onnx", "onnxruntime-int8"),
-        ("onnxruntime (simulated)", "model/cmt_ti.fp16.onnx", "tensorrt-fp16"),
-        ("onnxruntime (simulated)", "model/cmt_ti.int8.onnx", "tensorrt-int8"),
+        pytest.param(
+            "onnxruntime (simulated)",
+            "model/cmt_ti.fp16.onnx",
+            "tensorrt-fp16",
+            marks=needs_tensorrt,
+        ),
+        pytest.param(
+            "onnxruntime (simulated)",
+            "model/cmt_ti.int8.onnx",
+            "tensorrt-int8",
+            marks=needs_tensorrt,
+        ),
     ],
 )
 def test_golden_outputs_come_out_of_the_bundled_files(
@@ -144,6 +156,7 @@ def test_fp32_files_answer_as_torch_does_on_every_image(bundle: Bundle) -> None:
         assert accuracy["drop_pp"] == 0
 
 
+@needs_tensorrt
 def test_engines_are_simulated_and_not_timed_and_say_so(bundle: Bundle) -> None:
     for precision in ("fp16", "int8"):
         engine = row(bundle, "tensorrt", precision)
@@ -155,7 +168,7 @@ def test_engines_are_simulated_and_not_timed_and_say_so(bundle: Bundle) -> None:
 
 def test_every_arrow_has_a_parity_row_on_real_images(bundle: Bundle) -> None:
     stages = {r["stage"]: r for r in bundle.report["parity"]}
-    assert {"onnx", "simplified", "half", "qdq", "qdq-half", "openvino/int8"} <= set(stages)
+    assert {"onnx", "simplified", "qdq", "openvino/int8", "onnxruntime/int8"} <= set(stages)
     assert stages["simplified"]["max_rel"] < 1e-4
     assert all(r["passed"] and r["images"] == 20 for r in stages.values())
 
@@ -227,7 +240,7 @@ def test_a_step_that_changes_the_function_stops_the_run_and_is_named(
         export.export(
             variant="ti", targets=("onnxruntime",), weights=str(weights), out=tmp_path / "b"
         )
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".b.partial"]
 
 
 def test_failed_accuracy_gate_leaves_the_bundle_and_says_so(
@@ -254,6 +267,7 @@ def test_weights_without_images_leave_the_accuracy_unmeasured(
         variant="ti", targets=("onnxruntime",), weights=str(weights), out=tmp_path / "b", **QUICK
     )
     assert row(result, "onnxruntime", "fp32")["accuracy"] is None
+    assert result.report["gates"]["passed"] is None
     assert "--val-data" in row(result, "onnxruntime", "fp32")["reasons"]["accuracy"]
 
 
@@ -275,12 +289,13 @@ def test_an_interrupted_run_resumes_without_repeating_finished_stages(
     assert "--resume" in error
     assert not out.exists()
 
-    made = finished.stat().st_mtime_ns
-    kept = tmp_path / "kept"
-    os.link(finished, kept)
+    # A mark that only this very stage folder carries must turn up in the report.
+    parity = finished.with_name("parity.json")
+    marked = {**json.loads(parity.read_text()), "max_abs": 1.25e-7}
+    parity.write_text(json.dumps(marked))
     subprocess.run([*command, "--resume"], check=True, capture_output=True)
-    assert kept.stat().st_mtime_ns == made
-    assert kept.stat().st_nlink == 1  # the workspace is gone, the bundle is there
+    report = json.loads((out / "report.json").read_text())
+    assert marked in report["parity"]
     assert (out / "manifest.json").is_file()
     assert not workspace.exists()
 

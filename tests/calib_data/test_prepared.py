@@ -1,0 +1,91 @@
+"""Images prepared once: what cannot be decoded is left out, batches are filled up fairly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from calib_data.prepared import PreparedImages, open_prepared, prepare
+from calib_data.preprocessing import Preprocessing
+from calib_data.sources import FolderImages
+from cmt.errors import InputError
+
+PREPROCESSING = Preprocessing((32, 32), (32, 32))
+
+
+def make_folder(root: Path, count: int) -> Path:
+    for i in range(count):
+        (root / "class").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (10 * i, 0, 0)).save(root / "class" / f"{i}.png")
+    return root
+
+
+def prepared(source: FolderImages, folder: Path, **options: object) -> PreparedImages:
+    folder.mkdir()
+    settings = {"count": None, "seed": 0, **options}
+    prepare(source, PREPROCESSING, folder, **settings)  # type: ignore[arg-type]
+    return open_prepared(folder, PREPROCESSING)
+
+
+def test_prepared_pixels_are_those_of_the_preprocessing(tmp_path: Path) -> None:
+    source = FolderImages(make_folder(tmp_path / "in", 5))
+    images = prepared(source, tmp_path / "out")
+    assert images.keys == [f"class/{i}.png" for i in range(5)]
+    for i in range(5):
+        np.testing.assert_array_equal(images.pixels[i], PREPROCESSING.apply(source.load(i)))
+    assert images.labels is not None
+    assert images.labels.tolist() == [0] * 5
+
+
+def test_links_that_lead_nowhere_and_broken_files_are_skipped_and_listed(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "in", 3)
+    (root / "class" / "3.png").symlink_to(tmp_path / "gone.png")
+    (root / "class" / "4.png").write_bytes(b"\x89PNG not really")
+    source = FolderImages(root)
+    source.fingerprint()
+    images = prepared(source, tmp_path / "out")
+    assert len(images) == 3
+    assert images.available == 5
+    assert [Path(line.split(":")[0]).name for line in images.skipped] == ["3.png", "4.png"]
+
+
+def test_an_image_whose_metadata_trips_the_decoder_is_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = FolderImages(make_folder(tmp_path / "in", 3))
+    apply = Preprocessing.apply
+
+    def trips(self: Preprocessing, image: Image.Image) -> np.ndarray:
+        if np.asarray(image)[0, 0, 0] == 10:
+            raise TypeError("required argument is not an integer")
+        return apply(self, image)
+
+    monkeypatch.setattr(Preprocessing, "apply", trips)
+    images = prepared(source, tmp_path / "out")
+    assert images.keys == ["class/0.png", "class/2.png"]
+    assert images.skipped == ["class/1.png: required argument is not an integer"]
+
+
+def test_a_source_without_a_readable_image_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "in" / "class").mkdir(parents=True)
+    (tmp_path / "in" / "class" / "a.jpg").write_bytes(b"nothing")
+    with pytest.raises(InputError, match="no image of"):
+        prepared(FolderImages(tmp_path / "in"), tmp_path / "out")
+
+
+def test_the_last_batch_is_filled_up_with_the_first_images(tmp_path: Path) -> None:
+    images = prepared(FolderImages(make_folder(tmp_path / "in", 5)), tmp_path / "out")
+    batches = list(images.batches(2))
+    assert [batch.shape for batch in batches] == [(2, 3, 32, 32)] * 3
+    np.testing.assert_array_equal(batches[2][1], batches[0][0])
+    np.testing.assert_array_equal(batches[2][0], images.batch(4, 1)[0])
+
+
+def test_class_indices_are_translated_to_the_networks(tmp_path: Path) -> None:
+    source = FolderImages(make_folder(tmp_path / "in", 2))
+    images = prepared(source, tmp_path / "out", label_map={0: 7})
+    assert images.labels is not None
+    assert images.labels.tolist() == [7, 7]

@@ -1,0 +1,87 @@
+"""Timing in worker processes: alternate, clean up, and say what went wrong."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from cmt.errors import MachineError
+from measure.latency import ROUNDS, measure_alternately
+
+BATCH = np.ones((1, 3, 8, 8), np.float32)
+
+
+@pytest.fixture
+def graphs(tmp_path: Path) -> dict[str, Path]:
+    """`short` adds once, `long` two thousand times."""
+    paths = {}
+    for name, count in (("short", 1), ("long", 2000)):
+        shape = list(BATCH.shape)
+        names = ["x", *(f"t{i}" for i in range(count - 1)), "y"]
+        nodes = [helper.make_node("Sin", [a], [b]) for a, b in itertools.pairwise(names)]
+        graph = helper.make_graph(
+            nodes,
+            name,
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        )
+        opset = helper.make_opsetid("", 20)
+        paths[name] = tmp_path / f"{name}.onnx"
+        onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=10), paths[name])
+    return paths
+
+
+def test_the_slower_graph_is_measured_as_slower(graphs: dict[str, Path]) -> None:
+    files = {name: ("onnxruntime", path) for name, path in graphs.items()}
+    rounds: list[int] = []
+    timings = measure_alternately(files, BATCH, 1, 0.2, rounds.append)
+    assert sum(rounds) == ROUNDS
+    for timing in timings.values():
+        assert len(timing.rounds) == ROUNDS
+        assert all(len(one) >= 3 for one in timing.rounds)
+        assert timing.load > 0
+        assert timing.first > 0
+        assert timing.peak_rss_mb is None or timing.peak_rss_mb > 10
+    assert timings["long"].latency["p50"] > 3 * timings["short"].latency["p50"]
+
+
+def test_a_users_own_module_of_the_same_name_is_not_imported(
+    graphs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "measure.py").write_text("raise RuntimeError('not yours')")
+    monkeypatch.chdir(tmp_path)
+    files = {"short": ("onnxruntime", graphs["short"])}
+    assert measure_alternately(files, BATCH, 1, 0.01, lambda _: None)["short"].rounds
+
+
+def test_a_file_that_cannot_be_loaded_is_named_with_the_cause(
+    graphs: dict[str, Path], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no graph")
+    files = {"short": ("onnxruntime", graphs["short"]), "broken": ("onnxruntime", broken)}
+    with pytest.raises(MachineError, match=r"broken\.onnx"):
+        measure_alternately(files, BATCH, 1, 0.01, lambda _: None)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_no_worker_outlives_an_interruption(graphs: dict[str, Path]) -> None:
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    files = {name: ("onnxruntime", path) for name, path in graphs.items()}
+    with pytest.raises(KeyboardInterrupt):
+        measure_alternately(files, BATCH, 1, 0.05, interrupt)
+    children = [
+        path.parent.name
+        for path in Path("/proc").glob("[0-9]*/stat")
+        if f" {os.getpid()} " in path.read_text().rsplit(")", 1)[1][:20]
+    ]
+    commands = [(Path("/proc") / pid / "cmdline").read_bytes() for pid in children]
+    assert not [command for command in commands if b"measure.worker" in command]

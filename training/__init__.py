@@ -1,0 +1,1 @@
+"""Training the demo weights, and anybody's own."""
