@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from cmt.variants import FAMILIES, VARIANTS, Variant
 # The tensors here are small, and OpenMP's threads wait by spinning where cores are busy.
 torch.set_num_threads(1)
 
+REFERENCE = Path(__file__).parent / "reference"
 SHARED = Path(__file__).parents[1].parent / "shared"
 TINY = Variant("tiny", 32, 8, (8, 16, 32, 64), (1, 1, 2, 1), {"official": 3.6, "flyegle": 3.6})
 
@@ -31,15 +34,25 @@ def shared() -> Path:
 
 
 @pytest.fixture
-def layouts(shared: Path) -> Path:
-    """Keys and shapes of all published checkpoints, with reference logits."""
-    return shared / "checkpoint_layouts"
+def layout(request: pytest.FixtureRequest) -> Callable[[str], dict[str, Any]]:
+    """`layout("official_ti")`: keys and shapes of a published checkpoint.
+
+    Those of ti are kept here, the others with the developers' reference data.
+    """
+
+    def read(name: str) -> dict[str, Any]:
+        path = REFERENCE / f"{name}.json"
+        if not path.is_file():
+            path = request.getfixturevalue("shared") / "checkpoint_layouts" / path.name
+        return json.loads(path.read_text())
+
+    return read
 
 
 @pytest.fixture
-def filling(layouts: Path) -> ModuleType:
+def filling() -> ModuleType:
     """The module that makes deterministic weights and inputs from a layout."""
-    spec = importlib.util.spec_from_file_location("layout_filling", layouts / "fill.py")
+    spec = importlib.util.spec_from_file_location("layout_filling", REFERENCE / "fill.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

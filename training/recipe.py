@@ -12,10 +12,12 @@ random choice comes from the seed and the step, so that the stop leaves no trace
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import json
 import math
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,17 +25,18 @@ import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL.Image import Resampling
+from PIL.Image import Image, Resampling
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save_file
 from torch import Tensor
 
+from calib_data.prepared import open_prepared, prepare
 from calib_data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, to_rgb
-from calib_data.sources import FolderImages, IdxImages, ImageSource
+from calib_data.sources import FolderImages, IdxImages, ImageSource, UnreadableImageError
 from cmt.checkpoints import load_model, load_state, to_public_layout
 from cmt.errors import InputError
 from cmt.network import CMT, StageTable, build
-from cmt.variants import VARIANTS
+from cmt.variants import VARIANTS, parse_size
 
 
 @dataclass(frozen=True)
@@ -77,11 +80,8 @@ def open_source(path: Path, split: str) -> ImageSource:
     return source
 
 
-def augment(
-    source: ImageSource, index: int, size: int, rng: np.random.Generator, recipe: Recipe
-) -> NDArray[np.uint8]:
-    """Random resized crop, flip and erasing of one image -> (size, size, 3) uint8."""
-    image = to_rgb(source.load(index))
+def augment(image: Image, size: int, rng: np.random.Generator, recipe: Recipe) -> NDArray[np.uint8]:
+    """Random resized crop, flip and erasing of an RGB image -> (size, size, 3) uint8."""
     area = image.width * image.height * rng.uniform(recipe.min_crop, 1)
     aspect = math.exp(rng.uniform(math.log(4 / 5), math.log(5 / 4)))
     width = min(math.sqrt(area * aspect), image.width)
@@ -126,15 +126,21 @@ class Batches(torch.utils.data.Dataset):
     def __getitem__(self, item: int) -> tuple[Tensor, Tensor]:
         begin = self.start + (self.first + item) * self.batch
         rng = np.random.default_rng((self.recipe.seed, begin))
-        indices = [self._image(begin + i) for i in range(self.batch)]
-        pixels = np.stack([augment(self.source, i, self.size, rng, self.recipe) for i in indices])
-        assert self.source.labels is not None
-        labels = torch.tensor([self.source.labels[i] for i in indices])
+        drawn = [self._draw(begin + i) for i in range(self.batch)]
+        pixels = np.stack([augment(image, self.size, rng, self.recipe) for image, _ in drawn])
+        labels = torch.tensor([label for _, label in drawn])
         return torch.from_numpy(self.prepare.normalise(pixels)), labels
 
-    def _image(self, position: int) -> int:
-        epoch, place = divmod(position, len(self.source))
-        return int(_epoch_order(self.recipe.seed, epoch, len(self.source))[place])
+    def _draw(self, position: int) -> tuple[Image, int]:
+        """An image and its class; the next one in place of one that cannot be decoded."""
+        count = len(self.source)
+        epoch, place = divmod(position, count)
+        start = int(_epoch_order(self.recipe.seed, epoch, count)[place])
+        assert self.source.labels is not None
+        for index in (i % count for i in range(start, start + count)):
+            with contextlib.suppress(UnreadableImageError):
+                return to_rgb(self.source.load(index)), self.source.labels[index]
+        raise InputError(f"no image of {self.source.description} can be decoded")
 
 
 def channels_last(model: CMT) -> CMT:
@@ -208,8 +214,18 @@ class Run:
         groups = parameter_groups(self.model, self.recipe.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), fused=True)
 
+    def _identity(self) -> str:
+        """What a stopped run must share with the one that goes on from it."""
+        init = None if self.init is None else self.init.name
+        content = [asdict(self.recipe), self.source.fingerprint(), init]
+        return json.dumps(content)
+
     def _restore(self) -> None:
         saved = torch.load(self.out / "state.pt", weights_only=True)
+        if saved["identity"] != self._identity():
+            raise InputError(
+                f"{self.out} holds a run with another recipe or other images: choose another --out"
+            )
         self.stage, self.step = saved["stage"], saved["step"]
         # A finished run stands behind the last stage.
         size = self.recipe.schedule[min(self.stage, len(self.recipe.schedule) - 1)][0]
@@ -222,6 +238,7 @@ class Run:
     def save(self) -> None:
         """Write RUN/state.pt, replaced whole so that a stop cannot damage it."""
         state = {
+            "identity": self._identity(),
             "stage": self.stage,
             "step": self.step,
             "model": self.model.state_dict(),
@@ -296,21 +313,19 @@ class Run:
 @torch.no_grad()
 def evaluate(
     model: CMT, source: ImageSource, preprocessing: Preprocessing, batch: int = 32
-) -> float:
-    """Top-1 in percent over the whole source."""
-    assert source.labels is not None
-    model.eval()
-    right = 0
-    for begin in range(0, len(source), batch):
-        indices = range(begin, min(begin + batch, len(source)))
-        pixels = np.stack([preprocessing.apply(source.load(i)) for i in indices])
-        x = torch.from_numpy(preprocessing.normalise(pixels))
-        answers = model(x.to(memory_format=torch.channels_last)).argmax(1).tolist()
-        right += sum(answer == source.labels[i] for answer, i in zip(answers, indices, strict=True))
-    return 100 * right / len(source)
+) -> tuple[float, int]:
+    """Top-1 in percent, and the number of images that could be decoded for it."""
+    channels_last(model).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(source, preprocessing, Path(folder), count=None, seed=0)
+        images = open_prepared(Path(folder), preprocessing)
+        tensors = (torch.from_numpy(x) for x in images.batches(batch))
+        answers = [model(x.to(memory_format=torch.channels_last)).argmax(1) for x in tensors]
+    right = torch.cat(answers)[: len(images)].numpy() == images.labels
+    return 100 * float(right.mean()), len(images)
 
 
-def write_weights(run: Run, top1: float, count: int, name: str, path: Path) -> None:
+def write_weights(run: Run, top1: str, path: Path) -> None:
     """The average in half precision, public layout, with all that using it takes."""
     size = run.recipe.schedule[-1][0]
     metadata = {
@@ -326,7 +341,7 @@ def write_weights(run: Run, top1: float, count: int, name: str, path: Path) -> N
         "trained_on": run.source.description,
         "started_from": "random weights" if run.init is None else run.init.name,
         "recipe": json.dumps(asdict(run.recipe)),
-        "top1": f"{top1:.2f} on the {count} images of {name}",
+        "top1": top1,
     }
     state = {
         name: (value.half() if value.is_floating_point() else value).contiguous()
@@ -339,9 +354,14 @@ def parse_schedule(text: str) -> tuple[tuple[int, int, int], ...]:
     """`size:images:batch,...` -> tuples."""
     try:
         rows = [tuple(int(part) for part in row.split(":")) for row in text.split(",")]
-        return tuple((size, images, batch) for size, images, batch in rows)
+        schedule = tuple((size, images, batch) for size, images, batch in rows)
     except ValueError as error:
         raise InputError(f"schedule '{text}' is not size:images:batch,...") from error
+    for size, images, batch in schedule:
+        parse_size(size)
+        if not 0 < batch <= images:
+            raise InputError(f"schedule '{text}': {images} images make no batch of {batch}")
+    return schedule
 
 
 @click.command()
@@ -374,17 +394,20 @@ def main(
 ) -> None:
     """Train a CMT on a folder of images; stop and go on as you like."""
     recipe = Recipe(variant, parse_schedule(schedule), learning_rate, resize_ratio, seed=seed)
-    out.mkdir(parents=True, exist_ok=True)
     source, validation = open_source(data, "train"), open_source(val, "t10k")
     if source.class_names != validation.class_names:
         raise InputError(f"{data} and {val} do not have the same classes")
+    out.mkdir(parents=True, exist_ok=True)
     run = Run(recipe, source, out, init)
     run.train()
     # What ships is half precision, so that is what is measured.
     path = out / f"cmt_{variant}.safetensors"
-    write_weights(run, math.nan, 0, "", path)
-    model = load_model(variant, path)
+    unmeasured = path.with_stem("unmeasured")
+    write_weights(run, "not measured", unmeasured)
+    model = load_model(variant, unmeasured)
     preprocessing = Preprocessing.for_model(model.img_size, model.metadata)
-    top1 = evaluate(channels_last(model), validation, preprocessing)
-    write_weights(run, top1, len(validation), validation.description, path)
-    click.echo(f"top-1 {top1:.2f} % on {len(validation)} images; weights in {path}")
+    top1, count = evaluate(model, validation, preprocessing)
+    unmeasured.unlink()
+    result = f"{top1:.2f} % on {count} images of {validation.description}"
+    write_weights(run, result, path)
+    click.echo(f"top-1 {result}; weights in {path}")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +27,8 @@ PARAMETERS = {
     ("flyegle", "s"): 31_754_121,
     ("flyegle", "b"): 55_616_316,
 }
+REFERENCE = Path(__file__).parents[1] / "reference"
+Layout = Callable[[str], dict[str, Any]]
 PAPER_GMACS = {"ti": 0.6, "xs": 1.5, "s": 4.0, "b": 9.3}
 NETWORKS = list(PARAMETERS)
 
@@ -45,12 +47,12 @@ def test_parameter_count_is_the_published_one(family: str, variant: str) -> None
 
 @pytest.mark.parametrize(("family", "variant"), NETWORKS)
 def test_keys_and_shapes_are_those_of_the_published_checkpoint(
-    family: str, variant: str, layouts: Path
+    family: str, variant: str, layout: Layout
 ) -> None:
-    layout = json.loads((layouts / f"{family}_{variant}.json").read_text())
+    published = layout(f"{family}_{variant}")
     state = to_public_layout(build_shapes(variant, family))
-    assert {key: list(value.shape) for key, value in state.items()} == layout["keys"]
-    assert layout["parameters"] == PARAMETERS[family, variant]
+    assert {key: list(value.shape) for key, value in state.items()} == published["keys"]
+    assert published["parameters"] == PARAMETERS[family, variant]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -71,12 +73,12 @@ def test_counting_multiply_adds_leaves_the_model_as_it_was(make_tiny: Callable[.
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_ti_logits_match_the_original_implementation(
-    family: str, layouts: Path, filling: ModuleType, tmp_path: Path
+    family: str, layout: Layout, filling: ModuleType, tmp_path: Path
 ) -> None:
-    layout = json.loads((layouts / f"{family}_ti.json").read_text())
-    save_file(filling.fill(layout), tmp_path / "ti.safetensors")
+    published = layout(f"{family}_ti")
+    save_file(filling.fill(published), tmp_path / "ti.safetensors")
     model = load_model("ti", tmp_path / "ti.safetensors")
-    expected = np.load(layouts / f"{family}_ti_logits.npy")
+    expected = np.load(REFERENCE / f"{family}_ti_logits.npy")
     with torch.no_grad():
         logits = model(filling.image(160)).numpy()
     assert model.img_size == (160, 160)
@@ -85,13 +87,13 @@ def test_ti_logits_match_the_original_implementation(
 
 @pytest.mark.parametrize(("family", "variant"), [n for n in NETWORKS if n[1] != "ti"])
 def test_larger_variants_load_a_published_layout_and_run(
-    family: str, variant: str, layouts: Path, filling: ModuleType
+    family: str, variant: str, layout: Layout, filling: ModuleType
 ) -> None:
-    layout = json.loads((layouts / f"{family}_{variant}.json").read_text())
+    published = layout(f"{family}_{variant}")
     model = build(variant, family).eval()
-    load_state(model, filling.fill(layout), layout["image_size"])
+    load_state(model, filling.fill(published), published["image_size"])
     with torch.no_grad():
-        logits = model(filling.image(layout["image_size"], 1))
+        logits = model(filling.image(published["image_size"], 1))
     assert logits.shape == (1, 1000)
     assert torch.isfinite(logits).all()
     assert logits.std() > 0

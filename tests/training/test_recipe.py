@@ -113,7 +113,7 @@ def test_the_saved_state_is_plain_data(tiny: object, images: FolderImages, tmp_p
     run = new_run(images, tmp_path / "run")
     run.save()
     saved = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
-    assert set(saved) == {"stage", "step", "model", "average", "optimizer"}
+    assert set(saved) == {"identity", "stage", "step", "model", "average", "optimizer"}
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["state.pt"]
 
 
@@ -138,7 +138,7 @@ def test_training_learns_and_the_average_follows(
     (tmp_path / "run").mkdir()
     run = Run(recipe, source, tmp_path / "run", None)
     run.train()
-    assert evaluate(run.average, source, Preprocessing((32, 32), (32, 32))) == 100.0
+    assert evaluate(run.average, source, Preprocessing((32, 32), (32, 32))) == (100.0, 2)
 
 
 # Batches
@@ -245,13 +245,14 @@ def test_exported_weights_load_with_their_metadata(
     save_file(to_public_layout(make_tiny(family, 32)), tmp_path / "init.safetensors")
     run = new_run(images, tmp_path / "run", tmp_path / "init.safetensors")
     run.train()
-    write_weights(run, 33.333, 12, "somewhere", tmp_path / "out.safetensors")
+    write_weights(run, "33.33 % of something", tmp_path / "out.safetensors")
     model = load_model("tiny", tmp_path / "out.safetensors")
     assert model.family.name == family
     assert (model.img_size, model.num_classes) == ((64, 64), 3)
     assert json.loads(model.metadata["labels"]) == ["ant", "bee", "cat"]
     assert json.loads(model.metadata["recipe"])["schedule"] == [[32, 24, 4], [64, 8, 4]]
-    assert model.metadata["top1"] == "33.33 on the 12 images of somewhere"
+    assert model.metadata["top1"] == "33.33 % of something"
+    assert model.metadata["started_from"] == "init.safetensors"
     assert Preprocessing.for_model(model.img_size, model.metadata).resize == (80, 80)
     for key, value in model.state_dict().items():
         torch.testing.assert_close(value, run.average.state_dict()[key].half().to(value.dtype))
@@ -263,7 +264,33 @@ def test_evaluate_counts_right_answers(make_tiny: Callable[..., CMT], images: Fo
         model.get_parameter("head.classifier.weight").zero_()
         model.get_parameter("head.classifier.bias").copy_(torch.tensor([0.0, 1.0, 0.0]))
     prepare = Preprocessing((32, 32), (32, 32))
-    assert evaluate(model, images, prepare, batch=5) == pytest.approx(100 / 3)
+    assert evaluate(model, images, prepare, batch=5) == (pytest.approx(100 / 3), len(images))
+
+
+def test_a_stopped_run_goes_on_with_its_own_recipe_only(
+    tiny: object, images: FolderImages, tmp_path: Path
+) -> None:
+    new_run(images, tmp_path / "run").save()
+    other = Recipe("tiny", RECIPE.schedule, 5e-3, 1.25)
+    with pytest.raises(InputError, match="another recipe"):
+        Run(other, images, tmp_path / "run", None)
+
+
+def test_an_undecodable_training_image_is_replaced_by_the_next(
+    make_images: Callable[..., Path],
+) -> None:
+    root = make_images("a/0.png", "a/1.png", "b/0.png")
+    (root / "a" / "1.png").write_bytes(b"no picture")
+    source = FolderImages(root)
+    batches = Batches(source, Recipe("ti", ((32, 30, 30),), 1e-3, 1.0), 32, 30, 0, 0, 1)
+    _, labels = batches[0]
+    assert labels.tolist().count(1) == 20  # b/0 stands in for a/1
+
+
+@pytest.mark.parametrize("text", ["160:100:0", "160:0:1", "160:8:16", "100:64:8", "160", "a:b:c"])
+def test_schedule_that_makes_no_sense_is_refused(text: str) -> None:
+    with pytest.raises(InputError):
+        parse_schedule(text)
 
 
 # The command
@@ -305,4 +332,4 @@ def test_the_command_trains_measures_and_writes_weights(
         assert "% on 12 images" in result.output
     model = load_model("ti", tmp_path / "run" / "cmt_ti.safetensors")
     assert (model.img_size, model.num_classes) == ((32, 32), 3)
-    assert model.metadata["top1"].endswith(f"on the 12 images of {root}")
+    assert model.metadata["top1"].endswith(f"% on 12 images of {root}")
