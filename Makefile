@@ -3,11 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 DEMO := demo
+# TensorRT-RTX, which builds engines without a GPU, has wheels for 64-bit x86 only.
+TENSORRT := $(if $(filter x86_64 AMD64,$(shell uname -m)),--target tensorrt)
 
 .PHONY: demo test lint clean
 
 demo: $(INSTALLED)
-	$(BIN)/cmt-export --variant ti --target openvino --target tensorrt --fp16 --int8 \
+	$(BIN)/cmt-export --variant ti --target openvino $(TENSORRT) --fp16 --int8 \
 		--out $(DEMO) --force
 
 test: lint

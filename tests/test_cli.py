@@ -18,6 +18,8 @@ from safetensors.torch import save_file
 import cli
 from cmt.checkpoints import load_model, to_public_layout
 from export import targets
+from export.inputs import DEMO_WEIGHTS, resolve
+from export.options import ExportOptions
 
 Run = Callable[..., tuple[int, str]]
 
@@ -243,6 +245,14 @@ def test_output_folder_that_cannot_be_written(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     line = refused(run, tmp_path, *TI, "--weights", "random", "--out", tmp_path / "file" / "out")
     assert "cannot write" in line
+
+
+def test_demo_weights_fit_the_bundled_images() -> None:
+    inputs = resolve(ExportOptions("ti", ("openvino",)), needs_calibration=True)
+    assert inputs.label_map == {i: i for i in range(10)}
+    assert inputs.preprocessing.resize == (160, 160)
+    assert inputs.model.metadata["top1"]
+    assert DEMO_WEIGHTS.stat().st_size < 17_000_000
 
 
 def test_tensorrt_where_no_library_is_installed(
