@@ -18,6 +18,7 @@ class Graph:
         runtime: what runs it for that comparison.
         file: its name in the bundle's `model` folder; None if it stays behind.
         calibrated: its content depends on the calibration images.
+        half: FP16, with FP32 islands where the measured ranges ask for them.
     """
 
     source: str | None
@@ -25,14 +26,15 @@ class Graph:
     runtime: str
     file: str | None
     calibrated: bool = False
+    half: bool = False
 
 
 GRAPHS = {
     "onnx": Graph(None, "fp32", "onnxruntime", None),
     "simplified": Graph("onnx", "fp32", "onnxruntime", "{name}.onnx"),
-    "half": Graph("simplified", "fp16", SIMULATED, "{name}.fp16.onnx"),
+    "half": Graph("simplified", "fp16", SIMULATED, "{name}.fp16.onnx", half=True),
     "qdq": Graph("simplified", "int8", "onnxruntime", None, calibrated=True),
-    "qdq-half": Graph("qdq", "int8", SIMULATED, "{name}.int8.onnx"),
+    "qdq-half": Graph("qdq", "int8", SIMULATED, "{name}.int8.onnx", half=True),
 }
 
 

@@ -201,6 +201,9 @@ class Run:
         after = ["torch.outputs", "reference" if source is None else f"graph/{graph.source}"]
         if graph.calibrated:
             after.append("images/calibration")
+        if graph.half:
+            self._ranges()
+            after.append("ranges")
 
         def make(folder: Path) -> None:
             path = folder / "graph.onnx"
