@@ -18,6 +18,7 @@ import functools
 import json
 import math
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -51,6 +52,11 @@ class Recipe:
     resize_ratio: float
     """Evaluation: shorter side resized to this times the input size."""
     min_crop: float = 0.6
+    """Smallest share of an image that a random crop keeps."""
+    freeze: int = 0
+    """The stem and this many stages keep their weights and statistics (0: everything learns)."""
+    bf16: bool = False
+    """Products in bfloat16, weights and sums in float32; faster where the CPU has it."""
     erasing: float = 0.1
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
@@ -155,8 +161,12 @@ def resized(model: CMT, size: int) -> CMT:
     return channels_last(fresh)
 
 
-def start_model(recipe: Recipe, init: Path | None, classes: int) -> CMT:
-    """A fresh network, or one with the weights of `init`, its classifier replaced."""
+def start_model(recipe: Recipe, init: Path | None, labels: Sequence[str]) -> CMT:
+    """A fresh network, or one with the weights of `init`.
+
+    Its classifier is replaced unless its metadata names the very same classes.
+    """
+    classes = len(labels)
     size = recipe.schedule[0][0]
     if init is None:
         model = build(recipe.variant, "official", size, classes)
@@ -166,10 +176,11 @@ def start_model(recipe: Recipe, init: Path | None, classes: int) -> CMT:
         return model
     source = load_model(recipe.variant, init)
     model = build(recipe.variant, source.family.name, source.img_size[0], classes)
+    same = source.metadata.get("labels") == json.dumps(labels)
     kept = {
         name: value
         for name, value in source.state_dict().items()
-        if not name.startswith("head.classifier")
+        if same or not name.startswith("head.classifier")
     }
     model.load_state_dict(kept, strict=False)
     return resized(model, size)
@@ -179,7 +190,8 @@ def parameter_groups(model: CMT, weight_decay: float) -> list[dict]:
     """Weight decay on matrices and kernels only, as is usual for transformers."""
     decayed: list[torch.nn.Parameter] = []
     plain: list[torch.nn.Parameter] = []
-    for name, parameter in model.named_parameters():
+    learning = ((n, p) for n, p in model.named_parameters() if p.requires_grad)
+    for name, parameter in learning:
         (plain if parameter.ndim < 2 or ".positions." in name else decayed).append(parameter)
     return [
         {"params": decayed, "weight_decay": weight_decay},
@@ -203,7 +215,7 @@ class Run:
         self.recipe, self.source, self.out, self.init = recipe, source, out, init
         self.stage, self.step = 0, 0
         torch.manual_seed(recipe.seed)
-        self.model = start_model(recipe, init, len(source.class_names))
+        self.model = start_model(recipe, init, source.class_names)
         self._prepare()
         self.average = copy.deepcopy(self.model)
         if (out / "state.pt").is_file():
@@ -211,6 +223,9 @@ class Run:
 
     def _prepare(self) -> None:
         channels_last(self.model).train()
+        if self.recipe.freeze:
+            for part in (self.model.stem, *self.model.stages[: self.recipe.freeze]):
+                part.eval().requires_grad_(False)
         groups = parameter_groups(self.model, self.recipe.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), fused=True)
 
@@ -289,9 +304,10 @@ class Run:
         share = self.recipe.share(self.stage, in_stage)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.recipe, share, batch)
-        logits = self.model(x.to(memory_format=torch.channels_last))
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bf16):
+            logits = self.model(x.to(memory_format=torch.channels_last))
         loss = torch.nn.functional.cross_entropy(
-            logits, y, label_smoothing=self.recipe.label_smoothing
+            logits.float(), y, label_smoothing=self.recipe.label_smoothing
         )
         self.optimizer.zero_grad()
         loss.backward()
@@ -380,6 +396,15 @@ def parse_schedule(text: str) -> tuple[tuple[int, int, int], ...]:
     default=256 / 224,
     help="Evaluation: shorter side / input.",
 )
+@click.option(
+    "--min-crop",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.6,
+    show_default=True,
+    help="Smallest share of an image that a random crop keeps.",
+)
+@click.option("--freeze", type=click.IntRange(0, 4), default=0, help="Stem and stages kept fixed.")
+@click.option("--bf16", is_flag=True, help="Products in bfloat16.")
 @click.option("--seed", default=0, show_default=True)
 def main(
     data: Path,
@@ -390,10 +415,22 @@ def main(
     schedule: str,
     learning_rate: float,
     resize_ratio: float,
+    min_crop: float,
+    freeze: int,
+    bf16: bool,
     seed: int,
 ) -> None:
     """Train a CMT on a folder of images; stop and go on as you like."""
-    recipe = Recipe(variant, parse_schedule(schedule), learning_rate, resize_ratio, seed=seed)
+    recipe = Recipe(
+        variant,
+        parse_schedule(schedule),
+        learning_rate,
+        resize_ratio,
+        min_crop=min_crop,
+        freeze=freeze,
+        bf16=bf16,
+        seed=seed,
+    )
     source, validation = open_source(data, "train"), open_source(val, "t10k")
     if source.class_names != validation.class_names:
         raise InputError(f"{data} and {val} do not have the same classes")

@@ -218,7 +218,7 @@ def test_init_keeps_everything_but_the_classifier(
 ) -> None:
     old = make_tiny(family, 32, num_classes=7)
     save_file(to_public_layout(old), tmp_path / "init.safetensors")
-    new = start_model(RECIPE, tmp_path / "init.safetensors", classes=3)
+    new = start_model(RECIPE, tmp_path / "init.safetensors", ("ant", "bee", "cat"))
     assert new.family.name == family
     assert new.num_classes == 3
     assert new.state_dict()["head.classifier.weight"].shape[0] == 3
@@ -232,7 +232,7 @@ def test_init_at_another_size_resizes_the_tables(
 ) -> None:
     old = make_tiny("official", 96)
     save_file(to_public_layout(old), tmp_path / "init.safetensors")
-    new = start_model(RECIPE, tmp_path / "init.safetensors", classes=3)
+    new = start_model(RECIPE, tmp_path / "init.safetensors", ("ant", "bee", "cat"))
     assert new.img_size == (32, 32)
     expected = resized(old, 32).state_dict()["stages.0.positions.0.table"]
     assert torch.equal(new.state_dict()["stages.0.positions.0.table"], expected)
@@ -333,3 +333,30 @@ def test_the_command_trains_measures_and_writes_weights(
     model = load_model("ti", tmp_path / "run" / "cmt_ti.safetensors")
     assert (model.img_size, model.num_classes) == ((32, 32), 3)
     assert model.metadata["top1"].endswith(f"% on 12 images of {root}")
+
+
+def test_frozen_stages_keep_weights_and_statistics(
+    tiny: object, images: FolderImages, tmp_path: Path
+) -> None:
+    recipe = Recipe("tiny", ((32, 16, 4),), 1e-2, 1.0, freeze=1, bf16=True)
+    (tmp_path / "run").mkdir()
+    run = Run(recipe, images, tmp_path / "run", None)
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    run.train()
+    after = run.model.state_dict()
+    moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert not [name for name in moved if name.startswith(("stem.", "stages.0."))]
+    assert {"stages.1.entry.conv.weight", "head.classifier.weight"} <= moved
+
+
+def test_init_of_the_same_classes_keeps_its_classifier(
+    make_tiny: Callable[..., CMT], tmp_path: Path
+) -> None:
+    old = make_tiny("official", 32, num_classes=2)
+    labels = ("ant", "bee")
+    path = tmp_path / "init.safetensors"
+    save_file(to_public_layout(old), path, {"labels": json.dumps(labels)})
+    weight = "head.classifier.weight"
+    for names, kept in ((labels, True), (("ant", "cat"), False)):
+        new = start_model(RECIPE, path, names)
+        assert torch.equal(new.state_dict()[weight], old.state_dict()[weight]) == kept
