@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import cli
+from training.recipe import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -29,9 +30,10 @@ def test_python_examples_run() -> None:
         exec(compile(example, "README.md", "exec"), {})
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("cmt-export")])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("cmt-")])
 def test_command_lines_are_accepted(command: str) -> None:
-    cli.export_cli.make_context("cmt-export", shlex.split(command)[1:])
+    name, *arguments = shlex.split(command)
+    {"cmt-export": cli.export_cli, "cmt-train": main}[name].make_context(name, arguments)
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make")])
@@ -42,7 +44,7 @@ def test_make_targets_exist(command: str) -> None:
 
 def test_every_command_is_covered_by_one_of_these_tests() -> None:
     assert COMMANDS
-    assert all(command.startswith(("cmt-export ", "make ")) for command in COMMANDS)
+    assert all(command.startswith(("cmt-export ", "cmt-train ", "make ")) for command in COMMANDS)
 
 
 def test_folders_of_the_layout_exist() -> None:
