@@ -127,10 +127,29 @@ def train_command() -> None:
 
 def _run(name: str, main: Callable[..., Any], again: str) -> NoReturn:
     """Run a command; errors become one line on standard error and an exit status."""
+    stopped: list[int] = []
+
+    def stop(number: int, _: object) -> NoReturn:
+        stopped.append(number)
+        raise KeyboardInterrupt
+
     # A terminated run ends like an interrupted one: with its finished work kept.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
     try:
-        sys.exit(main(prog_name=name, standalone_mode=False))
+        status = main(prog_name=name, standalone_mode=False)
+    except BaseException as error:
+        # Native code and imports turn a KeyboardInterrupt into errors of their own.
+        if stopped or isinstance(error, (KeyboardInterrupt, click.Abort)):
+            _fail(name, f"interrupted: {again}", 130)
+        _explain(name, error, again)
+    sys.exit(status)
+
+
+def _explain(name: str, error: BaseException, again: str) -> NoReturn:
+    """One line for what went wrong; what nobody foresaw keeps its traceback."""
+    try:
+        raise error
     except click.ClickException as error:
         _fail(name, error.format_message(), 2)
     except InputError as error:
@@ -143,8 +162,6 @@ def _run(name: str, main: Callable[..., Any], again: str) -> NoReturn:
         _fail(name, f"{error.name} is not installed: pip install 'cmt-export[export]'", 2)
     except (OSError, MachineError, MemoryError) as error:  # a full disk, a killed process
         _fail(name, f"{error or 'out of memory'}: when that is mended, {again}", 3)
-    except (KeyboardInterrupt, click.Abort):
-        _fail(name, f"interrupted: {again}", 130)
 
 
 def _fail(name: str, message: str, status: int) -> NoReturn:
