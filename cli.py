@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from cmt.errors import GateError, InputError, MachineError
 from cmt.variants import VARIANTS
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from measure.bundle import OpenBundle
 
 TARGET_NAMES = ("openvino", "tensorrt", "onnxruntime")
 EXPORT_PACKAGES = ("torch", "safetensors", "onnx", "onnxscript", "onnxsim", "onnxruntime", "nncf")
@@ -36,6 +42,8 @@ class ImageSize(click.ParamType):
 
 
 FOLDER = click.Path(path_type=Path)
+COUNT = click.IntRange(min=1)
+SECONDS = click.FloatRange(min=0, min_open=True, max=3600)
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 100})
@@ -93,8 +101,7 @@ def export_cli(
         precisions=tuple(precisions), gpu_archs=gpu_archs, command=command, **arguments
     )
     bundle = export(options, show_progress=True)
-    console = Console(width=None if sys.stdout.isatty() else 80)
-    console.print(terminal_table(bundle.report))
+    _print_table(terminal_table(bundle.report))
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     for warning in bundle.report["warnings"]:
         errors.print(f"warning: {printable(warning)}", markup=False, emoji=False)
@@ -102,6 +109,74 @@ def export_cli(
         errors.print(f"gate failed: {failure}", markup=False, emoji=False)
     click.echo(f"report: {bundle.path / 'report.html'}")
     return 1 if bundle.failures else 0
+
+
+def _print_table(table: Table) -> None:
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 80).print(table)
+
+
+@click.command(context_settings={"show_default": True, "max_content_width": 100})
+@click.argument("bundle", type=FOLDER)
+@click.option("--verify", is_flag=True, help="Check every file and golden output; measure nothing.")
+@click.option("--batch", "batches", multiple=True, type=COUNT, help="Images per inference.")
+@click.option("--threads", multiple=True, type=COUNT, help="CPU threads.  [default: all]")
+@click.option("--streams", multiple=True, type=COUNT, help="OpenVINO streams, a caller each.")
+@click.option("--seconds", default=5.0, type=SECONDS, help="Spent on each file and combination.")
+@click.option("--machine", help="Name of this machine in the report.  [default: its host name]")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as in report.json.")
+@click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
+def bench_cli(
+    *,
+    bundle: Path,
+    verify: bool,
+    machine: str | None,
+    as_json: bool,
+    verbose: bool,
+    **sweep: Any,
+) -> int:
+    """Measure a bundle's files on this machine and add the results to its report.
+
+    --batch, --threads and --streams may repeat: every combination is measured. Earlier results
+    of this machine are replaced, those of others never.
+    """
+    from export.progress import ProgressBars
+    from measure import bench
+    from measure.bundle import open_bundle
+    from measure.environment import usable_cores
+    from measure.report import machine_table
+
+    opened = open_bundle(bundle)
+    if verify:
+        return _verify(opened, usable_cores())
+    machine = bench.check_machine(opened, machine)
+    command = shlex.join(["cmt-bench", *sys.argv[1:]])
+    with ProgressBars(not as_json) as progress:
+        entry = bench.measure(opened, bench.Sweep(**sweep), machine, command, progress.task)
+    bench.save(opened, entry)
+    if as_json:
+        click.echo(json.dumps(entry, indent=1))
+        return 0
+    _print_table(machine_table(entry))
+    click.echo(f"report: {bundle / 'report.html'}")
+    return 0
+
+
+def _verify(bundle: OpenBundle, threads: int) -> int:
+    from measure.golden import verify
+
+    failed = []
+    words = {True: "ok", False: "FAILED", None: "skipped"}
+    for check in verify(bundle, threads):
+        click.echo(f"{words[check.passed]:8}{check.name}: {check.detail}")
+        if check.passed is False:
+            failed.append(check.name)
+    if failed:
+        raise GateError(
+            f"{', '.join(failed)}: the results on this machine are not those of the exporting one"
+        )
+    return 0
 
 
 def _one_line(text: str) -> str:
@@ -112,6 +187,11 @@ def export_command() -> None:
     """Entry point of `cmt-export`."""
     again = "the same command with --resume goes on where it stopped"
     _run("cmt-export", export_cli.main, again)
+
+
+def bench_command() -> None:
+    """Entry point of `cmt-bench`."""
+    _run("cmt-bench", bench_cli.main, "the same command starts again")
 
 
 def train_command() -> None:

@@ -87,24 +87,31 @@ class Preprocessing:
         return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
     def describe(self) -> dict[str, Any]:
-        """The manifest's `input` fields that repeat this preprocessing in any language."""
+        """The manifest's `input` fields that repeat this preprocessing in any language.
+
+        `measure/schema/manifest.schema.json` says what each word stands for.
+        """
         return {
             "colour_order": "RGB",
             "exif_orientation": "applied",
             "resize": {
-                "rule": "cover the box, aspect ratio kept, the longer side rounded down",
-                "longest_aspect": _LONGEST_ASPECT,
+                "rule": "cover",
                 "box": list(self.resize),
-                "filter": "Pillow bicubic (antialiased, a = -0.5)",
+                "filter": "pillow-bicubic",
+                "longest_aspect": _LONGEST_ASPECT,
             },
-            "crop": {
-                "position": "centre, half pixels rounded to even",
-                "size": list(self.size),
-            },
+            "crop": {"position": "centre", "size": list(self.size)},
             "range": [0.0, 1.0],
             "mean": list(self.mean),
             "std": list(self.std),
         }
+
+    @classmethod
+    def from_description(cls, described: Mapping[str, Any]) -> Preprocessing:
+        """What `describe` described, from a manifest that its schema accepts."""
+        size, resize = described["crop"]["size"], described["resize"]["box"]
+        mean, std = described["mean"], described["std"]
+        return cls(tuple(size), tuple(resize), tuple(mean), tuple(std))
 
 
 def _three_numbers(text: str) -> tuple[float, float, float]:

@@ -1,4 +1,4 @@
-"""The bundle: manifest, golden outputs, and its place on disk."""
+"""The bundle as it is made: its files, golden outputs, and its place on disk."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from calib_data.preprocessing import Preprocessing
 from cmt.errors import InputError
 from export.candidates import GRAPHS, Candidate
-from export.inputs import sha256_file
-
-SCHEMA = 1
-GOLDEN_IMAGES = 8
+from measure.bundle import Entry, describe_file
+from measure.golden import IMAGES, MAX_GREY_LEVELS, TOLERANCES, make_photo
 
 
 class Workspace:
@@ -83,23 +82,19 @@ def place(finished: Path, bundle: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def describe_file(root: Path, path: Path) -> dict[str, Any]:
-    """A file's entry in the manifest."""
-    return {
-        "path": path.relative_to(root).as_posix(),
-        "bytes": path.stat().st_size,
-        "sha256": sha256_file(path),
-    }
-
-
 def copy_artefacts(
     folder: Path,
     stem: str,
     graphs: Mapping[str, Path],
     candidates: Sequence[Candidate],
     built: Mapping[str, Path],
-) -> list[dict[str, Any]]:
-    """Copy the ONNX graphs and the targets' files in; returns their manifest entries."""
+    golden: Mapping[str, Entry],
+) -> list[Entry]:
+    """Copy the ONNX graphs and the targets' files in; returns their manifest entries.
+
+    Args:
+        golden: by candidate name, the `golden` of the file that its runtime loads.
+    """
     entries = []
     for name, source in graphs.items():
         graph = GRAPHS[name]
@@ -111,33 +106,62 @@ def copy_artefacts(
     for candidate in candidates:
         source = built[candidate.name]
         described = json.loads((source / "built.json").read_text())
+        settings = described.pop("settings", {})
         for file in sorted(source.glob(f"{stem}.*")):
             path = folder / candidate.target.name / file.name
             target, precision = candidate.target.name, candidate.precision
-            entries.append(_copy(folder, file, path, target, precision, described))
+            entry = _copy(folder, file, path, target, precision, described)
+            if file.suffix == f".{candidate.target.suffix}":
+                entry |= {"settings": settings, "golden": golden[candidate.name]}
+            entries.append(entry)
     return entries
 
 
 def _copy(
     folder: Path, source: Path, path: Path, target: str, precision: str, built: dict[str, Any]
-) -> dict[str, Any]:
+) -> Entry:
     path.parent.mkdir(exist_ok=True)
     shutil.copyfile(source, path)
     return {"target": target, "precision": precision, **describe_file(folder, path), **built}
 
 
-def write_golden(
-    folder: Path, pixels: np.ndarray, outputs: Mapping[str, Sequence[np.ndarray]]
-) -> None:
-    """Input pixels (N, H, W, 3) uint8 and, per artefact, the outputs that its file gave."""
-    folder.mkdir()
-    np.save(folder / "images.npy", pixels[:GOLDEN_IMAGES])
-    for name, arrays in outputs.items():
-        path = folder / f"{name.replace('/', '-')}.npz"
-        np.savez(path, *[array[:GOLDEN_IMAGES] for array in arrays])
+def write_golden_inputs(
+    folder: Path, pixels: np.ndarray, preprocessing: Preprocessing
+) -> dict[str, Any]:
+    """Prepared images, and a photo with what preprocessing makes of it; the manifest's `golden`.
+
+    Args:
+        pixels: (N, H, W, 3) uint8; the first few are taken.
+    """
+    from PIL import Image
+
+    golden = folder / "golden"
+    golden.mkdir()
+    np.save(golden / "images.npy", pixels[:IMAGES])
+    make_photo(golden / "photo.jpg")
+    with Image.open(golden / "photo.jpg") as photo:
+        np.save(golden / "pixels.npy", preprocessing.apply(photo))
+    files = {"images": "images.npy", "photo": "photo.jpg", "pixels": "pixels.npy"}
+    entries = {key: describe_file(folder, golden / name) for key, name in files.items()}
+    return {**entries, "max_grey_levels": MAX_GREY_LEVELS}
 
 
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write manifest.json, last of all, so that its presence says the bundle is whole."""
-    text = json.dumps({"schema": SCHEMA, **manifest}, indent=1, allow_nan=False)
-    (folder / "manifest.json").write_text(text + "\n")
+def write_golden_outputs(
+    folder: Path, candidate: Candidate, names: Sequence[str], outputs: Sequence[np.ndarray]
+) -> Entry:
+    """What a file answered on the golden images; returns the `golden` of its manifest entry.
+
+    Args:
+        names: of the network's outputs.
+        outputs: one array (N, ...) each; the first few images are taken.
+    """
+    entries = []
+    for name, array in zip(names, outputs, strict=True):
+        file = f"{candidate.target.name}-{candidate.precision}-{name}.npy"
+        np.save(folder / "golden" / file, array[:IMAGES])
+        entries.append(describe_file(folder, folder / "golden" / file))
+    return {
+        "outputs": entries,
+        "produced_by": candidate.target.runtime,
+        "max_rel": TOLERANCES[candidate.precision],
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from cmt.checkpoints import load_model
 from cmt.errors import InputError
 from cmt.network import CMT
 from export.options import BUNDLED_VAL_COUNT, ExportOptions
+from measure.bundle import sha256_file
 
 DEMO_WEIGHTS = BUNDLED / "cmt_ti.safetensors"
 UNLABELLED_COUNT = 64
@@ -80,15 +80,6 @@ def resolve(options: ExportOptions, needs_calibration: bool) -> Inputs:
             "the weights are random: files and latencies are real, answers mean nothing"
         )
     return inputs
-
-
-def sha256_file(path: Path) -> str:
-    """Hex digest of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _weights_path(source: str, variant: str) -> Path | None:

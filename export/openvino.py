@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from calib_data.prepared import PreparedImages
+from measure.runners import OPENVINO_SETTINGS
 
 
 def missing() -> str | None:
@@ -38,4 +39,4 @@ def build_ir(
     built = {"openvino": version("openvino")}
     if precision == "int8":
         built["nncf"] = version("nncf")
-    return {"built_with": built, "built_for": ["CPU"]}
+    return {"built_with": built, "built_for": ["CPU"], "settings": OPENVINO_SETTINGS}

@@ -20,17 +20,18 @@ from cmt.errors import GateError, InputError
 from export import bundle as bundles
 from export.candidates import GRAPHS, Candidate, Graph
 from export.inputs import Inputs, resolve
-from export.onnx_graph import OPSET, export_onnx, simplify_onnx
+from export.onnx_graph import OPSET, export_onnx, output_names, simplify_onnx
 from export.options import ExportOptions
 from export.progress import ProgressBars
 from export.stages import Stages
 from export.summary import Results, build_manifest, build_report
 from export.targets import BuildRequest, get_target
 from measure import environment
+from measure.bundle import write_manifest
 from measure.latency import ROUNDS, Timing, measure_alternately
 from measure.parity import TOLERANCES, compare_outputs, require
 from measure.report import write_report
-from measure.runners import LOADERS, run_all
+from measure.runners import LOADERS, Settings, run_all
 
 PARITY_IMAGES = 32
 RANGE_IMAGES = 64
@@ -308,7 +309,9 @@ class Run:
             return self._graph(candidate.target.graphs[candidate.precision])
         return next(folder.glob(f"*.{candidate.target.suffix}"))
 
-    def _outputs(self, name: str, runtime: str, path: Path, after: str) -> Outputs:
+    def _outputs(
+        self, name: str, runtime: str, path: Path, after: str, settings: Settings | None = None
+    ) -> Outputs:
         """All outputs of a saved file on the validation images, computed once."""
         total = len(self.validation)
         if self.options.output == "features":
@@ -316,7 +319,7 @@ class Run:
         batch = REFERENCE_BATCH if runtime == "torch" else self.options.batch
 
         def make(folder: Path) -> None:
-            runner = LOADERS[runtime](path, self.options.thread_count)
+            runner = LOADERS[runtime](path, self.options.thread_count, settings)
             with self.progress.task(f"running {name} on {total} images", total) as advance:
                 arrays = run_all(runner, self.validation.batches(batch, total), total, advance)
             np.savez(folder / "outputs.npz", *arrays)
@@ -329,7 +332,8 @@ class Run:
     def _candidate_outputs(self, candidate: Candidate, folder: Path) -> Outputs:
         path = self._evaluated_file(candidate, folder)
         stage = f"build/{candidate.name}"
-        outputs = self._outputs(candidate.name, candidate.target.runtime, path, stage)
+        settings = _built_settings(folder)
+        outputs = self._outputs(candidate.name, candidate.target.runtime, path, stage, settings)
         if not candidate.target.runs_graph:  # else the graph's own row says it
             count = min(PARITY_IMAGES, len(self.validation))
             row = compare_outputs(
@@ -354,7 +358,12 @@ class Run:
             title = f"timing {len(files)} files alternately"
             with self.progress.task(title, ROUNDS) as advance:
                 timings = measure_alternately(
-                    files, batch, self.options.thread_count, self.options.bench_seconds, advance
+                    files,
+                    batch,
+                    self.options.thread_count,
+                    self.options.bench_seconds,
+                    advance,
+                    {name: _built_settings(folder) for name, folder in built.items()},
                 )
             content = {name: asdict(timing) for name, timing in timings.items()}
             (folder / "timings.json").write_text(json.dumps(content))
@@ -375,8 +384,17 @@ class Run:
         folder.mkdir()
         used = {"simplified", *(c.target.graphs[c.precision] for c in self.candidates)}
         graphs = {name: self._graph(name) for name in GRAPHS if name in used}
-        artefacts = bundles.copy_artefacts(folder, self.file_stem, graphs, self.candidates, built)
-        bundles.write_golden(folder / "golden", np.asarray(self.validation.pixels), outputs)
+        golden = bundles.write_golden_inputs(
+            folder, np.asarray(self.validation.pixels), self.inputs.preprocessing
+        )
+        names = output_names(self.options.output == "features")
+        answers = {
+            c.name: bundles.write_golden_outputs(folder, c, names, outputs[c.name])
+            for c in self.candidates
+        }
+        artefacts = bundles.copy_artefacts(
+            folder, self.file_stem, graphs, self.candidates, built, answers
+        )
         results = Results(
             options=self.options,
             inputs=self.inputs,
@@ -391,6 +409,11 @@ class Run:
         )
         report = build_report(results)
         write_report(report, folder)
-        bundles.write_manifest(folder, build_manifest(results, folder))
+        write_manifest(folder, build_manifest(results, golden, folder))
         bundles.place(folder, self.options.bundle)
         return report
+
+
+def _built_settings(folder: Path) -> dict[str, Any]:
+    """What a built file is to be run with."""
+    return json.loads((folder / "built.json").read_text()).get("settings", {})

@@ -11,14 +11,15 @@ import numpy as np
 
 from calib_data.prepared import PreparedImages
 from cmt.network import count_macs
-from export import bundle as bundles
 from export.candidates import Candidate
 from export.inputs import Inputs
 from export.onnx_graph import INPUT_NAME, output_names
 from export.options import ExportOptions
+from measure import bundle as bundles
 from measure import environment
 from measure.latency import Timing
-from measure.runners import OPENVINO_SETTINGS
+from measure.report import REPORT_FILES
+from measure.report import VERSION as REPORT_VERSION
 from measure.statistics import compare
 
 Outputs = list[np.ndarray]
@@ -53,7 +54,7 @@ def build_report(results: Results) -> Row:
     model, options = results.inputs.model, results.options
     rows = [_row(results, candidate) for candidate in results.candidates]
     return {
-        "schema": bundles.SCHEMA,
+        "schema": REPORT_VERSION,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": options.command,
         "variant": model.variant.name,
@@ -107,7 +108,7 @@ def _baseline(results: Results) -> Row:
         "measured_by": "torch",
         "accuracy": _accuracy(results, results.reference, reasons),
         **_speed(results, "torch", None, reasons),
-        "settings": _settings(results.options, "torch"),
+        "settings": _settings(results.options, {}),
         "reasons": reasons,
     }
     return row
@@ -128,14 +129,13 @@ def _row(results: Results, candidate: Candidate) -> Row:
         "measured_by": candidate.target.runtime,
         "accuracy": accuracy,
         **_speed(results, candidate.name, plain, reasons, candidate),
-        "settings": _settings(results.options, candidate.target.runtime),
+        "settings": _settings(results.options, main["settings"]),
         "reasons": reasons,
     }
 
 
-def _settings(options: ExportOptions, runtime: str) -> Row:
-    fixed = OPENVINO_SETTINGS if runtime == "openvino" else {}
-    return {"threads": options.thread_count, "batch": options.batch, **fixed}
+def _settings(options: ExportOptions, own: Row) -> Row:
+    return {"threads": options.thread_count, "batch": options.batch, **own}
 
 
 def _accuracy(results: Results, outputs: Outputs, reasons: dict[str, str]) -> Row | None:
@@ -172,7 +172,7 @@ def _speed(
         speed["speedup_vs_fp32_graph"] = results.timings[plain].latency["p50"] / latency["p50"]
     speed["peak_rss_mb"] = timing.peak_rss_mb
     if timing.peak_rss_mb is None:
-        reasons["peak_rss_mb"] = "this system does not tell a process its peak memory"
+        reasons["peak_rss_mb"] = environment.NO_PEAK_RSS
     return speed
 
 
@@ -190,11 +190,17 @@ def _images(validation: PreparedImages, calibration: PreparedImages | None) -> R
     }
 
 
-def build_manifest(results: Results, folder: Path) -> Row:
-    """The content of manifest.json for the bundle in `folder`, whose golden files are there."""
+def build_manifest(results: Results, golden: Row, folder: Path) -> Row:
+    """The content of manifest.json.
+
+    Args:
+        golden: the golden inputs' entry.
+        folder: the bundle, complete up to the manifest.
+    """
     model, options = results.inputs.model, results.options
     calibration = results.calibration
     return {
+        "schema": bundles.VERSION,
         "variant": model.variant.name,
         "family": model.family.name,
         "input": {
@@ -207,12 +213,25 @@ def build_manifest(results: Results, folder: Path) -> Row:
         "outputs": output_names(model.head is None),
         "labels": list(results.inputs.class_names),
         "artefacts": results.artefacts,
-        "golden": [
-            bundles.describe_file(folder, path) for path in sorted((folder / "golden").iterdir())
-        ],
+        "golden": golden,
+        "reports": [bundles.describe_file(folder, folder / name) for name in REPORT_FILES],
         "calibration": {
             "images": 0 if calibration is None else len(calibration),
             "sha256": None if calibration is None else calibration.sha256,
         },
         "environment": environment.describe(options.seed),
+        "licence": {
+            "toolchain": "MIT",
+            "weights": _weights_licence(results.inputs),
+            "images": f"golden images from {results.validation.description}: its terms apply",
+        },
     }
+
+
+def _weights_licence(inputs: Inputs) -> str:
+    if inputs.weights_source == "random":
+        return "random numbers, no licence needed"
+    if inputs.weights_source == "demo":
+        return "MIT; trained on Fashion-MNIST, Copyright 2017 Zalando SE, Expat licence"
+    stated = inputs.model.metadata.get("license")
+    return stated or f"not stated in the weights ({inputs.weights_source}): ask who made them"

@@ -45,7 +45,8 @@ class Target:
         always: precisions that are built even if not asked for, as the reference.
         suffix: of the built file.
         missing: None if the target can be built here, else what to install.
-        build: writes the file, returns `built_with`, `built_for` for the manifest.
+        build: writes the file, returns `built_with`, `built_for` and, where the runtime has any,
+            the `settings` to run it with, for the manifest.
         runtime: which of `measure.runners.LOADERS` evaluates it.
         runs_graph: the ONNX graph is evaluated in place of the built file.
         not_timed: why no latency is taken here; None where it is.

@@ -24,6 +24,7 @@ PACKAGES = (
     "tensorrt",
     "tensorrt-rtx",
 )
+NO_PEAK_RSS = "this system does not tell a process its peak memory"
 # Instruction sets that decide how fast, and on old CPUs how exact, INT8 and BF16 are.
 _FLAGS = (
     "avx2",

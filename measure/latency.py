@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from cmt.errors import MachineError
-from measure.runners import Array
+from measure.runners import Array, Settings
 from measure.statistics import summarise_latency
 
 ROUNDS = 8
@@ -40,12 +40,14 @@ class Timing:
 class Worker:
     """The parent's side of `measure.worker`; `kill` must follow whatever happens."""
 
-    def __init__(self, runtime: str, path: Path, batch: Path, threads: int) -> None:
+    def __init__(
+        self, runtime: str, path: Path, batch: Path, threads: int, settings: Settings | None
+    ) -> None:
         command = [sys.executable, "-m", "measure.worker", runtime, str(path), str(batch)]
         self._name = path.name
         self._errors = (batch.parent / f"{len(list(batch.parent.iterdir()))}.log").open("w+")
         self._process = subprocess.Popen(
-            [*command, str(threads)],
+            [*command, str(threads), json.dumps(settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -110,6 +112,7 @@ def measure_alternately(
     threads: int,
     seconds: float,
     advance: Callable[[int], None],
+    settings: Mapping[str, Settings] | None = None,
 ) -> dict[str, Timing]:
     """Time every file for about `seconds`, in alternating bursts (A B C C B A A B C ...).
 
@@ -118,12 +121,14 @@ def measure_alternately(
         batch: the input of every run, float32 (B, 3, H, W).
         threads: of each runtime; only one process runs at a time.
         advance: called with 1 after each of the `ROUNDS`.
+        settings: by name, for the files that do not take their runtime's default settings.
     """
     with ExitStack() as stack:
         batch_path = stack.enter_context(_batch_file(batch))
         workers: dict[str, Worker] = {}
         for name, (runtime, path) in files.items():
-            workers[name] = Worker(runtime, path, batch_path, threads)
+            own = (settings or {}).get(name)
+            workers[name] = Worker(runtime, path, batch_path, threads, own)
             stack.callback(workers[name].kill)
             workers[name].load()
             workers[name].burst(WARM_UP_SECONDS)

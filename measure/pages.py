@@ -105,6 +105,7 @@ class Page:
     drops: DropChart | None
     accuracy: Table | None
     latency: Table | None
+    machines: Table | None
     missing: Table | None
     parity: Table | None
     sensitivity: Table | None
@@ -204,6 +205,29 @@ def _latency_table(report: Report) -> Table | None:
                 _settings_text(row),
             )
             for row in timed
+        ),
+    )
+
+
+def machines_table(machines: Iterable[Report]) -> Table:
+    """The rows of the report's `machines`; the last column names the machine."""
+    names = ("p50", "p90", "p99")
+    columns = ("Batch", "Threads", "Streams", *names, "Images/s", "vs FP32")
+    return Table(
+        "Measured by cmt-bench. Milliseconds per run; one caller for each stream.",
+        _columns("File", *columns, text=["Machine"]),
+        tuple(
+            (
+                row_name(row),
+                *(str(row["settings"].get(key, 1)) for key in ("batch", "threads", "NUM_STREAMS")),
+                *(milliseconds(row["latency_ms"] and row["latency_ms"][name]) for name in names),
+                decimal(row["throughput_ips"]),
+                ratio(row["speedup_vs_fp32_graph"]),
+                f"{machine['machine']}, {machine['environment']['cpu']}, "
+                f"{_day_and_time(machine['measured'])}",
+            )
+            for machine in machines
+            for row in machine["results"]
         ),
     )
 
@@ -429,6 +453,7 @@ def build_page(report: Report) -> Page:
         drops=_drop_chart(report),
         accuracy=_accuracy_table(report),
         latency=_latency_table(report),
+        machines=machines_table(report["machines"]) if report.get("machines") else None,
         missing=_missing_table(report),
         parity=_parity_table(report),
         sensitivity=sensitivity,

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 SCHEMA = HERE / "schema" / "report.schema.json"
 TEMPLATES = HERE / "templates"
+VERSION = 1
+REPORT_FILES = ("report.json", "report.md", "report.html")
 
 # Punctuation with a meaning in Markdown, anywhere or between words, and at the text's start.
 _MARKUP = re.compile(r"[\\`*\[\]|~#$]|(?<![^\W_])_|_(?![^\W_])")
@@ -46,6 +48,8 @@ def _problems(report: dict[str, Any]) -> Iterator[str]:
     yield from _gate_problems(report)
     rows = [("baseline", report["baseline"])]
     rows += [(f"results[{i}]", row) for i, row in enumerate(report["results"])]
+    for i, machine in enumerate(report.get("machines", [])):
+        rows += [(f"machines[{i}].results[{j}]", r) for j, r in enumerate(machine["results"])]
     for place, row in rows:
         yield from _row_problems(place, row)
 
@@ -183,6 +187,31 @@ def terminal_table(report: dict[str, Any]) -> RichTable:
     for row in rows:
         cells = _terminal_cells(row, is_baseline=row is baseline)
         table.add_row(*(Text(printable(cell)) for cell in cells))
+    return table
+
+
+def machine_table(machine: dict[str, Any]) -> RichTable:
+    """What cmt-bench measured on this machine, an entry of the report's `machines`."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    source = pages.machines_table([machine])
+    measured = all(row["latency_ms"] for row in machine["results"])
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+        caption=None if measured else f"{verdict.NOT_MEASURED}: report.json says why",
+        caption_justify="left",
+    )
+    for column in source.columns[:-1]:
+        table.add_column(
+            column.title, justify="right" if column.numeric else "left", no_wrap=not column.numeric
+        )
+    for cells in source.rows:
+        table.add_row(*(Text(printable(cell)) for cell in cells[:-1]))
     return table
 
 

@@ -7,18 +7,32 @@ Each loader imports its runtime alone, so that a device needs only the one it ha
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 Runner = Callable[[Array], list[Array]]
+"""May be called from several threads at once."""
+Settings = Mapping[str, Any]
+"""OpenVINO property names and values; the other runtimes have none."""
 
 
-def load_torch(path: Path, threads: int) -> Runner:
+class Loader(Protocol):
+    """Loads a file to run on `threads` CPU threads; None takes the runtime's default settings.
+
+    `load_openvino` can also be told the batch; files of other runtimes have their own.
+    """
+
+    def __call__(self, path: Path, threads: int, settings: Settings | None = None) -> Runner: ...
+
+
+def load_torch(path: Path, threads: int, settings: Settings | None = None) -> Runner:
     """The reference network: `network.json` says how to build it, `weights.pt` is beside it."""
     import torch
 
@@ -46,22 +60,54 @@ OPENVINO_SETTINGS: dict[str, Any] = {
 }
 
 
-def load_openvino(path: Path, threads: int) -> Runner:
-    """An IR file on the CPU, compiled with `OPENVINO_SETTINGS`."""
+def load_openvino(
+    path: Path, threads: int, settings: Settings | None = None, batch: int | None = None
+) -> Runner:
+    """An IR file on the CPU, compiled with `settings` (`OPENVINO_SETTINGS` by default).
+
+    Args:
+        batch: images per inference that the file is reshaped to; None takes its own.
+    """
     import openvino as ov
 
-    settings = {**OPENVINO_SETTINGS, "INFERENCE_NUM_THREADS": threads}
-    request = ov.Core().compile_model(path, "CPU", settings).create_infer_request()
-    count = len(request.model_outputs)
+    core = ov.Core()
+    model = core.read_model(path)
+    if batch is not None and model.input(0).shape[0] != batch:
+        _reshape(model, batch)
+    properties = {**(settings or OPENVINO_SETTINGS), "INFERENCE_NUM_THREADS": threads}
+    compiled = core.compile_model(model, "CPU", properties)
+    count = len(compiled.outputs)
+    own = threading.local()
+    own.request = compiled.create_infer_request()
 
-    def run(batch: Array) -> list[Array]:
-        request.infer([batch], share_inputs=True)
-        return [request.get_output_tensor(i).data.copy() for i in range(count)]
+    def run(images: Array) -> list[Array]:
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        own.request.infer([images], share_inputs=True)
+        return [own.request.get_output_tensor(i).data.copy() for i in range(count)]
 
     return run
 
 
-def load_onnxruntime(path: Path, threads: int) -> Runner:
+def batch_problem(target: str, path: Path, batch: int) -> str | None:
+    """Why a file cannot run `batch` images at once, if it was not built for that; else None."""
+    if target != "openvino":
+        return f"the file's batch is fixed, so it cannot run {batch} at once"
+    import openvino as ov
+
+    model = ov.Core().read_model(path)
+    try:
+        _reshape(model, batch)
+    except RuntimeError:
+        return f"the file's batch is fixed, so it cannot be reshaped to {batch}"
+    return None
+
+
+def _reshape(model: Any, batch: int) -> None:
+    model.reshape([batch, *list(model.input(0).shape)[1:]])
+
+
+def load_onnxruntime(path: Path, threads: int, settings: Settings | None = None) -> Runner:
     """An ONNX file on ONNX Runtime's CPU provider with its default optimisations."""
     import onnxruntime as ort
 
@@ -71,7 +117,7 @@ def load_onnxruntime(path: Path, threads: int) -> Runner:
     return _session_runner(ort.InferenceSession(path, options, ["CPUExecutionProvider"]))
 
 
-def load_simulation(path: Path, threads: int) -> Runner:
+def load_simulation(path: Path, threads: int, settings: Settings | None = None) -> Runner:
     """An FP16 or Q/DQ graph on ONNX Runtime, in place of the GPU it is meant for."""
     from export.half import simulation_session
 
@@ -84,12 +130,21 @@ def _session_runner(session: Any) -> Runner:
 
 
 SIMULATED = "onnxruntime (simulated)"
-LOADERS: dict[str, Callable[[Path, int], Runner]] = {
+LOADERS: dict[str, Loader] = {
     "torch": load_torch,
     "openvino": load_openvino,
     "onnxruntime": load_onnxruntime,
     SIMULATED: load_simulation,
 }
+
+
+def missing_runtime(target: str) -> str | None:
+    """Why this machine cannot run a target's files; None where it can."""
+    if target not in ("openvino", "onnxruntime"):
+        return f"running {target} files is not part of this version"
+    if find_spec(target) is None:
+        return f"{target} is not installed: pip install 'cmt-export[{target}]'"
+    return None
 
 
 def run_all(

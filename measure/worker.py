@@ -1,6 +1,6 @@
 """A process that holds one runtime and one file, and times it in bursts on command.
 
-    python -m measure.worker RUNTIME FILE INPUT.npy THREADS
+    python -m measure.worker RUNTIME FILE INPUT.npy THREADS SETTINGS.json
 
 One process per file keeps thread pools and memory apart. Protocol, one JSON line each way:
 the worker first writes {"first", "load"} in ms; for every line with a number of seconds it
@@ -13,12 +13,13 @@ from __future__ import annotations
 import json
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from measure.runners import LOADERS, Array, Runner
+from measure.runners import LOADERS, Array, Runner, load_openvino
 
 UNCOUNTED = 2
 
@@ -35,37 +36,52 @@ def peak_rss_mb() -> float | None:
     return int(fields["VmHWM"].split()[0]) * 1024 / 1e6 if "VmHWM" in fields else None
 
 
-def burst(runner: Runner, batch: Array, seconds: float) -> list[float]:
+def burst(runner: Runner, batch: Array, seconds: float, callers: int = 1) -> list[float]:
     """Run back to back for `seconds`, at least three times; latencies in ms.
 
-    The first runs are not counted: another process had the caches before.
+    `callers` threads do so at once. The first runs are not counted: another process had the
+    caches before.
     """
-    for _ in range(UNCOUNTED):
-        runner(batch)
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(times) < 3 or time.perf_counter() < end:
-        begin = time.perf_counter()
-        runner(batch)
-        times.append((time.perf_counter() - begin) * 1000)
-    return times
+
+    def call() -> list[float]:
+        for _ in range(UNCOUNTED):
+            runner(batch)
+        times: list[float] = []
+        end = time.perf_counter() + seconds
+        while len(times) < 3 or time.perf_counter() < end:
+            begin = time.perf_counter()
+            runner(batch)
+            times.append((time.perf_counter() - begin) * 1000)
+        return times
+
+    if callers == 1:
+        return call()
+    with ThreadPoolExecutor(callers) as pool:
+        futures = [pool.submit(call) for _ in range(callers)]
+        return [ms for future in futures for ms in future.result()]
 
 
 def _say(message: dict[str, Any]) -> None:
     print(json.dumps(message), flush=True)
 
 
-def main(runtime: str, path: str, batch_path: str, threads: str) -> None:
-    """Serve bursts until standard input ends."""
+def main(runtime: str, path: str, batch_path: str, threads: str, settings: str) -> None:
+    """Serve bursts until standard input ends; one caller for each of OpenVINO's streams."""
     batch = np.load(batch_path)
+    properties = json.loads(settings)
+    streams = str((properties or {}).get("NUM_STREAMS", 1))
+    callers = int(streams) if streams.isdigit() else 1  # else OpenVINO's own choice, AUTO
     begin = time.perf_counter()
-    runner = LOADERS[runtime](Path(path), int(threads))
+    if runtime == "openvino":
+        runner = load_openvino(Path(path), int(threads), properties, len(batch))
+    else:
+        runner = LOADERS[runtime](Path(path), int(threads), properties)
     loaded = time.perf_counter()
     runner(batch)
     first = time.perf_counter()
     _say({"load": (loaded - begin) * 1000, "first": (first - loaded) * 1000})
     for line in sys.stdin:
-        _say({"ms": burst(runner, batch, float(line))})
+        _say({"ms": burst(runner, batch, float(line), callers)})
     _say({"peak_rss_mb": peak_rss_mb()})
 
 

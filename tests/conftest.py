@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -13,15 +14,22 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+from cmt.checkpoints import load_model, to_public_layout
 from cmt.network import CMT, build
 from cmt.variants import FAMILIES, VARIANTS, Variant
+from export import export
+from export.pipeline import Bundle
+from export.targets import TARGETS
+from measure.bundle import write_manifest
 
 # The tensors here are small, and OpenMP's threads wait by spinning where cores are busy.
 torch.set_num_threads(1)
 
 REFERENCE = Path(__file__).parent / "reference"
 SHARED = Path(__file__).parents[1].parent / "shared"
+SIZE = 32
 TINY = Variant("tiny", 32, 8, (8, 16, 32, 64), (1, 1, 2, 1), {"official": 3.6, "flyegle": 3.6})
 
 
@@ -124,3 +132,66 @@ def float_graph(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
         return path
 
     return make
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of ten pictures that differ in colour, one more that is no picture."""
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for name, channel in (("red", 0), ("blue", 2)):
+        (root / name).mkdir()
+        for i in range(10):
+            pixels = rng.integers(0, 120, (40, 48, 3), np.uint8)
+            pixels[..., channel] += 100
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+    (root / "red" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a picture")
+    return root
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of random weights for CMT-Ti at 32 pixels with two labelled classes."""
+    torch.manual_seed(1)
+    model = load_model("ti", img_size=SIZE, num_classes=2)
+    path = tmp_path_factory.mktemp("weights") / "ti.safetensors"
+    state = {key: value.contiguous() for key, value in to_public_layout(model).items()}
+    save_file(state, path, {"labels": json.dumps(["blue", "red"])})
+    return path
+
+
+@pytest.fixture(scope="session")
+def bundle(photos: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """CMT-Ti at 32 pixels, batch 3, exported to every target; not to be changed."""
+    available = tuple(name for name, target in TARGETS.items() if target.missing() is None)
+    return export(
+        variant="ti",
+        targets=available,
+        precisions=("fp16", "int8"),
+        weights=str(weights),
+        calib_data=photos,
+        val_data=photos,
+        batch=3,
+        gpu_archs=("sm86",) if "tensorrt" in available else (),
+        out=tmp_path_factory.mktemp("out") / "bundle",
+        bench_seconds=0.1,
+        max_drop=100.0,
+    )
+
+
+@pytest.fixture(scope="session")
+def openvino_bundle(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`bundle` with no files but OpenVINO's FP32 and INT8 ones; not to be changed."""
+    folder = tmp_path_factory.mktemp("openvino") / "bundle"
+    shutil.copytree(bundle.path, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    kept = [
+        entry
+        for entry in manifest["artefacts"]
+        if entry["target"] == "openvino" and entry["precision"] in ("fp32", "int8")
+    ]
+    for entry in manifest["artefacts"]:
+        if entry not in kept:
+            (folder / entry["path"]).unlink()
+    write_manifest(folder, {**manifest, "artefacts": kept})
+    return folder

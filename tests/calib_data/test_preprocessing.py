@@ -275,9 +275,10 @@ def test_description_says_what_is_done() -> None:
     described = prepare.describe()
     assert described["resize"]["box"] == [219, 292]
     assert described["crop"]["size"] == [192, 256]
-    assert "rounded down" in described["resize"]["rule"]
+    assert described["resize"]["filter"] == "pillow-bicubic"
     assert described["mean"] == list(IMAGENET_MEAN)
     assert described["std"] == list(IMAGENET_STD)
+    assert Preprocessing.from_description(described) == prepare
 
 
 def test_no_warnings_for_ordinary_images(tmp_path: Path) -> None:

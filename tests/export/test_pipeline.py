@@ -15,68 +15,22 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
-from PIL import Image
-from safetensors.torch import save_file
 
 import cmt
-from cmt.checkpoints import load_model, to_public_layout
+from cmt.checkpoints import load_model
 from cmt.errors import GateError
 from export import export
 from export.pipeline import Bundle
 from export.targets import TARGETS
+from measure.bundle import MANIFEST, SEAL, file_entries
 from measure.report import validate
 from measure.runners import LOADERS
 
-SIZE = 32
 QUICK: dict[str, Any] = {"bench_seconds": 0.1, "max_drop": 100.0}
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of ten pictures that differ in colour, one more that is no picture."""
-    root = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    for name, channel in (("red", 0), ("blue", 2)):
-        (root / name).mkdir()
-        for i in range(10):
-            pixels = rng.integers(0, 120, (40, 48, 3), np.uint8)
-            pixels[..., channel] += 100
-            Image.fromarray(pixels).save(root / name / f"{i}.png")
-    (root / "red" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a picture")
-    return root
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(1)
-    model = load_model("ti", img_size=SIZE, num_classes=2)
-    path = tmp_path_factory.mktemp("weights") / "ti.safetensors"
-    state = {key: value.contiguous() for key, value in to_public_layout(model).items()}
-    save_file(state, path, {"labels": json.dumps(["blue", "red"])})
-    return path
-
-
 AVAILABLE = tuple(name for name, target in TARGETS.items() if target.missing() is None)
 needs_tensorrt = pytest.mark.skipif(
     "tensorrt" not in AVAILABLE, reason="tensorrt-rtx has no wheel for this machine"
 )
-
-
-@pytest.fixture(scope="module")
-def bundle(photos: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return export(
-        variant="ti",
-        targets=AVAILABLE,
-        precisions=("fp16", "int8"),
-        weights=str(weights),
-        calib_data=photos,
-        val_data=photos,
-        batch=3,
-        gpu_archs=("sm86",) if "tensorrt" in AVAILABLE else (),
-        out=tmp_path_factory.mktemp("out") / "bundle",
-        **QUICK,
-    )
 
 
 def row(bundle: Bundle, target: str, precision: str) -> dict[str, Any]:
@@ -103,14 +57,13 @@ def test_report_on_disk_is_valid_and_the_same_as_the_returned_one(bundle: Bundle
 
 def test_manifest_hashes_are_those_of_the_files(bundle: Bundle) -> None:
     manifest = json.loads((bundle.path / "manifest.json").read_text())
-    entries = manifest["artefacts"] + manifest["golden"]
-    listed = {entry["path"] for entry in entries}
+    entries = list(file_entries(manifest))
     present = {
         path.relative_to(bundle.path).as_posix()
         for path in bundle.path.rglob("*")
-        if path.is_file() and path.parent != bundle.path
+        if path.is_file()
     }
-    assert listed == present
+    assert {entry["path"] for entry in entries} | {MANIFEST, SEAL} == present
     for entry in entries:
         content = (bundle.path / entry["path"]).read_bytes()
         assert hashlib.sha256(content).hexdigest() == entry["sha256"]
@@ -145,7 +98,7 @@ def test_golden_outputs_come_out_of_the_bundled_files(
     x = (pixels / 255 - np.array(manifest["mean"])) / np.array(manifest["std"])
     x = np.ascontiguousarray(x.transpose(0, 3, 1, 2), np.float32)
     (logits,) = LOADERS[runtime](bundle.path / file, 2)(x)
-    expected = np.load(bundle.path / "golden" / f"{golden}.npz")["arr_0"][:3]
+    expected = np.load(bundle.path / "golden" / f"{golden}-logits.npy")[:3]
     np.testing.assert_allclose(logits, expected, atol=2e-3 * np.abs(expected).max())
 
 

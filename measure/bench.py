@@ -1,0 +1,225 @@
+"""A bundle measured on the machine it stands on, and the result put into its report."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from cmt.errors import InputError
+from measure import environment
+from measure.bundle import Entry, OpenBundle, replace_report
+from measure.latency import ROUNDS, Timing, measure_alternately
+from measure.runners import batch_problem, missing_runtime
+
+SAME_MACHINE = ("cpu", "cpu_flags", "gpu")
+"""What of a machine's environment does not change with its software."""
+
+Row = dict[str, Any]
+Task = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What to measure every file with; all combinations, each an alternating run of its own.
+
+    Attributes:
+        batches: images per inference; empty takes the bundle's.
+        threads: of the runtime; empty takes all usable CPUs.
+        streams: OpenVINO's parallel streams, each with a caller of its own; empty takes the
+            file's own setting.
+        seconds: spent on each file and combination.
+    """
+
+    batches: Sequence[int] = ()
+    threads: Sequence[int] = ()
+    streams: Sequence[int] = ()
+    seconds: float = 5.0
+
+
+def check_machine(bundle: OpenBundle, name: str | None) -> str:
+    """The name that this machine's results go under, its host name by default.
+
+    Raises:
+        InputError: the name stands for another machine's results.
+    """
+    name = name or platform.node() or "unnamed"
+    ours = environment.describe(seed=0)
+    for entry in bundle.report.get("machines", []):
+        theirs = entry["environment"]
+        if entry["machine"] == name and any(theirs[key] != ours[key] for key in SAME_MACHINE):
+            raise InputError(
+                f"the report has results of another machine called '{name}' ({theirs['cpu']}): "
+                "give this one a name of its own with --machine"
+            )
+    if not os.access(bundle.path, os.W_OK):
+        raise InputError(f"cannot write to {bundle.path}: copy the bundle to where you may")
+    return name
+
+
+def measure(
+    bundle: OpenBundle,
+    sweep: Sweep,
+    machine: str,
+    command: str,
+    task: Task,
+) -> Row:
+    """Measure every file that this machine can run; returns the report's entry of a machine.
+
+    Args:
+        task: is given the title and number of steps of each alternating run; yields the
+            function that is called after each step.
+
+    Raises:
+        InputError: there is no file that this machine can run.
+    """
+    reasons = {a["path"]: missing_runtime(a["target"]) for a in bundle.artefacts}
+    if all(reasons.values()):
+        raise InputError(
+            f"this machine can run none of the bundle's files: {next(iter(reasons.values()))}"
+        )
+    batches = sweep.batches or [bundle.manifest["input"]["shape"][0]]
+    rows: list[Row] = []
+    for batch, threads, streams in product(
+        batches, sweep.threads or [environment.usable_cores()], sweep.streams or (None,)
+    ):
+        rows += _measure_point(bundle, sweep, batch, threads, streams, task)
+    return {
+        "machine": machine,
+        "measured": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": command,
+        "environment": environment.describe(seed=0),
+        "results": rows,
+    }
+
+
+def _measure_point(
+    bundle: OpenBundle,
+    sweep: Sweep,
+    batch: int,
+    threads: int,
+    streams: int | None,
+    task: Task,
+) -> list[Row]:
+    """One alternating run of all files, a row for each."""
+    artefacts = {artefact["path"]: artefact for artefact in bundle.artefacts}
+    settings = {path: _settings(artefact, streams) for path, artefact in artefacts.items()}
+    reasons = {
+        path: _not_measured(bundle, artefact, batch, streams)
+        for path, artefact in artefacts.items()
+    }
+    files = {
+        path: (artefact["target"], bundle.file(artefact).absolute())
+        for path, artefact in artefacts.items()
+        if reasons[path] is None
+    }
+    timings: Mapping[str, Timing] = {}
+    if files:
+        images = np.load(bundle.file(bundle.manifest["golden"]["images"]), allow_pickle=False)
+        pixels = bundle.preprocessing.normalise(images[np.arange(batch) % len(images)])
+        names = {"batch": batch, "threads": threads, "streams": streams}
+        title = ", ".join(f"{name} {value}" for name, value in names.items() if value)
+        with task(f"timing {len(files)} files: {title}", ROUNDS) as advance:
+            timings = measure_alternately(files, pixels, threads, sweep.seconds, advance, settings)
+    return [
+        _row(
+            bundle,
+            artefact,
+            {"threads": threads, "batch": batch, **settings[path]},
+            timings,
+            reasons[path],
+        )
+        for path, artefact in artefacts.items()
+    ]
+
+
+def _settings(artefact: Entry, streams: int | None) -> Row:
+    own = artefact["settings"]
+    return own if streams is None else {**own, "NUM_STREAMS": streams}
+
+
+def _not_measured(
+    bundle: OpenBundle, artefact: Entry, batch: int, streams: int | None
+) -> str | None:
+    """Why a file cannot be run like this on this machine; None where it can."""
+    reason = missing_runtime(artefact["target"])
+    if reason is None and batch != bundle.manifest["input"]["shape"][0]:
+        reason = batch_problem(artefact["target"], bundle.file(artefact), batch)
+    if reason is None and streams is not None and artefact["target"] != "openvino":
+        reason = "streams are OpenVINO's"
+    return reason
+
+
+def _row(
+    bundle: OpenBundle,
+    artefact: Entry,
+    settings: Row,
+    timings: Mapping[str, Timing],
+    reason: str | None,
+) -> Row:
+    """A row of the report; the accuracy stands in the exporting machine's."""
+    reasons = {
+        "accuracy": "cmt-bench measures speed; see the exporting machine's row",
+        "speedup_vs_baseline": "there is no torch in this measurement",
+    }
+    same_file = (artefact["target"], artefact["precision"])
+    row: Row = {
+        "target": artefact["target"],
+        "precision": artefact["precision"],
+        "artefact": artefact["path"],
+        "bytes": sum(
+            entry["bytes"]
+            for entry in bundle.manifest["artefacts"]
+            if (entry["target"], entry["precision"]) == same_file
+        ),
+        "measured_by": None if reason else artefact["target"],
+        "accuracy": None,
+        "latency_ms": None,
+        "throughput_ips": None,
+        "speedup_vs_baseline": None,
+        "speedup_vs_fp32_graph": None,
+        "peak_rss_mb": None,
+        "settings": settings,
+        "reasons": reasons,
+    }
+    if reason is not None:
+        for field in ("measured_by", "latency_ms", "throughput_ips", "speedup_vs_fp32_graph"):
+            reasons[field] = reason
+        reasons["peak_rss_mb"] = reason
+        return row
+    timing = timings[artefact["path"]]
+    latency = timing.latency
+    callers = int(settings.get("NUM_STREAMS", 1))
+    row["latency_ms"] = latency
+    row["throughput_ips"] = callers * settings["batch"] * 1000 / latency["mean"]
+    plain = next(
+        (
+            timings[a["path"]]
+            for a in bundle.artefacts
+            if (a["target"], a["precision"]) == (artefact["target"], "fp32")
+            and a["path"] in timings
+        ),
+        None,
+    )
+    if plain is None:
+        reasons["speedup_vs_fp32_graph"] = "the FP32 file was not measured beside it"
+    else:
+        row["speedup_vs_fp32_graph"] = plain.latency["p50"] / latency["p50"]
+    row["peak_rss_mb"] = timing.peak_rss_mb
+    if timing.peak_rss_mb is None:
+        reasons["peak_rss_mb"] = environment.NO_PEAK_RSS
+    return row
+
+
+def save(bundle: OpenBundle, entry: Row) -> None:
+    """Put a machine's entry into the bundle's report, in place of its earlier one."""
+    report = bundle.report
+    others = [e for e in report.get("machines", []) if e["machine"] != entry["machine"]]
+    replace_report(bundle, {**report, "machines": [*others, entry]})

@@ -1,0 +1,124 @@
+"""Golden inputs and outputs: does this machine compute what the exporting one did?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmt.errors import GateError, InputError
+from measure.bundle import Entry, OpenBundle
+from measure.runners import LOADERS, Array, missing_runtime
+
+IMAGES = 8
+"""Prepared images in a bundle."""
+
+MAX_GREY_LEVELS = 1
+"""What another JPEG decoder may change in a prepared photo. Pillow's own is exact."""
+
+# By precision: largest difference over the largest expected value. The same file answers
+# bit for bit on the same machine; other CPUs add in another order, and where they lack INT8
+# dot products values change their INT8 step here and there. A wrong file or wrong
+# preprocessing differs by about 1.
+TOLERANCES = {"fp32": 1e-3, "fp16": 2e-2, "int8": 1e-1}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was verified.
+
+    Attributes:
+        passed: None where this machine cannot do it; `detail` says why.
+    """
+
+    name: str
+    passed: bool | None
+    detail: str
+
+
+def make_photo(path: Path) -> None:
+    """Write a JPEG that tells preprocessing apart: odd size, fine detail, turned by EXIF."""
+    from PIL import Image
+
+    rows, columns = np.mgrid[0:213, 0:320]
+    waves = np.stack(
+        [
+            128 + 100 * np.sin(rows / 9 + columns / 31),
+            columns * (255 / 319),
+            128 + 120 * np.cos(rows * columns / 400),
+        ],
+        axis=-1,
+    )
+    image = Image.fromarray(waves.astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to stand upright
+    image.save(path, quality=90, exif=exif)
+
+
+def verify(bundle: OpenBundle, threads: int) -> Iterator[Check]:
+    """Prepare the golden photo, then run every file that this machine can on the golden images.
+
+    Raises:
+        GateError: there is no file that this machine can run.
+    """
+    yield _check_pixels(bundle)
+    images = np.load(bundle.file(bundle.manifest["golden"]["images"]), allow_pickle=False)
+    batch = bundle.preprocessing.normalise(images)
+    ran = False
+    for artefact in bundle.artefacts:
+        reason = missing_runtime(artefact["target"])
+        ran |= reason is None
+        yield _check_artefact(bundle, artefact, batch, threads, reason)
+    if not ran:
+        raise GateError("nothing was verified: this machine can run none of the bundle's files")
+
+
+def _check_pixels(bundle: OpenBundle) -> Check:
+    from PIL import Image
+
+    golden = bundle.manifest["golden"]
+    with Image.open(bundle.file(golden["photo"])) as photo:
+        pixels = bundle.preprocessing.apply(photo).astype(np.int16)
+    expected = np.load(bundle.file(golden["pixels"]), allow_pickle=False)
+    limit = golden["max_grey_levels"]
+    difference = int(np.abs(pixels - expected).max())
+    detail = f"differs by {difference} grey levels, {limit} allowed"
+    return Check("preprocessing", difference <= limit, detail)
+
+
+def _check_artefact(
+    bundle: OpenBundle, artefact: Entry, batch: Array, threads: int, reason: str | None
+) -> Check:
+    if reason is not None:
+        return Check(artefact["path"], None, reason)
+    golden = artefact["golden"]
+    outputs = run_artefact(bundle, artefact, batch, threads)
+    expected = [np.load(bundle.file(entry), allow_pickle=False) for entry in golden["outputs"]]
+    if [array.shape for array in outputs] != [array.shape for array in expected]:
+        raise InputError(f"{artefact['path']} has other outputs than its golden ones: export again")
+    difference = max(map(_relative_difference, outputs, expected))
+    # A NaN makes the comparison false.
+    passed = difference <= golden["max_rel"]
+    return Check(
+        artefact["path"], passed, f"differs by {difference:.1e}, {golden['max_rel']:g} allowed"
+    )
+
+
+def run_artefact(bundle: OpenBundle, artefact: Entry, images: Array, threads: int) -> list[Array]:
+    """A file's outputs on normalised images (N, 3, H, W), in batches of its own size."""
+    runner = LOADERS[artefact["target"]](bundle.file(artefact), threads, artefact["settings"])
+    size = bundle.manifest["input"]["shape"][0]
+    parts = []
+    for begin in range(0, len(images), size):
+        # The batch is fixed, so the last one starts over with the first images.
+        parts.append(runner(images[np.arange(begin, begin + size) % len(images)]))
+    return [np.concatenate(arrays)[: len(images)] for arrays in zip(*parts, strict=True)]
+
+
+def _relative_difference(ours: NDArray[Any], expected: NDArray[Any]) -> float:
+    scale = max(float(np.abs(expected).max()), 1e-30)
+    return float(np.abs(ours.astype(np.float64) - expected).max()) / scale
