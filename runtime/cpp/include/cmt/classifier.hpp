@@ -1,0 +1,64 @@
+#pragma once
+
+#include <cmt/error.hpp>
+#include <cmt/image.hpp>
+#include <cstddef>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace cmt {
+
+struct Prediction {
+  std::size_t index = 0;   ///< of the class
+  std::string_view label;  ///< empty where the bundle has no labels; valid as long as its Classifier
+  float probability = 0;
+};
+
+struct Options {
+  /// Which file of the bundle runs: "int8", or "openvino/int8" to name the runtime too. Empty
+  /// takes the smallest precision that this build can run: int8, else fp16, else fp32.
+  std::string artefact;
+  int threads = 0;  ///< CPU threads of the runtime; 0 takes all
+};
+
+/// A bundle ready to classify images.
+///
+/// One Classifier is for one thread at a time; `share` makes another for each further thread.
+/// Calls reuse their memory: once images of the same sizes have been seen, this library
+/// allocates nothing.
+class Classifier {
+ public:
+  /// Opens a bundle, checks the sha256 of every file in it and loads one.
+  /// Throws InputError that names the file if the bundle is not as it was written, if its
+  /// schema is newer, or if this build cannot run what is asked for.
+  explicit Classifier(const std::filesystem::path& bundle, const Options& options = {});
+  Classifier(Classifier&& other) noexcept;
+  Classifier& operator=(Classifier&& other) noexcept;
+  ~Classifier();
+
+  /// Another Classifier on the same loaded file, with a request and buffers of its own.
+  Classifier share() const;
+
+  /// The `top_k` most probable classes, best first; of equal ones the lower index comes first.
+  /// The result lasts until the next call. Throws InputError for an empty image, and
+  /// std::runtime_error if the network answers with something else than numbers.
+  const std::vector<Prediction>& classify(const ImageView& image, std::size_t top_k = 5);
+
+  /// The same for several images of any sizes, in as many inferences as the file's batch needs.
+  const std::vector<std::vector<Prediction>>& classify(const std::vector<ImageView>& images,
+                                                       std::size_t top_k = 5);
+
+  /// Path within the bundle of the file that runs.
+  const std::string& artefact() const;
+  const std::vector<std::string>& labels() const;
+
+ private:
+  struct State;
+  explicit Classifier(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace cmt

@@ -1,0 +1,53 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "bundle.hpp"
+
+namespace cmt {
+
+struct Output {
+  std::vector<std::size_t> shape;
+  const float* values = nullptr;
+};
+
+/// One inference at a time on a loaded file; each thread has its own.
+class Session {
+ public:
+  Session() = default;
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+  virtual ~Session() = default;
+
+  /// (batch, 3, height, width), to be filled before `infer`.
+  virtual float* input() = 0;
+  virtual void infer() = 0;
+  /// Valid until the next `infer`.
+  virtual const std::vector<Output>& outputs() const = 0;
+};
+
+/// A file loaded by its runtime; may be used by several threads at once.
+class Model {
+ public:
+  Model() = default;
+  Model(const Model&) = delete;
+  Model& operator=(const Model&) = delete;
+  virtual ~Model() = default;
+
+  virtual std::unique_ptr<Session> make_session() const = 0;
+};
+
+/// Why this build cannot run a target's files; nothing where it can.
+std::optional<std::string> missing_backend(const std::string& target);
+
+/// Loads a file of the bundle; `threads` 0 takes all CPUs. Throws InputError without a backend.
+std::shared_ptr<const Model> load_model(const Bundle& bundle, const Artefact& artefact,
+                                        int threads);
+
+/// Name and version of the runtimes in this build.
+std::vector<std::pair<std::string, std::string>> backend_versions();
+
+}  // namespace cmt

@@ -1,0 +1,231 @@
+#include "bundle.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cmt/error.hpp>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "files.hpp"
+
+namespace cmt {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr const char* kManifest = "manifest.json";
+constexpr const char* kSeal = "manifest.json.sha256";
+
+[[noreturn]] void refuse(const std::string& name, const std::string& problem) {
+  throw InputError(name + " is not the file of this bundle (" + problem +
+                   "): copy the bundle again");
+}
+
+[[noreturn]] void damaged(const std::string& problem) {
+  throw InputError(std::string(kManifest) + " is damaged (" + problem + "): copy the bundle again");
+}
+
+std::int64_t whole_number(const Json& value, std::int64_t low, std::int64_t high) {
+  // get<int64_t> would turn 1.5 into 1, and 2^64 - 1 into -1.
+  const bool representable =
+      value.is_number_integer() &&
+      (!value.is_number_unsigned() ||
+       value.get<std::uint64_t>() <= std::uint64_t{std::numeric_limits<std::int64_t>::max()});
+  if (!representable || value.get<std::int64_t>() < low || value.get<std::int64_t>() > high) {
+    damaged(value.dump().substr(0, 40) + " is no whole number from " + std::to_string(low) +
+            " to " + std::to_string(high));
+  }
+  return value.get<std::int64_t>();
+}
+
+float finite_number(const Json& value) {
+  const auto number = static_cast<float>(value.get<double>());
+  if (!value.is_number() || !std::isfinite(number)) damaged("a number is not finite");
+  return number;
+}
+
+void expect(const Json& object, const char* key, const Json& value) {
+  if (object.at(key) != value) {
+    damaged(std::string(key) + " is " + object.at(key).dump().substr(0, 40) +
+            ", this version knows " + value.dump());
+  }
+}
+
+void check_relative(const std::string& path) {
+  bool good = !path.empty() && path.find_first_of(std::string("\\:\0", 3)) == std::string::npos;
+  for (std::size_t begin = 0; good && begin <= path.size();) {
+    const std::size_t end = std::min(path.find('/', begin), path.size());
+    const std::string part = path.substr(begin, end - begin);
+    good = !part.empty() && part != "." && part != "..";
+    begin = end + 1;
+  }
+  if (!good) {
+    throw InputError(std::string(kManifest) + " names '" + path.substr(0, 200) +
+                     "', which is no path within a bundle");
+  }
+}
+
+FileEntry file_entry(const Json& value) {
+  FileEntry entry;
+  entry.path = value.at("path").get<std::string>();
+  entry.bytes = static_cast<std::uint64_t>(
+      whole_number(value.at("bytes"), 0, std::numeric_limits<std::int64_t>::max()));
+  entry.sha256 = value.at("sha256").get<std::string>();
+  check_relative(entry.path);
+  return entry;
+}
+
+/// Every file of a bundle: wherever the manifest has a path and its sha256 together.
+void collect_files(const Json& root, std::vector<FileEntry>& files) {
+  std::vector<const Json*> pending{&root};  // no recursion: nesting has no limit
+  while (!pending.empty()) {
+    const Json& value = *pending.back();
+    pending.pop_back();
+    if (value.is_object() && value.contains("path") && value.contains("sha256")) {
+      files.push_back(file_entry(value));
+    }
+    if (!value.is_structured()) continue;
+    for (const Json& item : value) pending.push_back(&item);
+  }
+}
+
+std::array<float, 3> per_channel(const Json& value) {
+  if (!value.is_array() || value.size() != 3) damaged("mean and std take three numbers each");
+  return {finite_number(value[0]), finite_number(value[1]), finite_number(value[2])};
+}
+
+std::pair<int, int> size_of(const Json& value) {
+  constexpr int kLongestSide = 16384;
+  if (!value.is_array() || value.size() != 2) damaged("a size takes a height and a width");
+  return {static_cast<int>(whole_number(value[0], 1, kLongestSide)),
+          static_cast<int>(whole_number(value[1], 1, kLongestSide))};
+}
+
+Preprocessing preprocessing(const Json& input) {
+  expect(input, "dtype", "float32");
+  expect(input, "layout", "NCHW");
+  expect(input, "colour_order", "RGB");
+  expect(input, "exif_orientation", "applied");
+  expect(input, "range", Json::array({0.0, 1.0}));
+  expect(input.at("resize"), "rule", "cover");
+  expect(input.at("resize"), "filter", "pillow-bicubic");
+  expect(input.at("crop"), "position", "centre");
+  Preprocessing result;
+  std::tie(result.box_height, result.box_width) = size_of(input.at("resize").at("box"));
+  std::tie(result.height, result.width) = size_of(input.at("crop").at("size"));
+  result.longest_aspect =
+      static_cast<int>(whole_number(input.at("resize").at("longest_aspect"), 1, 1024));
+  result.mean = per_channel(input.at("mean"));
+  result.std = per_channel(input.at("std"));
+  if (*std::min_element(result.std.begin(), result.std.end()) <= 0) damaged("std is not positive");
+  if (result.height > result.box_height || result.width > result.box_width) {
+    damaged("the crop is larger than what is resized to");
+  }
+  const Json& shape = input.at("shape");
+  if (!shape.is_array() || shape.size() != 4 || shape[1] != 3 || shape[2] != result.height ||
+      shape[3] != result.width) {
+    damaged("the input's shape is not (batch, 3, height, width) of the crop");
+  }
+  return result;
+}
+
+Artefact artefact(const Json& value, std::size_t outputs) {
+  Artefact result;
+  result.target = value.at("target").get<std::string>();
+  result.precision = value.at("precision").get<std::string>();
+  result.file = file_entry(value);
+  for (const auto& [name, setting] : value.at("settings").items()) {
+    if (setting.is_structured() || setting.is_null()) damaged("the setting " + name);
+    result.settings[name] = setting.is_string() ? setting.get<std::string>() : setting.dump();
+  }
+  const Json& golden = value.at("golden");
+  for (const Json& entry : golden.at("outputs")) result.golden_outputs.push_back(file_entry(entry));
+  if (result.golden_outputs.size() != outputs) damaged("golden outputs do not match the outputs");
+  result.max_rel = finite_number(golden.at("max_rel"));
+  return result;
+}
+
+Manifest read_manifest(const Json& json) {
+  if (!json.at("schema").is_number_integer()) damaged("its schema is no number");
+  if (json.at("schema") > kSchema) {
+    throw InputError(std::string(kManifest) + " has schema " + json.at("schema").dump() +
+                     ", this version reads up to " + std::to_string(kSchema) +
+                     ": update cmt_runtime");
+  }
+  whole_number(json.at("schema"), 1, kSchema);
+  Manifest manifest;
+  manifest.preprocessing = preprocessing(json.at("input"));
+  manifest.batch =
+      static_cast<std::size_t>(whole_number(json.at("input").at("shape")[0], 1, 4096));
+  json.at("outputs").get_to(manifest.outputs);
+  json.at("labels").get_to(manifest.labels);
+  for (const Json& value : json.at("artefacts")) {
+    if (!value.contains("golden")) continue;
+    manifest.artefacts.push_back(artefact(value, manifest.outputs.size()));
+    Artefact& added = manifest.artefacts.back();
+    for (const Json& other : json.at("artefacts")) {
+      if (other.at("target") == added.target && other.at("precision") == added.precision) {
+        added.total_bytes += file_entry(other).bytes;
+      }
+    }
+  }
+  const Json& golden = json.at("golden");
+  manifest.golden_images = file_entry(golden.at("images"));
+  manifest.golden_photo = file_entry(golden.at("photo"));
+  manifest.golden_pixels = file_entry(golden.at("pixels"));
+  manifest.max_grey_levels = static_cast<int>(whole_number(golden.at("max_grey_levels"), 0, 255));
+  collect_files(json, manifest.files);
+  return manifest;
+}
+
+/// A file's own place, if that is in the bundle, links followed.
+std::filesystem::path inside(const std::filesystem::path& folder, const std::string& name) {
+  std::error_code error;
+  const auto root = std::filesystem::canonical(folder, error);
+  const auto path = std::filesystem::canonical(folder / name, error);
+  if (error) refuse(name, error.message());
+  if (std::mismatch(root.begin(), root.end(), path.begin(), path.end()).first != root.end()) {
+    throw InputError("'" + name + "' leads out of the bundle: copy the bundle again, links " +
+                     "followed");
+  }
+  return path;
+}
+
+void check_file(const std::filesystem::path& folder, const FileEntry& entry) {
+  const auto path = inside(folder, entry.path);
+  std::error_code error;
+  const auto size = std::filesystem::file_size(path, error);
+  if (error) refuse(entry.path, error.message());
+  if (size != entry.bytes) {
+    refuse(entry.path,
+           std::to_string(size) + " bytes in place of " + std::to_string(entry.bytes));
+  }
+  if (sha256_file(path) != entry.sha256) refuse(entry.path, "its sha256 differs");
+}
+
+}  // namespace
+
+Manifest parse_manifest(std::string_view text) {
+  try {
+    return read_manifest(Json::parse(text));
+  } catch (const Json::exception& error) {
+    damaged(std::string(error.what()).substr(0, 200));
+  }
+}
+
+Bundle::Bundle(std::filesystem::path folder) : folder_(std::move(folder)) {
+  if (!std::filesystem::is_regular_file(folder_ / kManifest)) {
+    throw InputError(folder_.string() + " is no bundle: it has no " + kManifest);
+  }
+  const std::string text = read_file(inside(folder_, kManifest));
+  manifest_ = parse_manifest(text);
+  if (read_file(inside(folder_, kSeal)) != sha256(text) + "  " + kManifest + "\n") {
+    refuse(kManifest, std::string("its sha256 is not that of ") + kSeal);
+  }
+  for (const FileEntry& entry : manifest_.files) check_file(folder_, entry);
+}
+
+std::filesystem::path Bundle::path(const FileEntry& entry) const { return folder_ / entry.path; }
+
+}  // namespace cmt

@@ -1,0 +1,20 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace cmt {
+
+/// A NumPy array in C order.
+template <typename T>
+struct Array {
+  std::vector<std::size_t> shape;
+  std::vector<T> values;
+};
+
+/// A .npy file of uint8 or float32; `name` stands in the message of an InputError.
+Array<std::uint8_t> parse_npy_bytes(const std::string& content, const std::string& name);
+Array<float> parse_npy_floats(const std::string& content, const std::string& name);
+
+}  // namespace cmt

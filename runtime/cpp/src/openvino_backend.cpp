@@ -1,0 +1,80 @@
+#include "openvino_backend.hpp"
+
+#include <cmt/error.hpp>
+#include <openvino/openvino.hpp>
+
+namespace cmt {
+namespace {
+
+class OpenVinoSession : public Session {
+ public:
+  OpenVinoSession(ov::InferRequest request, std::size_t outputs) : request_(std::move(request)) {
+    input_ = request_.get_input_tensor();
+    for (std::size_t i = 0; i < outputs; ++i) {
+      // Shapes are fixed, so the tensors stay the same.
+      tensors_.push_back(request_.get_output_tensor(i));
+      outputs_.push_back({tensors_.back().get_shape(), tensors_.back().data<const float>()});
+    }
+  }
+
+  float* input() override { return input_.data<float>(); }
+  void infer() override { request_.infer(); }
+  const std::vector<Output>& outputs() const override { return outputs_; }
+
+ private:
+  ov::InferRequest request_;
+  ov::Tensor input_;
+  std::vector<ov::Tensor> tensors_;
+  std::vector<Output> outputs_;
+};
+
+class OpenVinoModel : public Model {
+ public:
+  OpenVinoModel(const Bundle& bundle, const Artefact& artefact, int threads) {
+    ov::AnyMap properties(artefact.settings.begin(), artefact.settings.end());
+    if (threads > 0) properties[ov::inference_num_threads.name()] = threads;
+    compiled_ = core_.compile_model(bundle.path(artefact.file).string(), "CPU", properties);
+    check(bundle, artefact);
+  }
+
+  std::unique_ptr<Session> make_session() const override {
+    // Making a request only reads the compiled model; OpenVINO has not declared that const.
+    auto compiled = compiled_;
+    return std::make_unique<OpenVinoSession>(compiled.create_infer_request(),
+                                             compiled.outputs().size());
+  }
+
+ private:
+  void check(const Bundle& bundle, const Artefact& artefact) const {
+    const Manifest& manifest = bundle.manifest();
+    const Preprocessing& p = manifest.preprocessing;
+    const ov::Shape expected{manifest.batch, 3, static_cast<std::size_t>(p.height),
+                             static_cast<std::size_t>(p.width)};
+    bool good = compiled_.inputs().size() == 1 &&
+                compiled_.outputs().size() == manifest.outputs.size() &&
+                compiled_.input().get_partial_shape() == ov::PartialShape(expected) &&
+                compiled_.input().get_element_type() == ov::element::f32;
+    for (const auto& output : compiled_.outputs()) {
+      good = good && output.get_partial_shape().is_static() &&
+             output.get_element_type() == ov::element::f32;
+    }
+    if (!good) {
+      throw InputError(artefact.file.path + " does not have the manifest's inputs and outputs: " +
+                       "export the bundle again");
+    }
+  }
+
+  ov::Core core_;
+  ov::CompiledModel compiled_;
+};
+
+}  // namespace
+
+std::shared_ptr<const Model> load_openvino(const Bundle& bundle, const Artefact& artefact,
+                                           int threads) {
+  return std::make_shared<OpenVinoModel>(bundle, artefact, threads);
+}
+
+std::string openvino_version() { return ov::get_openvino_version().buildNumber; }
+
+}  // namespace cmt

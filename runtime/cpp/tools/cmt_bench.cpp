@@ -1,0 +1,193 @@
+// cmt_bench BUNDLE: latency of a bundle's files, measured as Python's cmt-bench does.
+
+#include <algorithm>
+#include <chrono>
+#include <cmt/error.hpp>
+#include <cstdio>
+#include <iostream>
+#include <thread>
+
+#include "../src/backend.hpp"
+#include "../src/files.hpp"
+#include "../src/npy.hpp"
+#include "command.hpp"
+#include "machine.hpp"
+#include "statistics.hpp"
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Json = nlohmann::ordered_json;
+
+constexpr const char* kUsage =
+    "usage: cmt_bench BUNDLE [--artefact NAME] [--seconds S] [--threads N] [--machine NAME] "
+    "[--json]\n"
+    "\n"
+    "Times the files that this build can run, in alternating bursts.\n"
+    "  --artefact NAME  only this one, such as openvino/int8\n"
+    "  --seconds S      spent on each file; default: 5\n"
+    "  --threads N      CPU threads; default: all\n"
+    "  --machine NAME   name of this machine; default: its host name\n"
+    "  --json           print what report.json's `machines` holds of a machine\n";
+
+// As in measure/latency.py and measure/worker.py.
+constexpr int kRounds = 8;
+constexpr double kWarmUpSeconds = 0.5;
+constexpr int kUncounted = 2;
+constexpr std::size_t kFewest = 3;
+
+double milliseconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
+}
+
+/// A file, loaded and run once.
+struct Candidate {
+  const cmt::Artefact* artefact;
+  std::shared_ptr<const cmt::Model> model;
+  std::unique_ptr<cmt::Session> session;
+  double load = 0;   ///< ms
+  double first = 0;  ///< ms
+  std::vector<double> times;
+
+  void burst(double seconds, bool counted) {
+    for (int i = 0; i < kUncounted; ++i) session->infer();
+    const auto begin = Clock::now();
+    for (std::size_t runs = 0; runs < kFewest || milliseconds_since(begin) < seconds * 1000;
+         ++runs) {
+      const auto start = Clock::now();
+      session->infer();
+      if (counted) times.push_back(milliseconds_since(start));
+    }
+  }
+};
+
+Candidate load(const cmt::Bundle& bundle, const cmt::Artefact& artefact, int threads) {
+  const auto begin = Clock::now();
+  Candidate candidate{&artefact, cmt::load_model(bundle, artefact, threads), {}, 0, 0, {}};
+  candidate.session = candidate.model->make_session();
+  candidate.load = milliseconds_since(begin);
+  const cmt::Manifest& manifest = bundle.manifest();
+  const auto images = cmt::parse_npy_bytes(cmt::read_file(bundle.path(manifest.golden_images)),
+                                           manifest.golden_images.path);
+  const cmt::Preprocessing& p = manifest.preprocessing;
+  const std::size_t area =
+      3 * static_cast<std::size_t>(p.height) * static_cast<std::size_t>(p.width);
+  const std::size_t count = images.values.size() / area;
+  if (count == 0) throw cmt::InputError(manifest.golden_images.path + " holds no image");
+  for (std::size_t i = 0; i < manifest.batch; ++i) {
+    cmt::Preprocessor(p).normalise(images.values.data() + i % count * area,
+                                   candidate.session->input() + i * area);
+  }
+  const auto start = Clock::now();
+  candidate.session->infer();
+  candidate.first = milliseconds_since(start);
+  return candidate;
+}
+
+void measure(std::vector<Candidate>& candidates, double seconds) {
+  for (Candidate& candidate : candidates) candidate.burst(kWarmUpSeconds, false);
+  for (int round = 0; round < kRounds; ++round) {
+    for (Candidate& candidate : candidates) candidate.burst(seconds / kRounds, true);
+    // So that nobody always follows the same neighbour.
+    std::reverse(candidates.begin(), candidates.end());
+  }
+}
+
+Json row(const Candidate& candidate, const std::vector<Candidate>& all, std::size_t batch,
+         int threads) {
+  const cmt::Artefact& artefact = *candidate.artefact;
+  const cmt::tools::Latency latency = cmt::tools::summarise(candidate.times);
+  Json settings{{"threads", threads}, {"batch", batch}};
+  for (const auto& [name, value] : artefact.settings) settings[name] = value;
+  Json reasons{{"accuracy", "cmt_bench measures speed; see the exporting machine's row"},
+               {"speedup_vs_baseline", "there is no torch in this measurement"},
+               {"peak_rss_mb", "all files were measured in one process"}};
+  Json against_fp32;
+  for (const Candidate& other : all) {
+    if (other.artefact->target == artefact.target && other.artefact->precision == "fp32") {
+      against_fp32 = cmt::tools::summarise(other.times).p50 / latency.p50;
+    }
+  }
+  if (against_fp32.is_null()) {
+    reasons["speedup_vs_fp32_graph"] = "the FP32 file was not measured beside it";
+  }
+  return {{"target", artefact.target},
+          {"precision", artefact.precision},
+          {"artefact", artefact.file.path},
+          {"bytes", artefact.total_bytes},
+          {"measured_by", artefact.target},
+          {"accuracy", nullptr},
+          {"latency_ms",
+           {{"p50", latency.p50},
+            {"p90", latency.p90},
+            {"p99", latency.p99},
+            {"mean", latency.mean},
+            {"std", latency.std},
+            {"iterations", latency.iterations},
+            {"first", candidate.first},
+            {"load", candidate.load}}},
+          {"throughput_ips", static_cast<double>(batch) * 1000 / latency.mean},
+          {"speedup_vs_baseline", nullptr},
+          {"speedup_vs_fp32_graph", against_fp32},
+          {"peak_rss_mb", nullptr},
+          {"settings", settings},
+          {"reasons", reasons}};
+}
+
+int bench(const cmt::tools::Arguments& arguments) {
+  const double seconds = arguments.number("seconds", 5, 1e-3, 3600);
+  const int threads = arguments.count(
+      "threads", static_cast<int>(std::max(1U, std::thread::hardware_concurrency())), 1, 4096);
+  const std::string wanted = arguments.text("artefact", "");
+  const cmt::Bundle bundle(arguments.positional.front());
+  std::vector<Candidate> candidates;
+  for (const cmt::Artefact& artefact : bundle.manifest().artefacts) {
+    if (!wanted.empty() && wanted != artefact.name() && wanted != artefact.precision) continue;
+    if (const auto reason = cmt::missing_backend(artefact.target)) {
+      std::cerr << "skipped " << artefact.file.path << ": " << *reason << '\n';
+      continue;
+    }
+    candidates.push_back(load(bundle, artefact, threads));
+  }
+  if (candidates.empty()) throw cmt::InputError("this build can run none of the bundle's files");
+  measure(candidates, seconds);
+  Json rows = Json::array();
+  for (const Candidate& candidate : candidates) {
+    rows.push_back(row(candidate, candidates, bundle.manifest().batch, threads));
+  }
+  if (arguments.has("json")) {
+    std::string command = "cmt_bench";
+    for (const std::string& word : arguments.positional) command += " " + word;
+    for (const auto& [name, value] : arguments.options) command += " --" + name + " " + value;
+    const Json entry{{"machine", arguments.text("machine", cmt::tools::host_name())},
+                     {"measured", cmt::tools::timestamp()},
+                     {"command", command},
+                     {"environment", cmt::tools::describe_machine()},
+                     {"results", rows}};
+    std::cout << entry.dump(1) << '\n';
+    return 0;
+  }
+  std::printf("%-24s %8s %8s %8s %9s %8s\n", "file", "p50 ms", "p90 ms", "p99 ms", "images/s",
+              "vs fp32");
+  for (const Json& r : rows) {
+    const Json& latency = r["latency_ms"];
+    const std::string name = r["target"].get<std::string>() + " " + r["precision"].get<std::string>();
+    const Json& ratio = r["speedup_vs_fp32_graph"];
+    std::printf("%-24s %8.3f %8.3f %8.3f %9.1f", name.c_str(), latency["p50"].get<double>(),
+                latency["p90"].get<double>(), latency["p99"].get<double>(),
+                r["throughput_ips"].get<double>());
+    if (ratio.is_null()) {
+      std::printf(" %8s\n", "n/a");
+    } else {
+      std::printf(" %7.2fx\n", ratio.get<double>());
+    }
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return cmt::tools::run(
+      argc, argv, {kUsage, {"artefact", "seconds", "threads", "machine"}, {"json"}, 1}, bench);
+}

@@ -1,0 +1,92 @@
+#include "command.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cmt/error.hpp>
+#include <cstdlib>
+#include <filesystem>
+#include <iostream>
+
+namespace cmt::tools {
+namespace {
+
+Arguments parse(int argc, char** argv, const Usage& usage) {
+  Arguments arguments;
+  const auto contains = [](const std::vector<std::string>& names, const std::string& name) {
+    return std::find(names.begin(), names.end(), name) != names.end();
+  };
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    if (word.rfind("--", 0) != 0) {
+      arguments.positional.push_back(word);
+      continue;
+    }
+    const std::size_t equals = word.find('=');
+    const std::string name = word.substr(2, equals - 2);
+    if (contains(usage.flags, name) && equals == std::string::npos) {
+      arguments.options[name] = "";
+    } else if (contains(usage.valued, name) && equals != std::string::npos) {
+      arguments.options[name] = word.substr(equals + 1);
+    } else if (contains(usage.valued, name) && i + 1 < argc) {
+      arguments.options[name] = argv[++i];
+    } else {
+      throw InputError("cannot use '" + word + "': see --help");
+    }
+  }
+  if (arguments.positional.size() < usage.positional) {
+    throw InputError("too few arguments: see --help");
+  }
+  return arguments;
+}
+
+std::string one_line(std::string text) {
+  std::replace_if(
+      text.begin(), text.end(), [](unsigned char c) { return c < ' '; }, ' ');
+  return text;
+}
+
+}  // namespace
+
+std::string Arguments::text(const std::string& name, const std::string& otherwise) const {
+  const auto found = options.find(name);
+  return found == options.end() ? otherwise : found->second;
+}
+
+double Arguments::number(const std::string& name, double otherwise, double low,
+                         double high) const {
+  if (!has(name)) return otherwise;
+  const std::string& given = options.at(name);
+  char* end = nullptr;
+  const double value = std::strtod(given.c_str(), &end);
+  if (given.empty() || *end != '\0' || !(value >= low && value <= high)) {
+    throw InputError("--" + name + " '" + given + "' is no number from " + std::to_string(low) +
+                     " to " + std::to_string(high));
+  }
+  return value;
+}
+
+int Arguments::count(const std::string& name, int otherwise, int low, int high) const {
+  const double value = number(name, otherwise, low, high);
+  if (value != std::floor(value)) throw InputError("--" + name + " must be a whole number");
+  return static_cast<int>(value);
+}
+
+int run(int argc, char** argv, const Usage& usage,
+        const std::function<int(const Arguments&)>& body) {
+  const std::string name = std::filesystem::path(argc > 0 ? argv[0] : "cmt").filename().string();
+  try {
+    if (std::any_of(argv, argv + argc, [](const std::string& word) { return word == "--help"; })) {
+      std::cout << usage.text;
+      return 0;
+    }
+    return body(parse(argc, argv, usage));
+  } catch (const InputError& error) {
+    std::cerr << name << ": " << one_line(error.what()) << '\n';
+    return 2;
+  } catch (const std::exception& error) {
+    std::cerr << name << ": " << one_line(error.what()) << '\n';
+    return 3;
+  }
+}
+
+}  // namespace cmt::tools

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace cmt::tools {
+
+/// A command line, taken apart.
+struct Arguments {
+  std::vector<std::string> positional;
+  std::map<std::string, std::string> options;  ///< by name, without the dashes
+
+  bool has(const std::string& name) const { return options.count(name) != 0; }
+  std::string text(const std::string& name, const std::string& otherwise) const;
+  /// Throws InputError unless the option is a number from `low` to `high`.
+  double number(const std::string& name, double otherwise, double low, double high) const;
+  int count(const std::string& name, int otherwise, int low, int high) const;
+};
+
+/// What a tool takes: options with a value and without one, beside --help.
+struct Usage {
+  std::string text;
+  std::vector<std::string> valued;
+  std::vector<std::string> flags;
+  std::size_t positional;  ///< at least so many
+};
+
+/// Parses, runs `body` and returns the exit status: its own; 2 for an InputError, which becomes
+/// one line on standard error; 3 where the machine or the runtime failed.
+int run(int argc, char** argv, const Usage& usage, const std::function<int(const Arguments&)>& body);
+
+}  // namespace cmt::tools
