@@ -6,7 +6,12 @@ DEMO := demo
 # TensorRT-RTX, which builds engines without a GPU, has wheels for 64-bit x86 only.
 TENSORRT := $(if $(filter x86_64 AMD64,$(shell uname -m)),--target tensorrt)
 
-.PHONY: demo test lint clean
+# The C++ build takes OpenVINO and the JSON headers from the environment's packages.
+RUNTIME ?= build/runtime
+FUZZ_SECONDS ?= 60
+PACKAGES := $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+
+.PHONY: demo test lint runtime sanitize fuzz clean
 
 demo: $(INSTALLED)
 	$(BIN)/cmt-export --variant ti --target openvino $(TENSORRT) --fp16 --int8 \
@@ -20,8 +25,33 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+runtime: $(INSTALLED)
+	packages="$$($(PACKAGES))" && cmake -S runtime/cpp -B $(RUNTIME) $(RUNTIME_OPTIONS) \
+		-DCMT_TESTS=ON -DCMT_OPENVINO=ON "-DOpenVINO_DIR=$$packages/openvino/cmake" \
+		"-DCMT_JSON_INCLUDE=$$packages/nlohmann_json/include"
+	cmake --build $(RUNTIME) --parallel 2
+
+# The C++ tests once more, with every memory error and undefined behaviour an abort. OpenVINO keeps
+# memory to the end, so leaks are left to the fuzzers, which do not use it. What other
+# projects link is left out: they would need the sanitizers too.
+sanitize: $(INSTALLED)
+	RUNTIME=build/sanitized ASAN_OPTIONS=detect_leaks=0 \
+		RUNTIME_OPTIONS="-DCMT_SANITIZERS=address,undefined -DCMAKE_BUILD_TYPE=RelWithDebInfo" \
+		$(BIN)/pytest tests/runtime -k "not another_project"
+
+# Needs clang; BUNDLE gives the files that mutations start from.
+fuzz: BUNDLE ?= $(DEMO)
+fuzz:
+	$(MAKE) runtime RUNTIME=build/fuzz RUNTIME_OPTIONS="-DCMAKE_CXX_COMPILER=clang++ \
+		-DCMT_SANITIZERS=address,undefined,fuzzer-no-link -DCMT_FUZZERS=ON -DCMT_TOOLS=OFF"
+	mkdir -p build/fuzz/manifests build/fuzz/images
+	cp $(BUNDLE)/manifest.json build/fuzz/manifests
+	cp $(BUNDLE)/golden/photo.jpg build/fuzz/images
+	build/fuzz/fuzz_manifest -max_total_time=$(FUZZ_SECONDS) build/fuzz/manifests
+	build/fuzz/fuzz_image -max_total_time=$(FUZZ_SECONDS) build/fuzz/images
+
 clean:
-	rm -rf .venv $(DEMO)
+	rm -rf .venv $(DEMO) build
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv .venv

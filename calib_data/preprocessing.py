@@ -76,7 +76,8 @@ class Preprocessing:
         )
         left = round((resized[0] - self.size[1]) / 2)
         top = round((resized[1] - self.size[0]) / 2)
-        image = image.resize(resized, _bicubic())
+        # In one call the order of the two would depend on the sizes and on Pillow's version.
+        image = image.resize((resized[0], image.height), _bicubic()).resize(resized, _bicubic())
         box = (left, top, left + self.size[1], top + self.size[0])
         return np.asarray(image.crop(box), dtype=np.uint8)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmt.errors import GateError, InputError
+from cmt.errors import InputError
 from measure.bundle import Entry, OpenBundle
 from measure.runners import LOADERS, Array, missing_runtime
 
@@ -63,7 +63,7 @@ def verify(bundle: OpenBundle, threads: int) -> Iterator[Check]:
     """Prepare the golden photo, then run every file that this machine can on the golden images.
 
     Raises:
-        GateError: there is no file that this machine can run.
+        InputError: there is no file that this machine can run.
     """
     yield _check_pixels(bundle)
     images = np.load(bundle.file(bundle.manifest["golden"]["images"]), allow_pickle=False)
@@ -74,7 +74,7 @@ def verify(bundle: OpenBundle, threads: int) -> Iterator[Check]:
         ran |= reason is None
         yield _check_artefact(bundle, artefact, batch, threads, reason)
     if not ran:
-        raise GateError("nothing was verified: this machine can run none of the bundle's files")
+        raise InputError("nothing was verified: this machine can run none of the bundle's files")
 
 
 def _check_pixels(bundle: OpenBundle) -> Check:

@@ -22,7 +22,7 @@ from cmt.variants import FAMILIES, VARIANTS, Variant
 from export import export
 from export.pipeline import Bundle
 from export.targets import TARGETS
-from measure.bundle import write_manifest
+from measure.bundle import file_entries, write_manifest
 
 # The tensors here are small, and OpenMP's threads wait by spinning where cores are busy.
 torch.set_num_threads(1)
@@ -190,8 +190,7 @@ def openvino_bundle(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) ->
         for entry in manifest["artefacts"]
         if entry["target"] == "openvino" and entry["precision"] in ("fp32", "int8")
     ]
-    for entry in manifest["artefacts"]:
-        if entry not in kept:
-            (folder / entry["path"]).unlink()
+    for entry in file_entries([a for a in manifest["artefacts"] if a not in kept]):
+        (folder / entry["path"]).unlink()
     write_manifest(folder, {**manifest, "artefacts": kept})
     return folder

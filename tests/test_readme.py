@@ -14,6 +14,7 @@ from training.recipe import main
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+CPP = ("cmake ", "build/runtime/")
 COMMANDS = [
     command.removeprefix("$ ").split("  #")[0].strip()
     for language, block in BLOCKS
@@ -33,7 +34,8 @@ def test_python_examples_run() -> None:
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("cmt-")])
 def test_command_lines_are_accepted(command: str) -> None:
     name, *arguments = shlex.split(command)
-    {"cmt-export": cli.export_cli, "cmt-train": main}[name].make_context(name, arguments)
+    commands = {"cmt-export": cli.export_cli, "cmt-bench": cli.bench_cli, "cmt-train": main}
+    commands[name].make_context(name, arguments)
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make")])
@@ -44,7 +46,18 @@ def test_make_targets_exist(command: str) -> None:
 
 def test_every_command_is_covered_by_one_of_these_tests() -> None:
     assert COMMANDS
-    assert all(command.startswith(("cmt-export ", "cmt-train ", "make ")) for command in COMMANDS)
+    covered = ("cmt-export ", "cmt-bench ", "cmt-train ", "make ", *CPP)
+    assert all(command.startswith(covered) for command in COMMANDS)
+    # Those of the C++ tools are run by tests/runtime/test_tools.py.
+    assert {command.split()[0] for command in COMMANDS if command.startswith(CPP)} == {
+        "cmake",
+        *(f"build/runtime/{tool}" for tool in ("cmt_check", "cmt_classify", "cmt_bench")),
+    }
+
+
+def test_the_cpp_example_is_the_one_that_is_built() -> None:
+    shown = [block for language, block in BLOCKS if language == "cpp"]
+    assert shown == [(ROOT / "runtime" / "cpp" / "example" / "main.cpp").read_text()]
 
 
 def test_folders_of_the_layout_exist() -> None:

@@ -35,7 +35,9 @@ def release_rule(image: Image.Image, size: int) -> np.ndarray:
     else:
         width, height = int(shorter * width / height), shorter
     left, top = round((width - size) / 2.0), round((height - size) / 2.0)
-    resized = image.resize((width, height), Image.Resampling.BICUBIC)
+    # The Pillow of its time always changed the width first; later ones choose by the shape.
+    bicubic = Image.Resampling.BICUBIC
+    resized = image.resize((width, image.height), bicubic).resize((width, height), bicubic)
     return np.asarray(resized.crop((left, top, left + size, top + size)))
 
 

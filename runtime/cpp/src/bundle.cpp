@@ -61,7 +61,8 @@ void check_relative(const std::string& path) {
     begin = end + 1;
   }
   if (!good) {
-    throw InputError(std::string(kManifest) + " names '" + path.substr(0, 200) +
+    throw InputError(std::string(kManifest) + " names '" +
+                     path.substr(0, std::min<std::size_t>(path.find('\0'), 200)) +
                      "', which is no path within a bundle");
   }
 }
@@ -156,8 +157,7 @@ Manifest read_manifest(const Json& json) {
   whole_number(json.at("schema"), 1, kSchema);
   Manifest manifest;
   manifest.preprocessing = preprocessing(json.at("input"));
-  manifest.batch =
-      static_cast<std::size_t>(whole_number(json.at("input").at("shape")[0], 1, 4096));
+  manifest.batch = static_cast<std::size_t>(whole_number(json.at("input").at("shape")[0], 1, 4096));
   json.at("outputs").get_to(manifest.outputs);
   json.at("labels").get_to(manifest.labels);
   for (const Json& value : json.at("artefacts")) {
@@ -198,8 +198,7 @@ void check_file(const std::filesystem::path& folder, const FileEntry& entry) {
   const auto size = std::filesystem::file_size(path, error);
   if (error) refuse(entry.path, error.message());
   if (size != entry.bytes) {
-    refuse(entry.path,
-           std::to_string(size) + " bytes in place of " + std::to_string(entry.bytes));
+    refuse(entry.path, std::to_string(size) + " bytes in place of " + std::to_string(entry.bytes));
   }
   if (sha256_file(path) != entry.sha256) refuse(entry.path, "its sha256 differs");
 }

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cmt/classifier.hpp>
 #include <numeric>
@@ -18,25 +19,31 @@ struct Loaded {
   std::shared_ptr<const Model> model;
 };
 
+/// Where a precision stands among those that are taken by default, the smallest first.
+std::ptrdiff_t rank(const Artefact& artefact) {
+  constexpr std::array<std::string_view, 3> kSmallestFirst{"int8", "fp16", "fp32"};
+  return std::find(kSmallestFirst.begin(), kSmallestFirst.end(), artefact.precision) -
+         kSmallestFirst.begin();
+}
+
 /// The file that Options::artefact means.
 const Artefact& choose(const Bundle& bundle, const std::string& wanted) {
-  const std::vector<Artefact>& artefacts = bundle.manifest().artefacts;
+  const Artefact* best = nullptr;
   std::string known;
-  for (const char* precision : {"int8", "fp16", "fp32"}) {
-    for (const Artefact& artefact : artefacts) {
-      if (artefact.precision != precision || missing_backend(artefact.target)) continue;
-      if (wanted.empty() || wanted == artefact.precision || wanted == artefact.name()) {
-        return artefact;
-      }
-      known += (known.empty() ? "" : ", ") + artefact.name();
+  std::string reason = "the bundle has no file to run";
+  for (const Artefact& artefact : bundle.manifest().artefacts) {
+    if (const auto missing = missing_backend(artefact.target)) {
+      reason = artefact.file.path + ": " + *missing;
+      continue;
     }
+    known += (known.empty() ? "" : ", ") + artefact.name();
+    const bool meant = wanted.empty() || wanted == artefact.precision || wanted == artefact.name();
+    if (meant && (best == nullptr || rank(artefact) < rank(*best))) best = &artefact;
   }
-  if (!known.empty()) {
-    throw InputError("the bundle has no '" + wanted + "' that this build can run: choose from " +
-                     known);
-  }
-  throw InputError(artefacts.empty() ? "the bundle has no file to run"
-                                     : *missing_backend(artefacts.front().target));
+  if (best != nullptr) return *best;
+  throw InputError(known.empty() ? reason
+                                 : "the bundle has no '" + wanted +
+                                       "' that this build can run: choose from " + known);
 }
 
 std::shared_ptr<const Loaded> load(const std::filesystem::path& folder, const Options& options) {
@@ -102,8 +109,8 @@ struct Classifier::State {
   void classify(const std::vector<ImageView>& images, std::size_t top_k) {
     const Manifest& manifest = loaded->manifest;
     const Preprocessing& p = manifest.preprocessing;
-    const std::size_t area = 3 * static_cast<std::size_t>(p.height) *
-                             static_cast<std::size_t>(p.width);
+    const std::size_t area =
+        3 * static_cast<std::size_t>(p.height) * static_cast<std::size_t>(p.width);
     results.resize(images.size());
     for (std::size_t begin = 0; begin < images.size(); begin += manifest.batch) {
       const std::size_t count = std::min(manifest.batch, images.size() - begin);
@@ -127,9 +134,7 @@ Classifier::Classifier(Classifier&& other) noexcept = default;
 Classifier& Classifier::operator=(Classifier&& other) noexcept = default;
 Classifier::~Classifier() = default;
 
-Classifier Classifier::share() const {
-  return Classifier(std::make_unique<State>(state_->loaded));
-}
+Classifier Classifier::share() const { return Classifier(std::make_unique<State>(state_->loaded)); }
 
 const std::vector<Prediction>& Classifier::classify(const ImageView& image, std::size_t top_k) {
   state_->one.front() = image;

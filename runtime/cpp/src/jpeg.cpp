@@ -1,12 +1,13 @@
-#include <csetjmp>
 #include <cstdio>  // jpeglib.h needs it
+
 #include <jpeglib.h>
-// jerror.h last: it takes its names from jpeglib.h.
-#include <jerror.h>
+
+#include <jerror.h>  // takes its names from jpeglib.h
 
 #include <algorithm>
 #include <array>
 #include <cmt/error.hpp>
+#include <csetjmp>
 #include <memory>
 
 #include "decoders.hpp"
@@ -118,8 +119,7 @@ Decoded decode_jpeg(std::string_view content) {
   const auto destroy = [](Decoder* d) { jpeg_destroy_decompress(&d->info); };
   const std::unique_ptr<Decoder, decltype(destroy)> cleanup(decoder.get(), destroy);
   const auto fail = [&] {
-    throw InputError("it is damaged (" + std::string(decoder->message.data()) +
-                     "): get it anew");
+    throw InputError("it is damaged (" + std::string(decoder->message.data()) + "): get it anew");
   };
   if (!read_header(*decoder, content)) fail();
   jpeg_decompress_struct& info = decoder->info;

@@ -95,10 +95,10 @@ Image upright(Image image, int orientation) {
   result.pixels.resize(image.pixels.size());
   const auto stride = 3 * static_cast<std::ptrdiff_t>(image.width);
   // Where the result's first pixel is in the image, and the way to the next column and row.
-  const bool from_right = orientation == 2 || orientation == 3 || orientation == 7 ||
-                          orientation == 8;
-  const bool from_bottom = orientation == 3 || orientation == 4 || orientation == 6 ||
-                           orientation == 7;
+  const bool from_right =
+      orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
+  const bool from_bottom =
+      orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
   const std::ptrdiff_t across = from_right ? -3 : 3;
   const std::ptrdiff_t down = from_bottom ? -stride : stride;
   const std::ptrdiff_t next_column = turned ? down : across;

@@ -10,8 +10,7 @@ constexpr std::size_t kLevels = 256;
 
 /// The middle of a strip: resized whole, a 1 x 65,000 image would take gigabytes.
 ImageView without_far_ends(const ImageView& image, int longest_aspect) {
-  const std::int64_t longest =
-      std::int64_t{longest_aspect} * std::min(image.width, image.height);
+  const std::int64_t longest = std::int64_t{longest_aspect} * std::min(image.width, image.height);
   const auto width = static_cast<int>(std::min<std::int64_t>(image.width, longest));
   const auto height = static_cast<int>(std::min<std::int64_t>(image.height, longest));
   const auto left = static_cast<std::size_t>((image.width - width) / 2);

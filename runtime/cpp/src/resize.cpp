@@ -95,8 +95,7 @@ void Resizer::filter_column(const std::uint8_t* first_row, std::size_t stride, s
   for (std::size_t i = 0; i < sums_.size(); ++i) result[i] = to_grey_level(sums_[i]);
 }
 
-const std::uint8_t* Resizer::resize(const ImageView& image, const Span& columns,
-                                    const Span& rows) {
+const std::uint8_t* Resizer::resize(const ImageView& image, const Span& columns, const Span& rows) {
   const std::size_t row_bytes = 3 * static_cast<std::size_t>(columns.count);
   const auto row_count = static_cast<std::size_t>(rows.count);
   const bool same_height = rows.size == image.height;
@@ -124,7 +123,8 @@ const std::uint8_t* Resizer::resize(const ImageView& image, const Span& columns,
   result_.resize(row_count * row_bytes);
   for (std::size_t y = 0; y < row_count; ++y) {
     const auto begin = static_cast<std::size_t>(vertical_.first[y] - first_row);
-    filter_column(between_.data() + begin * row_bytes, row_bytes, y, result_.data() + y * row_bytes);
+    filter_column(between_.data() + begin * row_bytes, row_bytes, y,
+                  result_.data() + y * row_bytes);
   }
   return result_.data();
 }

@@ -8,8 +8,8 @@ namespace cmt {
 
 /// Pillow's bicubic resize (antialiased, a = -0.5), bit for bit, of the part that is kept.
 ///
-/// As Pillow does: filter weights are computed in double and rounded to 22 bits after the
-/// point; rows are filtered first, then columns, with 8 bits in between.
+/// As in Python: first to the new width, then to the new height, 8 bits in between; filter
+/// weights are computed in double and rounded to 22 bits after the point.
 class Resizer {
  public:
   /// One axis of the result: `count` pixels from `begin` on of `size`.
@@ -27,11 +27,11 @@ class Resizer {
   struct Filter {
     int source = 0;
     Span span;
-    std::size_t taps = 0;             ///< weights of each pixel, zeros at the end
-    std::vector<int> first;           ///< first source pixel of each pixel
-    std::vector<int> used;            ///< how many
+    std::size_t taps = 0;    ///< weights of each pixel, zeros at the end
+    std::vector<int> first;  ///< first source pixel of each pixel
+    std::vector<int> used;   ///< how many
     std::vector<std::int32_t> weights;
-    std::vector<double> exact;        ///< of one pixel, before rounding
+    std::vector<double> exact;  ///< of one pixel, before rounding
 
     void prepare(int source_size, const Span& wanted);
   };

@@ -171,7 +171,8 @@ int bench(const cmt::tools::Arguments& arguments) {
               "vs fp32");
   for (const Json& r : rows) {
     const Json& latency = r["latency_ms"];
-    const std::string name = r["target"].get<std::string>() + " " + r["precision"].get<std::string>();
+    const std::string name =
+        r["target"].get<std::string>() + " " + r["precision"].get<std::string>();
     const Json& ratio = r["speedup_vs_fp32_graph"];
     std::printf("%-24s %8.3f %8.3f %8.3f %9.1f", name.c_str(), latency["p50"].get<double>(),
                 latency["p90"].get<double>(), latency["p99"].get<double>(),

@@ -71,7 +71,8 @@ struct Difference {
   void add(const float* ours, const float* expected, std::size_t count) {
     for (std::size_t i = 0; i < count; ++i) {
       const double one = std::abs(double{ours[i]} - double{expected[i]});
-      absolute = std::isnan(one) ? std::numeric_limits<double>::infinity() : std::max(absolute, one);
+      absolute =
+          std::isnan(one) ? std::numeric_limits<double>::infinity() : std::max(absolute, one);
       scale = std::max(scale, std::abs(double{expected[i]}));
     }
   }

@@ -40,7 +40,8 @@ void print_text(const std::string& path, const std::vector<cmt::Prediction>& pre
 
 int classify(const cmt::tools::Arguments& arguments) {
   const auto top_k = static_cast<std::size_t>(arguments.count("top-k", 5, 1, 1000000));
-  const cmt::Options options{arguments.text("artefact", ""), arguments.count("threads", 0, 1, 4096)};
+  const cmt::Options options{arguments.text("artefact", ""),
+                             arguments.count("threads", 0, 1, 4096)};
   cmt::Classifier classifier(arguments.positional.front(), options);
   std::cerr << "running " << classifier.artefact() << '\n';
   for (std::size_t i = 1; i < arguments.positional.size(); ++i) {

@@ -52,8 +52,7 @@ std::string Arguments::text(const std::string& name, const std::string& otherwis
   return found == options.end() ? otherwise : found->second;
 }
 
-double Arguments::number(const std::string& name, double otherwise, double low,
-                         double high) const {
+double Arguments::number(const std::string& name, double otherwise, double low, double high) const {
   if (!has(name)) return otherwise;
   const std::string& given = options.at(name);
   char* end = nullptr;

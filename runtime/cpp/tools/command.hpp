@@ -29,6 +29,7 @@ struct Usage {
 
 /// Parses, runs `body` and returns the exit status: its own; 2 for an InputError, which becomes
 /// one line on standard error; 3 where the machine or the runtime failed.
-int run(int argc, char** argv, const Usage& usage, const std::function<int(const Arguments&)>& body);
+int run(int argc, char** argv, const Usage& usage,
+        const std::function<int(const Arguments&)>& body);
 
 }  // namespace cmt::tools

@@ -43,8 +43,8 @@ nlohmann::ordered_json describe_machine() {
     if (present.count(flag) != 0) flags.push_back(flag);
   }
   const std::string model = cpu_info("model name");
-  const double bytes = static_cast<double>(sysconf(_SC_PHYS_PAGES)) *
-                       static_cast<double>(sysconf(_SC_PAGE_SIZE));
+  const double bytes =
+      static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGE_SIZE));
   nlohmann::ordered_json packages{{"cmt_runtime", CMT_VERSION}};
   for (const auto& [name, version] : backend_versions()) packages[name] = version;
   return {{"python", nullptr},

@@ -12,8 +12,9 @@
 namespace cmt {
 
 struct Prediction {
-  std::size_t index = 0;   ///< of the class
-  std::string_view label;  ///< empty where the bundle has no labels; valid as long as its Classifier
+  std::size_t index = 0;  ///< of the class
+  std::string_view
+      label;  ///< empty where the bundle has no labels; valid as long as its Classifier
   float probability = 0;
 };
 

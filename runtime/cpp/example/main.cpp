@@ -1,0 +1,16 @@
+#include <cmt/classifier.hpp>
+#include <iostream>
+
+int main(int argc, char** argv) {
+  try {
+    cmt::Classifier classifier(argv[1]);
+    for (int i = 2; i < argc; ++i) {
+      const cmt::Image image = cmt::read_image(argv[i]);
+      const cmt::Prediction best = classifier.classify(image.view()).front();
+      std::cout << argv[i] << ": " << best.label << ", " << best.probability << '\n';
+    }
+  } catch (const cmt::InputError& error) {
+    std::cerr << error.what() << '\n';
+    return 2;
+  }
+}

@@ -1,0 +1,141 @@
+// use_classifier BUNDLE IMAGE...
+//
+// What a program may expect of cmt::Classifier, checked on a real bundle. Prints what does not
+// hold; exit status 1 then.
+
+#include <atomic>
+#include <cmt/classifier.hpp>
+#include <cstdlib>
+#include <iostream>
+#include <new>
+#include <thread>
+
+#include "backend.hpp"
+
+namespace {
+
+std::atomic<long> allocations{0};  // NOLINT(cppcoreguidelines-avoid-non-const-global-variables)
+bool failed = false;               // NOLINT(cppcoreguidelines-avoid-non-const-global-variables)
+
+void expect(bool holds, const char* what) {
+  if (holds) return;
+  std::cout << "does not hold: " << what << '\n';
+  failed = true;
+}
+
+template <typename Call>
+long allocations_of(int times, const Call& call) {
+  const long before = allocations;
+  for (int i = 0; i < times; ++i) call();
+  return allocations - before;
+}
+
+bool same(const std::vector<cmt::Prediction>& a, const std::vector<cmt::Prediction>& b) {
+  bool equal = a.size() == b.size();
+  for (std::size_t i = 0; equal && i < a.size(); ++i) {
+    equal = a[i].index == b[i].index && a[i].label == b[i].label &&
+            std::abs(a[i].probability - b[i].probability) < 1e-4F;
+  }
+  return equal;
+}
+
+template <typename Call>
+bool refuses(const Call& call) {
+  try {
+    call();
+  } catch (const cmt::InputError&) {
+    return true;
+  }
+  return false;
+}
+
+void check_batches(cmt::Classifier& classifier, const std::vector<cmt::ImageView>& views) {
+  std::vector<std::vector<cmt::Prediction>> single;
+  for (const cmt::ImageView& view : views) single.push_back(classifier.classify(view));
+  const auto& together = classifier.classify(views);
+  expect(together.size() == views.size(), "a batch has a result for each image");
+  for (std::size_t i = 0; i < views.size(); ++i) {
+    expect(same(together[i], single[i]), "an image's result does not depend on its batch");
+    expect(single[i].front().probability >= single[i].back().probability, "the best comes first");
+  }
+  expect(classifier.classify(std::vector<cmt::ImageView>{}).empty(), "no images, no results");
+  expect(classifier.classify(views.front(), 1).size() == 1, "top_k is kept to");
+  expect(classifier.classify(views.front(), 1000000).size() >= 2, "top_k may exceed the classes");
+}
+
+void check_allocations(cmt::Classifier& classifier, const std::vector<cmt::ImageView>& views,
+                       const char* folder) {
+  const cmt::Bundle bundle(folder);
+  const cmt::Manifest& manifest = bundle.manifest();
+  const cmt::Artefact* artefact = nullptr;
+  for (const cmt::Artefact& one : manifest.artefacts) {
+    if (one.file.path == classifier.artefact()) artefact = &one;
+  }
+  const auto model = cmt::load_model(bundle, *artefact, 0);
+  const auto session = model->make_session();
+  const auto inferences = static_cast<int>((views.size() + manifest.batch - 1) / manifest.batch);
+  const auto infer = [&] {
+    for (int i = 0; i < inferences; ++i) session->infer();
+  };
+  const auto classify = [&] { classifier.classify(views); };
+  allocations_of(5, infer);
+  allocations_of(5, classify);
+  const long runtime = allocations_of(10, infer);
+  const long all = allocations_of(10, classify);
+  expect(all <= runtime, "classify allocates nothing beyond what the runtime does");
+  if (all > runtime) std::cout << all << " allocations, " << runtime << " of the runtime\n";
+}
+
+void check_threads(const cmt::Classifier& classifier, const std::vector<cmt::ImageView>& views,
+                   const std::vector<std::vector<cmt::Prediction>>& expected) {
+  std::atomic<int> differences{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&, own = classifier.share()]() mutable {
+      for (int round = 0; round < 5; ++round) {
+        for (std::size_t i = 0; i < views.size(); ++i) {
+          if (!same(own.classify(views[i]), expected[i])) ++differences;
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  expect(differences == 0, "threads with a Classifier each get what one gets alone");
+}
+
+void check_bad_views(cmt::Classifier& classifier, const cmt::ImageView& good) {
+  const cmt::ImageView bad[] = {{nullptr, good.width, good.height, good.stride},
+                                {good.pixels, 0, good.height, good.stride},
+                                {good.pixels, good.width, -1, good.stride},
+                                {good.pixels, good.width, good.height, good.stride - 1}};
+  for (const cmt::ImageView& view : bad) {
+    expect(refuses([&] { classifier.classify(view); }), "an unusable view is refused");
+  }
+}
+
+}  // namespace
+
+void* operator new(std::size_t size) {
+  ++allocations;
+  void* memory = std::malloc(size == 0 ? 1 : size);
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+
+int main(int argc, char** argv) {
+  if (argc < 3) return 2;
+  cmt::Classifier classifier(argv[1]);
+  std::vector<cmt::Image> images;
+  std::vector<cmt::ImageView> views;
+  for (int i = 2; i < argc; ++i) images.push_back(cmt::read_image(argv[i]));
+  for (const cmt::Image& image : images) views.push_back(image.view());
+  check_batches(classifier, views);
+  check_allocations(classifier, views, argv[1]);
+  const std::vector<std::vector<cmt::Prediction>> expected = classifier.classify(views);
+  check_threads(classifier, views, expected);
+  check_bad_views(classifier, views.front());
+  expect(refuses([&] { cmt::Classifier(argv[1], {"fp8", 0}); }), "an unknown artefact is refused");
+  return failed ? 1 : 0;
+}

@@ -1,0 +1,165 @@
+"""A bundle is opened only if every byte of it is what was written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cmt.errors import InputError
+from measure.bundle import (
+    MANIFEST,
+    SEAL,
+    _parse,
+    file_entries,
+    open_bundle,
+    replace_report,
+    write_manifest,
+)
+
+Change = Callable[[dict[str, Any]], None]
+
+
+@pytest.fixture
+def copy(openvino_bundle: Path, tmp_path: Path) -> Path:
+    """A bundle of one's own, in another folder than it was made in."""
+    return shutil.copytree(openvino_bundle, tmp_path / "moved" / "bundle")
+
+
+def rewrite(folder: Path, change: Change) -> None:
+    """Change the manifest, and its hash with it."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    change(manifest)
+    write_manifest(folder, manifest)
+
+
+def test_a_moved_bundle_opens_and_knows_its_preprocessing(copy: Path) -> None:
+    bundle = open_bundle(copy)
+    assert {a["precision"] for a in bundle.artefacts} == {"fp32", "int8"}
+    assert bundle.preprocessing.size == (32, 32)
+    assert bundle.report["variant"] == "ti"
+
+
+def test_one_byte_changed_anywhere_is_refused_and_the_file_named(copy: Path) -> None:
+    files = sorted(path for path in copy.rglob("*") if path.is_file())
+    assert len(files) >= 13
+    for path in files:
+        content = path.read_bytes()
+        for place in {0, len(content) // 2, len(content) - 1}:
+            changed = bytearray(content)
+            changed[place] ^= 1
+            path.write_bytes(changed)
+            with pytest.raises(InputError, match=path.name) as caught:
+                open_bundle(copy)
+            assert "\n" not in str(caught.value)
+        path.write_bytes(content)
+    open_bundle(copy)
+
+
+def test_a_missing_or_shortened_file_is_refused_and_named(copy: Path) -> None:
+    path = copy / "openvino" / "cmt_ti.int8.bin"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match=r"cmt_ti\.int8\.bin .*bytes in place of"):
+        open_bundle(copy)
+    path.unlink()
+    with pytest.raises(InputError, match=r"cmt_ti\.int8\.bin .*No such file"):
+        open_bundle(copy)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../report.json",
+        "golden/../report.json",
+        "/etc/hostname",
+        "",
+        "a//b",
+        "./a",
+        "C:\\x",
+        "a\0b",
+    ],
+)
+def test_paths_that_are_not_within_the_bundle_are_refused(copy: Path, name: str) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["golden"]["images"]["path"] = name
+
+    rewrite(copy, change)
+    with pytest.raises(InputError, match=MANIFEST):
+        open_bundle(copy)
+
+
+def test_a_link_out_of_the_bundle_is_refused(copy: Path, tmp_path: Path) -> None:
+    photo = copy / "golden" / "photo.jpg"
+    photo.rename(tmp_path / "photo.jpg")
+    photo.symlink_to(tmp_path / "photo.jpg")
+    with pytest.raises(InputError, match=r"golden/photo\.jpg.*out of the bundle"):
+        open_bundle(copy)
+
+
+def test_a_newer_schema_is_refused_with_its_version(copy: Path) -> None:
+    rewrite(copy, lambda manifest: manifest.update(schema=7, something="new"))
+    with pytest.raises(InputError, match=r"schema 7.*reads up to 1.*update"):
+        open_bundle(copy)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.pop("labels"),
+        lambda m: m["input"].update(layout="NHWC"),
+        lambda m: m["input"]["resize"].update(filter="bilinear"),
+        lambda m: m["input"].update(std=[0.2, 0.2, 0]),
+        lambda m: m["artefacts"][0].update(sha256="x"),
+        lambda m: m.update(surprise=1),
+        lambda m: m.update(schema="1"),
+    ],
+)
+def test_a_manifest_that_breaks_its_schema_is_refused(copy: Path, change: Change) -> None:
+    rewrite(copy, change)
+    with pytest.raises(InputError, match=MANIFEST):
+        open_bundle(copy)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=60) | st.text(alphabet='[{"schema: 1,}]0', max_size=60).map(str.encode))
+def test_garbage_is_no_manifest(content: bytes) -> None:
+    try:
+        manifest = _parse(content)
+    except InputError:
+        return
+    assert manifest["schema"] <= 1 or not isinstance(manifest["schema"], int)
+
+
+def test_a_deeply_nested_manifest_is_refused(copy: Path) -> None:
+    (copy / MANIFEST).write_text("[" * 200_000)
+    with pytest.raises(InputError, match="damaged"):
+        open_bundle(copy)
+
+
+def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no bundle"):
+        open_bundle(tmp_path)
+
+
+def test_a_replaced_report_leaves_a_bundle_that_opens(copy: Path) -> None:
+    bundle = open_bundle(copy)
+    replace_report(bundle, {**bundle.report, "command": "another"})
+    again = open_bundle(copy)
+    assert again.report["command"] == "another"
+    listed = {entry["path"] for entry in file_entries(again.manifest)} | {MANIFEST, SEAL}
+    present = {p.relative_to(copy).as_posix() for p in copy.rglob("*") if p.is_file()}
+    assert listed == present
+
+
+def test_an_unusable_report_changes_nothing(copy: Path) -> None:
+    bundle = open_bundle(copy)
+    with pytest.raises(InputError, match="report"):
+        replace_report(bundle, {**bundle.report, "schema": 9})
+    assert open_bundle(copy).report == bundle.report
+    assert not list(copy.glob(".report-*"))

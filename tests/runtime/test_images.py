@@ -1,0 +1,187 @@
+"""Images come out of the C++ preprocessing as out of Python's, byte for byte."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from calib_data.preprocessing import Preprocessing
+from calib_data.sources import FolderImages
+
+Prepare = Callable[..., list[np.ndarray | str]]
+SIZE, BOX = (32, 48), (40, 52)
+
+
+@pytest.fixture
+def prepare(runtime: Path, tmp_path: Path) -> Prepare:
+    """`prepare(paths, size, box)`: what C++ makes of each file, or why it cannot."""
+
+    def run(
+        paths: list[Path], size: tuple[int, int] = SIZE, box: tuple[int, int] = BOX
+    ) -> list[np.ndarray | str]:
+        out = tmp_path / "pixels.bin"
+        numbers = [*size, *box, 64, 1]
+        result = subprocess.run(
+            [runtime / "tests" / "prepare_images", *map(str, numbers), out],
+            input="".join(f"{path}\n" for path in paths),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        pixels = iter(np.fromfile(out, np.uint8).reshape(-1, *size, 3))
+        lines = result.stdout.splitlines()
+        return [line if line.startswith("error") else next(pixels) for line in lines]
+
+    return run
+
+
+def check(prepare: Prepare, paths: list[Path], preprocessing: Preprocessing | None = None) -> None:
+    preprocessing = preprocessing or Preprocessing(SIZE, BOX)
+    prepared = prepare(paths, preprocessing.size, preprocessing.resize)
+    assert len(prepared) == len(paths)
+    for path, pixels in zip(paths, prepared, strict=True):
+        with Image.open(path) as image:
+            expected = preprocessing.apply(image)
+        assert not isinstance(pixels, str), pixels
+        np.testing.assert_array_equal(pixels, expected, err_msg=path.name)
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Waves with noise, so that rounding goes either way."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[0:height, 0:width]
+    waves = 128 + 127 * np.sin(rows[..., None] / (3, 7, 11) + columns[..., None] / (5, 2, 9))
+    noisy = waves + rng.normal(0, 30, (height, width, 3))
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+def test_any_size_is_resized_as_pillow_does(prepare: Prepare, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    sizes = [(1, 1), (1, 200), (200, 1), (3, 3000), (3000, 3), (52, 40), (48, 32), (40, 52)]
+    sizes += [(52, 300), (300, 40), (104, 80), (53, 41), (1920, 1080), (224, 224)]
+    sizes += [tuple(rng.integers(1, 700, 2)) for _ in range(40)]
+    paths = []
+    for i, (width, height) in enumerate(sizes):
+        paths.append(tmp_path / f"{i}-{width}x{height}.png")
+        picture(int(width), int(height), i).save(paths[-1])
+    check(prepare, paths)
+
+
+@pytest.mark.parametrize(
+    ("size", "box"), [((32, 32), (32, 32)), ((32, 32), (33, 33)), ((160, 160), (178, 178))]
+)
+def test_any_crop_is_cut_as_in_python(
+    prepare: Prepare, tmp_path: Path, size: tuple[int, int], box: tuple[int, int]
+) -> None:
+    paths = []
+    for i, shape in enumerate([(32, 32), (33, 35), (34, 47), (180, 178), (179, 191), (500, 375)]):
+        paths.append(tmp_path / f"{i}.png")
+        picture(*shape).save(paths[-1])
+    check(prepare, paths, Preprocessing(size, box))
+
+
+def png(width: int, depth: int, colour: int, rows: np.ndarray, *more: tuple[bytes, bytes]) -> bytes:
+    """A PNG of any kind, also those that Pillow does not write; `more` chunks before the pixels."""
+    header = width.to_bytes(4, "big") + len(rows).to_bytes(4, "big") + bytes([depth, colour])
+    body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    chunks = [(b"IHDR", header + b"\0\0\0"), *more, (b"IDAT", body), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big")
+        for name, data in chunks
+    )
+
+
+def test_every_kind_of_png_is_decoded_as_pillow_does(prepare: Prepare, tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    palette = (b"PLTE", rng.integers(0, 256, 3 * 16, np.uint8).tobytes())
+    kinds = [(depth, 0, 1, ()) for depth in (1, 2, 4, 8, 16)]
+    kinds += [(depth, 2, 3, ()) for depth in (8, 16)]
+    kinds += [(depth, 3, 1, (palette,)) for depth in (1, 2, 4)]
+    kinds += [(depth, 4, 2, ()) for depth in (8, 16)]
+    kinds += [(depth, 6, 4, ()) for depth in (8, 16)]
+    kinds += [(8, 0, 1, ((b"tRNS", b"\0\7"),)), (4, 3, 1, (palette, (b"tRNS", b"\0\7\xff")))]
+    kinds += [(8, 2, 3, ((b"gAMA", (100000).to_bytes(4, "big")),))]
+    paths = []
+    for depth, colour, channels, chunks in kinds:
+        row_bytes = 40 * channels * depth // 8
+        rows = rng.integers(0, 256, (33, row_bytes), np.uint8)
+        paths.append(tmp_path / f"{depth}-{colour}-{len(chunks)}.png")
+        paths[-1].write_bytes(png(40, depth, colour, rows, *chunks))
+    check(prepare, paths)
+
+
+def test_every_kind_of_jpeg_is_decoded_as_pillow_does(prepare: Prepare, tmp_path: Path) -> None:
+    paths = []
+    for mode in ("RGB", "L", "CMYK"):
+        for options in ({}, {"progressive": True}, {"quality": 35, "subsampling": 0}):
+            paths.append(tmp_path / f"{mode}-{len(paths)}.jpg")
+            picture(201, 133).convert(mode).save(paths[-1], **options)
+    for subsampling in (1, 2):
+        paths.append(tmp_path / f"s{subsampling}.jpg")
+        picture(97, 55).save(paths[-1], subsampling=subsampling)
+    check(prepare, paths)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_images_are_turned_as_exif_or_xmp_says(
+    prepare: Prepare, tmp_path: Path, suffix: str
+) -> None:
+    paths = []
+    for orientation in (0, *range(1, 10)):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        paths.append(tmp_path / f"exif-{orientation}.{suffix}")
+        picture(70, 45).save(paths[-1], exif=exif)
+    for text in ('tiff:Orientation="6"', "<tiff:Orientation>3</tiff:Orientation>", "tiff:Orient"):
+        paths.append(tmp_path / f"xmp-{len(paths)}.{suffix}")
+        if suffix == "jpg":
+            picture(70, 45).save(paths[-1], xmp=text.encode())
+        else:
+            info = PngImagePlugin.PngInfo()
+            info.add_itxt("XML:com.adobe.xmp", text)
+            picture(70, 45).save(paths[-1], pnginfo=info)
+    if suffix == "png":
+        exif = Image.Exif()
+        exif[0x0112] = 8
+        data = exif.tobytes()
+        info = PngImagePlugin.PngInfo()
+        info.add_text("Raw profile type exif", f"\nexif\n{len(data):8}\n{data.hex()}\n", zip=True)
+        paths.append(tmp_path / "raw-profile.png")
+        picture(70, 45).save(paths[-1], pnginfo=info)
+    check(prepare, paths)
+
+
+def test_damaged_and_foreign_files_are_refused_with_a_reason(
+    prepare: Prepare, tmp_path: Path
+) -> None:
+    files: dict[str, bytes] = {"empty.jpg": b"", "text.png": b"hello"}
+    for suffix, options in (("jpg", {}), ("png", {}), ("gif", {})):
+        content = io.BytesIO()
+        picture(120, 90).save(content, suffix.replace("jpg", "jpeg"), **options)
+        files[f"whole.{suffix}"] = content.getvalue()
+        files[f"half.{suffix}"] = content.getvalue()[: len(content.getvalue()) // 2]
+    files["huge.png"] = png(60_000, 8, 2, np.zeros((60_000, 1), np.uint8))
+    paths = [tmp_path / name for name in files]
+    for path in paths:
+        path.write_bytes(files[path.name])
+    paths.append(tmp_path / "missing.jpg")
+    results = dict(zip([path.name for path in paths], prepare(paths), strict=True))
+    for name, result in results.items():
+        assert isinstance(result, str) == (name not in ("whole.jpg", "whole.png")), name
+        assert not isinstance(result, str) or name in result
+    assert "convert it" in str(results["whole.gif"])
+    assert "pixels" in str(results["huge.png"])
+
+
+def test_photos_are_prepared_alike(prepare: Prepare, shared: Path) -> None:
+    photos = FolderImages(shared / "data" / "imagenette" / "val")
+    folder = shared / "data" / "imagenette" / "val"
+    paths = [folder / photos.key(i) for i in range(0, len(photos), 80)]
+    check(prepare, paths, Preprocessing((160, 160), (178, 178)))

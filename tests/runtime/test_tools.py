@@ -1,0 +1,175 @@
+"""The C++ tools on a real bundle, beside Python."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from measure.bundle import describe_file, open_bundle, replace_report, write_manifest
+from measure.golden import run_artefact
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(program: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [program, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture
+def copy(openvino_bundle: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(openvino_bundle, tmp_path / "bundle")
+
+
+def rewrite(folder: Path, change: Any) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    write_manifest(folder, manifest)
+
+
+def test_check_passes_on_fp32_and_int8(runtime: Path, openvino_bundle: Path) -> None:
+    result = run(runtime / "cmt_check", openvino_bundle)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert [line.split()[:2] for line in result.stdout.splitlines()] == [
+        ["ok", "preprocessing:"],
+        ["ok", "openvino/cmt_ti.fp32.xml:"],
+        ["ok", "openvino/cmt_ti.int8.xml:"],
+    ]
+
+
+def test_check_fails_where_a_file_or_the_preprocessing_differs(runtime: Path, copy: Path) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        entry = manifest["artefacts"][1]["golden"]["outputs"][0]
+        logits = np.load(copy / entry["path"])
+        np.save(copy / entry["path"], logits + 0.01 * np.abs(logits).max())
+        entry |= describe_file(copy, copy / entry["path"])
+        manifest["input"]["resize"]["box"] = [40, 40]
+
+    rewrite(copy, change)
+    result = run(runtime / "cmt_check", copy)
+    assert result.returncode == 1
+    assert "FAILED  preprocessing" in result.stdout
+    assert "FAILED  openvino/cmt_ti.fp32.xml" in result.stdout
+    assert "ok      openvino/cmt_ti.int8.xml" in result.stdout
+
+
+def test_classify_answers_as_python_does(
+    runtime: Path, openvino_bundle: Path, photos: Path
+) -> None:
+    bundle = open_bundle(openvino_bundle)
+    paths = sorted(photos.rglob("*.png"))
+    pixels = []
+    for path in paths:
+        with Image.open(path) as image:
+            pixels.append(bundle.preprocessing.apply(image))
+    images = bundle.preprocessing.normalise(np.stack(pixels))
+    for artefact in bundle.artefacts:
+        (logits,) = run_artefact(bundle, artefact, images, 1)
+        powers = np.exp(logits - logits.max(1, keepdims=True))
+        probabilities = powers / powers.sum(1, keepdims=True)
+        name = f"openvino/{artefact['precision']}"
+        result = run(
+            runtime / "cmt_classify", openvino_bundle, *paths, "--artefact", name, "--json"
+        )
+        assert result.returncode == 0, result.stderr
+        lines = [json.loads(line) for line in result.stdout.splitlines()]
+        assert [line["image"] for line in lines] == [str(path) for path in paths]
+        for line, expected in zip(lines, probabilities, strict=True):
+            assert [c["label"] for c in line["classes"]] == [
+                bundle.manifest["labels"][i] for i in np.argsort(-expected, kind="stable")
+            ]
+            for one in line["classes"]:
+                assert one["probability"] == pytest.approx(expected[one["index"]], abs=1e-3)
+
+
+def test_classifier_keeps_its_promises(runtime: Path, openvino_bundle: Path, photos: Path) -> None:
+    paths = sorted(photos.rglob("*.png"))[:4]
+    result = run(runtime / "tests" / "use_classifier", openvino_bundle, *paths)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_bench_gives_what_the_report_takes(runtime: Path, copy: Path) -> None:
+    result = run(runtime / "cmt_bench", copy, "--seconds", "0.2", "--machine", "c++", "--json")
+    assert result.returncode == 0, result.stderr
+    entry = json.loads(result.stdout)
+    assert [row["precision"] for row in entry["results"]] == ["fp32", "int8"]
+    assert all(row["latency_ms"]["iterations"] >= 24 for row in entry["results"])
+    bundle = open_bundle(copy)
+    replace_report(bundle, {**bundle.report, "machines": [entry]})
+    assert open_bundle(copy).report["machines"] == [entry]
+
+
+def test_one_byte_changed_anywhere_is_refused_and_the_file_named(runtime: Path, copy: Path) -> None:
+    for path in sorted(path for path in copy.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        changed = bytearray(content)
+        changed[len(content) // 2] ^= 1
+        path.write_bytes(changed)
+        result = run(runtime / "cmt_check", copy)
+        assert result.returncode == 2, path
+        assert path.name in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "name", ["../report.json", "a/../../b", "/etc/hostname", "", "a//b", "a\0b"]
+)
+def test_paths_that_are_not_within_the_bundle_are_refused(
+    runtime: Path, copy: Path, name: str
+) -> None:
+    rewrite(copy, lambda manifest: manifest["golden"]["images"].update(path=name))
+    result = run(runtime / "cmt_check", copy)
+    assert result.returncode == 2
+    assert "no path within a bundle" in result.stderr
+
+
+def test_a_link_out_of_the_bundle_is_refused(runtime: Path, copy: Path, tmp_path: Path) -> None:
+    photo = copy / "golden" / "photo.jpg"
+    photo.rename(tmp_path / "photo.jpg")
+    photo.symlink_to(tmp_path / "photo.jpg")
+    result = run(runtime / "cmt_check", copy)
+    assert result.returncode == 2
+    assert "leads out of the bundle" in result.stderr
+
+
+def test_a_newer_schema_is_refused_with_its_version(runtime: Path, copy: Path) -> None:
+    rewrite(copy, lambda manifest: manifest.update(schema=7, something="new"))
+    result = run(runtime / "cmt_check", copy)
+    assert result.returncode == 2
+    assert "schema 7, this version reads up to 1" in result.stderr
+
+
+@pytest.mark.parametrize("tool", ["cmt_classify", "cmt_check", "cmt_bench"])
+def test_bad_arguments_are_one_line(runtime: Path, tmp_path: Path, tool: str) -> None:
+    for arguments in ([], ["--what"], [str(tmp_path / "none"), "x.jpg"]):
+        result = run(runtime / tool, *arguments)
+        assert result.returncode == 2
+        assert result.stderr.startswith(f"{tool}: ")
+        assert len(result.stderr.splitlines()) == 1
+    assert run(runtime / tool, "--help").stdout.startswith(f"usage: {tool} BUNDLE")
+
+
+def test_another_project_finds_the_installed_library(
+    runtime: Path, openvino_bundle: Path, photos: Path, tmp_path: Path
+) -> None:
+    prefix, build = tmp_path / "prefix", tmp_path / "example"
+    subprocess.run(["cmake", "--install", runtime, "--prefix", prefix], check=True)
+    source = ROOT / "runtime" / "cpp" / "example"
+    configure = ["cmake", "-S", source, "-B", build, f"-DCMAKE_PREFIX_PATH={prefix}"]
+    subprocess.run(configure, check=True)
+    subprocess.run(["cmake", "--build", build], check=True)
+    image = next(photos.rglob("*.png"))
+    result = run(build / "example", openvino_bundle, image)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"{image}: ")
+    installed = run(prefix / "bin" / "cmt_check", openvino_bundle)
+    assert installed.returncode == 0, installed.stderr
