@@ -44,9 +44,7 @@ fuzz: BUNDLE ?= $(DEMO)
 fuzz:
 	$(MAKE) runtime RUNTIME=build/fuzz RUNTIME_OPTIONS="-DCMAKE_CXX_COMPILER=clang++ \
 		-DCMT_SANITIZERS=address,undefined,fuzzer-no-link -DCMT_FUZZERS=ON -DCMT_TOOLS=OFF"
-	mkdir -p build/fuzz/manifests build/fuzz/images
-	cp $(BUNDLE)/manifest.json build/fuzz/manifests
-	cp $(BUNDLE)/golden/photo.jpg build/fuzz/images
+	$(BIN)/python runtime/cpp/tests/fuzz_seeds.py $(BUNDLE) build/fuzz
 	build/fuzz/fuzz_manifest -max_total_time=$(FUZZ_SECONDS) build/fuzz/manifests
 	build/fuzz/fuzz_image -max_total_time=$(FUZZ_SECONDS) build/fuzz/images
 
