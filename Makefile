@@ -31,11 +31,10 @@ runtime: $(INSTALLED)
 		"-DCMT_JSON_INCLUDE=$$packages/nlohmann_json/include"
 	cmake --build $(RUNTIME) --parallel 2
 
-# The C++ tests once more, with every memory error and undefined behaviour an abort. OpenVINO keeps
-# memory to the end, so leaks are left to the fuzzers, which do not use it. What other
-# projects link is left out: they would need the sanitizers too.
+# The C++ tests once more, with every leak, memory error and undefined behaviour an abort. What
+# other projects link is left out: they would need the sanitizers too.
 sanitize: $(INSTALLED)
-	RUNTIME=build/sanitized ASAN_OPTIONS=detect_leaks=0 \
+	RUNTIME=build/sanitized TBB_ENABLE_SANITIZERS=1 \
 		RUNTIME_OPTIONS="-DCMT_SANITIZERS=address,undefined -DCMAKE_BUILD_TYPE=RelWithDebInfo" \
 		$(BIN)/pytest tests/runtime -k "not another_project"
 

@@ -98,6 +98,7 @@ def png(width: int, depth: int, colour: int, rows: np.ndarray, *more: tuple[byte
     )
 
 
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
 def test_every_kind_of_png_is_decoded_as_pillow_does(prepare: Prepare, tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     palette = (b"PLTE", rng.integers(0, 256, 3 * 16, np.uint8).tobytes())
