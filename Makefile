@@ -11,7 +11,7 @@ RUNTIME ?= build/runtime
 FUZZ_SECONDS ?= 60
 PACKAGES := $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
-.PHONY: demo test lint runtime sanitize fuzz clean
+.PHONY: demo test lint lint-cpp runtime sanitize fuzz clean
 
 demo: $(INSTALLED)
 	$(BIN)/cmt-export --variant ti --target openvino $(TENSORRT) --fp16 --int8 \
@@ -30,6 +30,11 @@ runtime: $(INSTALLED)
 		-DCMT_TESTS=ON -DCMT_OPENVINO=ON "-DOpenVINO_DIR=$$packages/openvino/cmake" \
 		"-DCMT_JSON_INCLUDE=$$packages/nlohmann_json/include"
 	cmake --build $(RUNTIME) --parallel 2
+
+# Needs clang-format and clang-tidy.
+lint-cpp: runtime
+	clang-format --dry-run -Werror runtime/cpp/*/*.[ch]pp runtime/cpp/include/cmt/*.hpp
+	clang-tidy --quiet -p $(RUNTIME) runtime/cpp/src/*.cpp runtime/cpp/tools/*.cpp
 
 # The C++ tests once more, with every leak, memory error and undefined behaviour an abort. What
 # other projects link is left out: they would need the sanitizers too.

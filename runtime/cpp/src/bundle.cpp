@@ -183,7 +183,7 @@ Manifest read_manifest(const Json& json) {
 std::filesystem::path inside(const std::filesystem::path& folder, const std::string& name) {
   std::error_code error;
   const auto root = std::filesystem::canonical(folder, error);
-  const auto path = std::filesystem::canonical(folder / name, error);
+  auto path = std::filesystem::canonical(folder / name, error);
   if (error) refuse(name, error.message());
   if (std::mismatch(root.begin(), root.end(), path.begin(), path.end()).first != root.end()) {
     throw InputError("'" + name + "' leads out of the bundle: copy the bundle again, links " +

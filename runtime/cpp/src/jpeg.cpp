@@ -31,9 +31,10 @@ struct Decoder {
   std::longjmp(decoder->jump, 1);
 }
 
-void on_message(j_common_ptr, int) {}  // warnings about odd data, which Pillow ignores as well
+void on_message(j_common_ptr /*info*/, int /*level*/) {
+}  // warnings about odd data, which Pillow ignores as well
 
-void nothing(j_decompress_ptr) {}
+void nothing(j_decompress_ptr /*info*/) {}
 
 boolean on_end_of_data(j_decompress_ptr info) {
   ERREXIT(info, JERR_INPUT_EOF);

@@ -34,7 +34,7 @@ struct Decoder {
   std::longjmp(decoder->jump, 1);
 }
 
-void on_warning(png_structp, png_const_charp) {}
+void on_warning(png_structp /*png*/, png_const_charp /*message*/) {}
 
 void read(png_structp png, png_bytep target, std::size_t count) {
   auto* decoder = static_cast<Decoder*>(png_get_io_ptr(png));

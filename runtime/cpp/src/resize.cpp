@@ -46,8 +46,10 @@ void Resizer::Filter::prepare(int source_size, const Span& wanted) {
   exact.resize(taps);
   for (std::size_t i = 0; i < count; ++i) {
     const double center = (span.begin + static_cast<int>(i) + 0.5) * scale;
+    // NOLINTBEGIN(bugprone-incorrect-roundings): negative halves are cut off all the same
     const int low = std::max(static_cast<int>(center - support + 0.5), 0);
     const int high = std::min(static_cast<int>(center + support + 0.5), source);
+    // NOLINTEND(bugprone-incorrect-roundings)
     first[i] = low;
     used[i] = high - low;
     double sum = 0;

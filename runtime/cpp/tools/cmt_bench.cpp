@@ -157,8 +157,10 @@ int bench(const cmt::tools::Arguments& arguments) {
   }
   if (arguments.has("json")) {
     std::string command = "cmt_bench";
-    for (const std::string& word : arguments.positional) command += " " + word;
-    for (const auto& [name, value] : arguments.options) command += " --" + name + " " + value;
+    for (const std::string& word : arguments.positional) command.append(" ").append(word);
+    for (const auto& [name, value] : arguments.options) {
+      command.append(" --").append(name).append(value.empty() ? "" : " ").append(value);
+    }
     const Json entry{{"machine", arguments.text("machine", cmt::tools::host_name())},
                      {"measured", cmt::tools::timestamp()},
                      {"command", command},
