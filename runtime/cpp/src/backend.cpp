@@ -5,12 +5,30 @@
 #ifdef CMT_WITH_OPENVINO
 #include "openvino_backend.hpp"
 #endif
+#ifdef CMT_WITH_ONNXRUNTIME
+#include "onnxruntime_backend.hpp"
+#endif
 
 namespace cmt {
+
+void check_signature(const Manifest& manifest, const Artefact& artefact,
+                     const Signature& signature) {
+  const Preprocessing& p = manifest.preprocessing;
+  const std::vector<std::size_t> expected{manifest.batch, 3, static_cast<std::size_t>(p.height),
+                                          static_cast<std::size_t>(p.width)};
+  if (!signature.fixed_floats || signature.input != expected ||
+      signature.outputs != manifest.outputs.size()) {
+    throw InputError(artefact.file.path + " does not have the manifest's input and outputs: " +
+                     "export the bundle again");
+  }
+}
 
 std::optional<std::string> missing_backend(const std::string& target) {
 #ifdef CMT_WITH_OPENVINO
   if (target == "openvino") return std::nullopt;
+#endif
+#ifdef CMT_WITH_ONNXRUNTIME
+  if (target == "onnxruntime") return std::nullopt;
 #endif
   return "cmt_runtime was built without a backend for " + target;
 }
@@ -20,6 +38,9 @@ std::shared_ptr<const Model> load_model(const Bundle& bundle, const Artefact& ar
 #ifdef CMT_WITH_OPENVINO
   if (artefact.target == "openvino") return load_openvino(bundle, artefact, threads);
 #endif
+#ifdef CMT_WITH_ONNXRUNTIME
+  if (artefact.target == "onnxruntime") return load_onnxruntime(bundle, artefact, threads);
+#endif
   throw InputError(artefact.file.path + ": " + *missing_backend(artefact.target));
 }
 
@@ -27,6 +48,9 @@ std::vector<std::pair<std::string, std::string>> backend_versions() {
   std::vector<std::pair<std::string, std::string>> versions;
 #ifdef CMT_WITH_OPENVINO
   versions.emplace_back("openvino", openvino_version());
+#endif
+#ifdef CMT_WITH_ONNXRUNTIME
+  versions.emplace_back("onnxruntime", onnxruntime_version());
 #endif
   return versions;
 }

@@ -14,7 +14,7 @@ struct Output {
   const float* values = nullptr;
 };
 
-/// One inference at a time on a loaded file; each thread has its own.
+/// One inference at a time on a loaded file; each thread has its own. Its Model must outlive it.
 class Session {
  public:
   Session() = default;
@@ -39,6 +39,17 @@ class Model {
 
   virtual std::unique_ptr<Session> make_session() const = 0;
 };
+
+/// What a loaded file takes and gives, in the file's own words.
+struct Signature {
+  std::vector<std::size_t> input;  ///< shape
+  std::size_t outputs = 0;
+  bool fixed_floats = false;  ///< one input; it and all outputs are float32 of fixed shapes
+};
+
+/// Throws InputError unless a file takes and gives what the manifest says.
+void check_signature(const Manifest& manifest, const Artefact& artefact,
+                     const Signature& signature);
 
 /// Why this build cannot run a target's files; nothing where it can.
 std::optional<std::string> missing_backend(const std::string& target);

@@ -1,6 +1,6 @@
 #include "openvino_backend.hpp"
 
-#include <cmt/error.hpp>
+#include <algorithm>
 #include <openvino/openvino.hpp>
 
 namespace cmt {
@@ -34,7 +34,7 @@ class OpenVinoModel : public Model {
     ov::AnyMap properties(artefact.settings.begin(), artefact.settings.end());
     if (threads > 0) properties[ov::inference_num_threads.name()] = threads;
     compiled_ = core_.compile_model(bundle.path(artefact.file).string(), "CPU", properties);
-    check(bundle, artefact);
+    check_signature(bundle.manifest(), artefact, signature());
   }
 
   std::unique_ptr<Session> make_session() const override {
@@ -45,23 +45,15 @@ class OpenVinoModel : public Model {
   }
 
  private:
-  void check(const Bundle& bundle, const Artefact& artefact) const {
-    const Manifest& manifest = bundle.manifest();
-    const Preprocessing& p = manifest.preprocessing;
-    const ov::Shape expected{manifest.batch, 3, static_cast<std::size_t>(p.height),
-                             static_cast<std::size_t>(p.width)};
-    bool good = compiled_.inputs().size() == 1 &&
-                compiled_.outputs().size() == manifest.outputs.size() &&
-                compiled_.input().get_partial_shape() == ov::PartialShape(expected) &&
-                compiled_.input().get_element_type() == ov::element::f32;
-    for (const auto& output : compiled_.outputs()) {
-      good = good && output.get_partial_shape().is_static() &&
-             output.get_element_type() == ov::element::f32;
-    }
-    if (!good) {
-      throw InputError(artefact.file.path + " does not have the manifest's inputs and outputs: " +
-                       "export the bundle again");
-    }
+  Signature signature() const {
+    const auto is_fixed_float = [](const ov::Output<const ov::Node>& port) {
+      return port.get_partial_shape().is_static() && port.get_element_type() == ov::element::f32;
+    };
+    const auto& inputs = compiled_.inputs();
+    const auto& outputs = compiled_.outputs();
+    const bool good = inputs.size() == 1 && is_fixed_float(inputs.front()) &&
+                      std::all_of(outputs.begin(), outputs.end(), is_fixed_float);
+    return {good ? inputs.front().get_shape() : ov::Shape(), outputs.size(), good};
   }
 
   ov::Core core_;

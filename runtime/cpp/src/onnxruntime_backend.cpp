@@ -1,0 +1,120 @@
+#include "onnxruntime_backend.hpp"
+
+#include <onnxruntime_cxx_api.h>
+
+#include <algorithm>
+#include <numeric>
+
+namespace cmt {
+namespace {
+
+using Shape = std::vector<std::int64_t>;
+
+/// Memory for one input or output, and ONNX Runtime's view of it.
+class Tensor {
+ public:
+  explicit Tensor(const Shape& shape)
+      : values_(std::accumulate(
+            shape.begin(), shape.end(), std::size_t{1},
+            [](std::size_t n, std::int64_t side) { return n * static_cast<std::size_t>(side); })),
+        view_(Ort::Value::CreateTensor<float>(
+            Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeDefault), values_.data(),
+            values_.size(), shape.data(), shape.size())) {}
+
+  float* values() { return values_.data(); }
+  const Ort::Value& view() const { return view_; }
+
+ private:
+  std::vector<float> values_;
+  Ort::Value view_;
+};
+
+class OrtModel : public Model {
+ public:
+  OrtModel(const Bundle& bundle, const Artefact& artefact, int threads)
+      : session_(environment_, bundle.path(artefact.file).c_str(), options(threads)) {
+    const Ort::AllocatorWithDefaultOptions allocator;
+    Signature signature;
+    signature.outputs = session_.GetOutputCount();
+    signature.fixed_floats = session_.GetInputCount() == 1;
+    const auto add = [&](const Ort::AllocatedStringPtr& name, const Ort::TypeInfo& type) {
+      const auto tensor = type.GetTensorTypeAndShapeInfo();
+      names_.emplace_back(name.get());
+      shapes_.push_back(tensor.GetShape());
+      signature.fixed_floats = signature.fixed_floats &&
+                               tensor.GetElementType() == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT &&
+                               std::all_of(shapes_.back().begin(), shapes_.back().end(),
+                                           [](std::int64_t side) { return side > 0; });
+    };
+    if (signature.fixed_floats) {
+      add(session_.GetInputNameAllocated(0, allocator), session_.GetInputTypeInfo(0));
+      signature.input.assign(shapes_.front().begin(), shapes_.front().end());
+      for (std::size_t i = 0; i < signature.outputs; ++i) {
+        add(session_.GetOutputNameAllocated(i, allocator), session_.GetOutputTypeInfo(i));
+      }
+    }
+    check_signature(bundle.manifest(), artefact, signature);
+  }
+
+  std::unique_ptr<Session> make_session() const override;
+
+  /// Of the input, then of the outputs.
+  const std::vector<std::string>& names() const { return names_; }
+  const std::vector<Shape>& shapes() const { return shapes_; }
+  Ort::Session& session() const { return session_; }
+
+ private:
+  static Ort::SessionOptions options(int threads) {
+    Ort::SessionOptions options;
+    if (threads > 0) options.SetIntraOpNumThreads(threads);
+    options.SetLogSeverityLevel(ORT_LOGGING_LEVEL_ERROR);
+    return options;
+  }
+
+  Ort::Env environment_;
+  // Run may be called by several threads at once; ONNX Runtime has not declared that const.
+  mutable Ort::Session session_;
+  std::vector<std::string> names_;
+  std::vector<Shape> shapes_;
+};
+
+class OrtSession : public Session {
+ public:
+  explicit OrtSession(const OrtModel& model)
+      : session_(model.session()), binding_(session_), input_(model.shapes().front()) {
+    binding_.BindInput(model.names().front().c_str(), input_.view());
+    for (std::size_t i = 1; i < model.names().size(); ++i) {
+      const Shape& shape = model.shapes()[i];
+      tensors_.emplace_back(shape);
+      binding_.BindOutput(model.names()[i].c_str(), tensors_.back().view());
+      outputs_.push_back({{shape.begin(), shape.end()}, tensors_.back().values()});
+    }
+  }
+
+  float* input() override { return input_.values(); }
+  void infer() override { session_.Run(run_options_, binding_); }
+  const std::vector<Output>& outputs() const override { return outputs_; }
+
+ private:
+  Ort::Session& session_;
+  Ort::RunOptions run_options_;
+  Ort::IoBinding binding_;
+  Tensor input_;
+  std::vector<Tensor> tensors_;
+  std::vector<Output> outputs_;
+};
+
+std::unique_ptr<Session> OrtModel::make_session() const {
+  return std::make_unique<OrtSession>(*this);
+}
+
+}  // namespace
+
+std::shared_ptr<const Model> load_onnxruntime(const Bundle& bundle, const Artefact& artefact,
+                                              int threads) {
+  return std::make_shared<OrtModel>(bundle, artefact, threads);
+}
+
+std::string onnxruntime_version() { return Ort::GetVersionString(); }
+
+}  // namespace cmt
