@@ -14,8 +14,8 @@
 
 namespace {
 
-std::atomic<long> allocations{0};  // NOLINT(cppcoreguidelines-avoid-non-const-global-variables)
-bool failed = false;               // NOLINT(cppcoreguidelines-avoid-non-const-global-variables)
+thread_local long allocations = 0;  // NOLINT(cppcoreguidelines-avoid-non-const-global-variables)
+bool failed = false;                // NOLINT(cppcoreguidelines-avoid-non-const-global-variables)
 
 void expect(bool holds, const char* what) {
   if (holds) return;
