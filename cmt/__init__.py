@@ -9,8 +9,17 @@ from cmt.variants import FAMILIES, VARIANTS
 
 if TYPE_CHECKING:
     from cmt.checkpoints import load_model
+    from cmt.rewrite import rewrite_for_inference
 
-__all__ = ["FAMILIES", "VARIANTS", "GateError", "InputError", "MachineError", "load_model"]
+__all__ = [
+    "FAMILIES",
+    "VARIANTS",
+    "GateError",
+    "InputError",
+    "MachineError",
+    "load_model",
+    "rewrite_for_inference",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,4 +27,8 @@ def __getattr__(name: str) -> Any:
         from cmt.checkpoints import load_model
 
         return load_model
+    if name == "rewrite_for_inference":
+        from cmt.rewrite import rewrite_for_inference
+
+        return rewrite_for_inference
     raise AttributeError(f"module 'cmt' has no attribute '{name}'")

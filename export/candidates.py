@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from export.targets import Target
 from measure.runners import SIMULATED
+from quantize.recipe import EXPLICIT, OPENVINO
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class Graph:
         precision: which tolerance the comparison with torch has.
         runtime: what runs it for that comparison.
         file: its name in the bundle's `model` folder; None if it stays behind.
-        calibrated: its content depends on the calibration images.
+        rewritten: made from `cmt.rewrite_for_inference`'s network.
+        scheme: INT8, by this one of `quantize.recipe.SCHEMES`, from the calibration images.
         half: FP16, with FP32 islands where the measured ranges ask for them.
     """
 
@@ -25,16 +27,22 @@ class Graph:
     precision: str
     runtime: str
     file: str | None
-    calibrated: bool = False
+    rewritten: bool = False
+    scheme: str | None = None
     half: bool = False
 
 
+# The rewrites are for CPUs, where they were measured. What TensorRT makes of them is not known
+# without a GPU, and its INT8 recipe was measured on the plain graph.
 GRAPHS = {
     "onnx": Graph(None, "fp32", "onnxruntime", None),
     "simplified": Graph("onnx", "fp32", "onnxruntime", "{name}.onnx"),
     "half": Graph("simplified", "fp16", SIMULATED, "{name}.fp16.onnx", half=True),
-    "qdq": Graph("simplified", "int8", "onnxruntime", None, calibrated=True),
+    "qdq": Graph("simplified", "int8", "onnxruntime", None, scheme=EXPLICIT),
     "qdq-half": Graph("qdq", "int8", SIMULATED, "{name}.int8.onnx", half=True),
+    "rewritten": Graph(None, "fp32", "onnxruntime", None, rewritten=True),
+    "rewritten-simplified": Graph("rewritten", "fp32", "onnxruntime", None),
+    "rewritten-qdq": Graph("rewritten-simplified", "int8", "onnxruntime", None, scheme=OPENVINO),
 }
 
 

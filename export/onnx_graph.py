@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cmt.network import CMT
+from cmt.rewrite import InferenceCMT
 
 # LayerNormalization is one operator from opset 17 on, Gelu from 20 on; OpenVINO, ONNX Runtime
 # and TensorRT 10 read both.
@@ -22,7 +23,7 @@ def output_names(features: bool) -> list[str]:
     return [f"stage{i}" for i in (1, 2, 3, 4)] if features else ["logits"]
 
 
-def export_onnx(model: CMT, batch: int, path: Path) -> None:
+def export_onnx(model: CMT | InferenceCMT, batch: int, path: Path) -> None:
     """Write the network as ONNX with a fixed (batch, 3, H, W) float32 input.
 
     Weights keep the network's parameter names, by which later steps tell the roles apart.

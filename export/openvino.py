@@ -1,4 +1,4 @@
-"""OpenVINO IR files from the simplified ONNX graph."""
+"""OpenVINO IR files from an ONNX graph."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from calib_data.prepared import PreparedImages
 from measure.runners import OPENVINO_SETTINGS
 
 
@@ -18,25 +17,33 @@ def missing() -> str | None:
     return None
 
 
-def build_ir(
-    graph: Path, precision: str, calibration: PreparedImages | None, batch: int, path: Path
-) -> dict[str, Any]:
-    """Write `path` (.xml) and its .bin; returns what they were built with.
+def build_ir(graph: Path, precision: str, path: Path) -> dict[str, Any]:
+    """Write `path` (.xml) and its .bin; returns what they were built with and how to run them.
 
-    fp16 stores the weights in half precision; the CPU computes in float32 all the same.
-    int8 needs the calibration images.
+    Args:
+        graph: ONNX file; for int8, one with Q/DQ in it.
+        precision: fp16 stores the weights in half precision.
     """
     import openvino as ov
 
+    core = ov.Core()
     # read_model, for convert_model reports usage.
-    model = ov.Core().read_model(graph)
-    if precision == "int8":
-        from quantize.openvino_int8 import quantize_ir
+    ov.save_model(core.read_model(graph), path, compress_to_fp16=precision == "fp16")
+    settings = {**OPENVINO_SETTINGS, "INFERENCE_PRECISION_HINT": float_arithmetic(precision)}
+    return {
+        "built_with": {"openvino": version("openvino")},
+        "built_for": ["CPU"],
+        "settings": settings,
+    }
 
-        assert calibration is not None
-        model = quantize_ir(model, calibration, batch)
-    ov.save_model(model, path, compress_to_fp16=precision == "fp16")
-    built = {"openvino": version("openvino")}
-    if precision == "int8":
-        built["nncf"] = version("nncf")
-    return {"built_with": built, "built_for": ["CPU"], "settings": OPENVINO_SETTINGS}
+
+def float_arithmetic(precision: str) -> str:
+    """In which type this CPU should compute what a file of this precision leaves float.
+
+    BF16 where the CPU has instructions for it, except for fp32, which means what it says. What
+    INT8 leaves float is bound by memory for the most part, which BF16 halves.
+    """
+    import openvino as ov
+
+    capabilities = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "bf16" if precision != "fp32" and "BF16" in capabilities else "f32"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from cmt.errors import InputError
 from cmt.variants import get_variant, parse_size
-from export.targets import PRECISIONS
 from measure.environment import usable_cores
+from measure.parity import PRECISIONS
 
 BUNDLED_VAL_COUNT = 2000
 """Validation images of the bundled set unless told otherwise: minutes, not tens of minutes."""

@@ -17,6 +17,7 @@ import numpy as np
 from calib_data.prepared import PreparedImages, open_prepared, prepare
 from calib_data.sources import ImageSource
 from cmt.errors import GateError, InputError
+from cmt.rewrite import rewrite_for_inference
 from export import bundle as bundles
 from export.candidates import GRAPHS, Candidate, Graph
 from export.inputs import Inputs, resolve
@@ -32,6 +33,7 @@ from measure.latency import ROUNDS, Timing, measure_alternately
 from measure.parity import TOLERANCES, compare_outputs, require
 from measure.report import write_report
 from measure.runners import LOADERS, Settings, run_all
+from quantize.recipe import SCHEMES
 
 PARITY_IMAGES = 32
 RANGE_IMAGES = 64
@@ -200,7 +202,7 @@ class Run:
         graph = GRAPHS[name]
         source = None if graph.source is None else self._graph(graph.source)
         after = ["torch.outputs", "reference" if source is None else f"graph/{graph.source}"]
-        if graph.calibrated:
+        if graph.scheme is not None:
             after.append("images/calibration")
         if graph.half:
             self._ranges()
@@ -221,23 +223,26 @@ class Run:
         return folder / "graph.onnx"
 
     def _make_graph(self, name: str, source: Path | None, path: Path) -> None:
+        graph = GRAPHS[name]
         if source is None:
-            export_onnx(self.inputs.model, self.options.batch, path)
-        elif name == "simplified":
+            model = self.inputs.model
+            network = rewrite_for_inference(model) if graph.rewritten else model
+            export_onnx(network, self.options.batch, path)
+        elif graph.scheme is None and not graph.half:
             simplify_onnx(source, path)
         else:
             import onnx
 
-            onnx.save(self._transform(name, onnx.load(source)), path)
+            onnx.save(self._transform(graph, onnx.load(source)), path)
 
-    def _transform(self, name: str, model: Any) -> Any:
-        if name == "qdq":
+    def _transform(self, graph: Graph, model: Any) -> Any:
+        if graph.scheme is not None:
             from quantize.qdq import quantize_onnx
 
             assert self.calibration is not None
             with self.progress.task("calibrating", len(self.calibration)) as advance:
                 batches = self.calibration.batches(self.options.batch)
-                return quantize_onnx(model, batches, progress=advance)
+                return quantize_onnx(model, batches, SCHEMES[graph.scheme], progress=advance)
         from export.half import to_fp16
 
         return to_fp16(model, self._ranges())
@@ -282,17 +287,12 @@ class Run:
         target, precision = candidate.target, candidate.precision
         graph = self._graph(target.graphs[precision])
         after = [f"graph/{target.graphs[precision]}"]
-        calibration = self.calibration if precision == "int8" else None
-        if calibration is not None:
-            after.append("images/calibration")
 
         def make(folder: Path) -> None:
             request = BuildRequest(
                 graph,
                 folder / f"{self.file_stem}.{precision}.{target.suffix}",
                 precision,
-                calibration,
-                self.options.batch,
                 self.options.gpu_archs,
             )
             with self.progress.step(f"building {candidate.name}"):

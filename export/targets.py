@@ -9,11 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from calib_data.prepared import PreparedImages
 from cmt.errors import InputError
+from measure.parity import PRECISIONS
 from measure.runners import SIMULATED
-
-PRECISIONS = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True)
@@ -23,16 +21,12 @@ class BuildRequest:
     Attributes:
         graph: the ONNX file of the stage that the target asks for.
         path: where the target's file goes; its folder exists.
-        calibration: images for INT8, None otherwise.
-        batch: images per inference.
         gpu_archs: compute capabilities such as `sm86`, for TensorRT-RTX.
     """
 
     graph: Path
     path: Path
     precision: str
-    calibration: PreparedImages | None
-    batch: int
     gpu_archs: Sequence[str]
 
 
@@ -43,6 +37,7 @@ class Target:
     Attributes:
         graphs: precision -> the ONNX graph (a stage of the pipeline) that it is built from.
         always: precisions that are built even if not asked for, as the reference.
+        rival: precision that is built beside int8, for it may be the faster one.
         suffix: of the built file.
         missing: None if the target can be built here, else what to install.
         build: writes the file, returns `built_with`, `built_for` and, where the runtime has any,
@@ -61,19 +56,20 @@ class Target:
     runtime: str
     runs_graph: bool = False
     not_timed: Callable[[], str] | None = None
+    rival: str | None = None
 
     def precisions(self, asked: Sequence[str]) -> list[str]:
         """What gets built: the asked precisions that the target has, and its references."""
         wanted = {*self.always, *(asked or ["fp32"])}
+        if "int8" in wanted and self.rival is not None:
+            wanted.add(self.rival)
         return [precision for precision in PRECISIONS if precision in wanted & set(self.graphs)]
 
 
 def _build_openvino(request: BuildRequest) -> dict[str, Any]:
     from export.openvino import build_ir
 
-    return build_ir(
-        request.graph, request.precision, request.calibration, request.batch, request.path
-    )
+    return build_ir(request.graph, request.precision, request.path)
 
 
 def _openvino_missing() -> str | None:
@@ -121,8 +117,13 @@ TARGETS = {
     for target in (
         Target(
             "openvino",
-            graphs={"fp32": "simplified", "fp16": "simplified", "int8": "simplified"},
+            graphs={
+                "fp32": "rewritten-simplified",
+                "fp16": "rewritten-simplified",
+                "int8": "rewritten-qdq",
+            },
             always=("fp32",),
+            rival="fp16",
             suffix="xml",
             missing=_openvino_missing,
             build=_build_openvino,

@@ -36,6 +36,9 @@ TOLERANCES = {
     "int8": Tolerance(cosine=0.9),
 }
 
+PRECISIONS = tuple(TOLERANCES)
+"""From the widest to the narrowest."""
+
 
 def compare_outputs(
     stage: str, outputs: Outputs, reference: Outputs, tolerance: Tolerance

@@ -5,10 +5,13 @@ The sentences are plain text; each page format escapes what it prints.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
+
+from measure.parity import PRECISIONS
 
 Report = dict[str, Any]
 Row = dict[str, Any]
@@ -214,21 +217,31 @@ def _describe(row: Row, limit: float | None) -> Finding:
     return Finding(text, "bad" if _over_limit(row, limit) else "plain")
 
 
-def _slower_than_fp32(report: Report) -> Iterable[Finding]:
-    """Where rounding was paid for and bought no speed: say so and name the file to take."""
-    plain = {row["target"]: row for row in report["results"] if row["precision"] == "fp32"}
+def _precision_that_does_not_pay(report: Report) -> Iterable[Finding]:
+    """Where rounding was paid for and bought no speed: say so and name the file to take.
+
+    A file is held against every wider precision of its target, INT8 against FP16 too.
+    """
     for row in report["results"]:
-        fp32, time = plain.get(row["target"]), p50(row)
-        if row["precision"] == "fp32" or time is None:
+        wider = PRECISIONS[: PRECISIONS.index(row["precision"])]
+        time = p50(row)
+        rivals = [
+            (best, other)
+            for other in report["results"]
+            if other["target"] == row["target"]
+            and other["precision"] in wider
+            and (best := p50(other)) is not None
+        ]
+        if time is None:
             continue
-        fp32_time = p50(fp32) if fp32 else None
         name = row_name(row)
-        if fp32 is not None and fp32_time is not None and time > fp32_time:
-            file = fp32["artefact"] or row_name(fp32)
-            verb = "slower" if time > (1 + SAME_SPEED) * fp32_time else "no faster"
+        best, rival = min(rivals, key=lambda pair: pair[0], default=(math.inf, row))
+        if time > best:
+            file = rival["artefact"] or row_name(rival)
+            verb = "slower" if time > (1 + SAME_SPEED) * best else "no faster"
             yield Finding(
-                f"{name} is {verb} than {row_name(fp32)} here: {milliseconds(time)} ms against "
-                f"{milliseconds(fp32_time)} ms. {file} is the faster file.",
+                f"{name} is {verb} than {row_name(rival)} here: {milliseconds(time)} ms against "
+                f"{milliseconds(best)} ms. {file} is the faster file.",
                 "bad",
             )
         elif row["speedup_vs_fp32_graph"] is not None and row["speedup_vs_fp32_graph"] < 1:
@@ -289,6 +302,6 @@ def findings(report: Report) -> tuple[Finding, ...]:
         found.append(Finding(text, "good"))
     elif limit is None:
         found.append(Finding("No limit was set for the top-1 drop."))
-    found.extend(_slower_than_fp32(report))
+    found.extend(_precision_that_does_not_pay(report))
     found.extend(_describe(row, limit) for row in report["results"])
     return tuple(found)

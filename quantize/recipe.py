@@ -1,10 +1,7 @@
-"""Which products of CMT run in INT8, as data, for TensorRT and ONNX Runtime.
+"""Which layers of CMT run in INT8 and on what grid, as data, for every target.
 
-For OpenVINO, NNCF chooses by its own rules (`quantize.openvino_int8`).
-
-What is quantised makes up 88 % of the multiply-adds of CMT-Ti at 160 pixels. Residual sums,
-normalisations, activations, softmax and the products inside attention always stay float: each
-sets or reads the full range of the residual stream, or costs next to nothing.
+Residual sums, normalisations, activations, softmax and the products inside attention always
+stay float: each sets or reads the full range of the residual stream, or costs next to nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +12,8 @@ from dataclasses import dataclass
 
 from cmt.errors import InputError
 
+EXPLICIT, OPENVINO = "explicit", "openvino"
+
 
 @dataclass(frozen=True)
 class Role:
@@ -23,42 +22,64 @@ class Role:
     Attributes:
         name: what the layer is to the network.
         pattern: regular expression for the layer's whole path, `stages.0.entry.conv`.
-        int8: weights and input in INT8; otherwise the layer keeps the graph's float type.
+        int8: the schemes under which weights and input are INT8; under the others, the layer
+            keeps the graph's float type.
         reason: why. Errors are the root mean square change of the logits relative to their
             own, with only this role in INT8 (CMT-Ti trained on Imagenette, 120 photos).
+        depthwise: holds for depthwise layers of this role too.
     """
 
     name: str
     pattern: str
-    int8: bool
+    int8: tuple[str, ...]
     reason: str
+    depthwise: bool = False
 
 
 _BLOCK = r"stages\.\d+\.blocks\.\d+"
+_BOTH = (EXPLICIT, OPENVINO)
 
 RECIPE: tuple[Role, ...] = (
-    Role("stem", r"stem\.\d+\.conv", False, "5 % of the products, largest errors: 1.6, 1.1, 1.0 %"),
-    Role("first stage entry", r"stages\.0\.entry\.conv", False, "reads the stem: 1.2 %"),
-    Role("stage entry", r"stages\.[123]\.entry\.conv", True, "0.2 to 0.3 % each"),
-    Role("lpu", rf"{_BLOCK}\.lpu", False, "depthwise"),
-    Role("attention input", rf"{_BLOCK}\.attention\.(q|k|v)", True, "0.1 % each"),
-    Role("attention output", rf"{_BLOCK}\.attention\.proj", True, "0.1 %"),
-    Role("reduction", rf"{_BLOCK}\.attention\.reduce\.conv", True, "where dense: as costly as q"),
-    Role("ffn expand", rf"{_BLOCK}\.ffn\.expand", True, "0.6 %, 31 % of the products"),
-    Role("ffn depthwise", rf"{_BLOCK}\.ffn\.depthwise", False, "depthwise"),
-    Role("ffn project", rf"{_BLOCK}\.ffn\.project", True, "1.2 %, 31 % of the products"),
-    Role("head features", r"head\.features", True, "0.1 %"),
-    Role("classifier", r"head\.classifier", False, "one row per image: nothing to gain"),
+    Role("stem", r"stem\.\d+\.conv", (OPENVINO,), "5 % of the products, largest errors"),
+    Role("first stage entry", r"stages\.0\.entry\.conv", (OPENVINO,), "reads the stem: 1.2 %"),
+    Role("stage entry", r"stages\.[123]\.entry\.conv", _BOTH, "0.2 to 0.3 % each"),
+    Role("lpu", rf"{_BLOCK}\.lpu", (), "depthwise, reads the residual stream"),
+    Role("attention input", rf"{_BLOCK}\.attention\.(q|k|v)", _BOTH, "0.1 % each"),
+    Role("attention output", rf"{_BLOCK}\.attention\.proj", _BOTH, "0.1 %"),
+    Role("reduction", rf"{_BLOCK}\.attention\.reduce\.conv", _BOTH, "where dense: as costly as q"),
+    Role("ffn expand", rf"{_BLOCK}\.ffn\.expand", _BOTH, "0.6 %, 31 % of the products"),
+    Role("ffn depthwise", rf"{_BLOCK}\.ffn\.depthwise", (OPENVINO,), "depthwise", depthwise=True),
+    Role("ffn project", rf"{_BLOCK}\.ffn\.project", _BOTH, "1.2 %, 31 % of the products"),
+    Role("head features", r"head\.features", _BOTH, "0.1 %"),
+    Role("classifier", r"head\.classifier", (), "one row per image: nothing to gain"),
 )
-DEPTHWISE_INT8 = False
-"""For depthwise convolutions of every role, whose error is small (0.1 to 0.2 %) but whose gain
-is too: 3 % of the products, bound by memory. TensorRT has lacked kernels for quantised ones, and
-NVIDIA's own quantiser leaves out those whose channels are no multiple of 8, most of CMT's."""
 
 
-def is_int8(parameters: Iterable[str], depthwise: bool) -> bool:
-    """Whether the layer that holds these parameters (`stages.3.entry.conv.weight`) is INT8."""
-    return role_of(parameters).int8 and (DEPTHWISE_INT8 or not depthwise)
+@dataclass(frozen=True)
+class Scheme:
+    """How one family of runtimes wants its INT8.
+
+    Attributes:
+        name: as in `Role.int8`.
+        asymmetric: unsigned activations with a zero point; else signed ones around zero.
+        at_source: quantise a normalisation's output where it is computed, ahead of the changes
+            of layout, so that the runtime can do both at once.
+    """
+
+    name: str
+    asymmetric: bool
+    at_source: bool
+
+    def is_int8(self, parameters: Iterable[str], depthwise: bool) -> bool:
+        """Whether the layer that holds these parameters (`stages.3.entry.conv.weight`) is INT8."""
+        role = role_of(parameters)
+        return self.name in role.int8 and (role.depthwise or not depthwise)
+
+
+SCHEMES = {
+    EXPLICIT: Scheme(EXPLICIT, asymmetric=False, at_source=False),
+    OPENVINO: Scheme(OPENVINO, asymmetric=True, at_source=True),
+}
 
 
 def role_of(parameters: Iterable[str]) -> Role:

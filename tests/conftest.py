@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from cmt.checkpoints import load_model, to_public_layout
 from cmt.network import CMT, build
+from cmt.rewrite import InferenceCMT, rewrite_for_inference
 from cmt.variants import FAMILIES, VARIANTS, Variant
 from export import export
 from export.pipeline import Bundle
@@ -112,26 +113,40 @@ def make_images(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
+def tiny_network(family: str) -> CMT:
+    """A tiny network whose normalisations are not the identity, as after training."""
+    torch.manual_seed(0)
+    model = CMT(TINY, FAMILIES[family], (64, 64), 5).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_var.uniform_(0.2, 1.0)
+    return model
+
+
 @pytest.fixture(scope="session")
 def float_graph(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`float_graph(family)`: simplified float32 ONNX of a tiny network, input (2, 3, 64, 64)."""
     folder = tmp_path_factory.mktemp("graphs")
+    return lambda family: _graph(folder / f"{family}.onnx", tiny_network(family))
 
-    def make(family: str) -> Path:
-        from export.onnx_graph import export_onnx, simplify_onnx
 
-        path = folder / f"{family}.onnx"
-        if not path.exists():
-            torch.manual_seed(0)
-            model = CMT(TINY, FAMILIES[family], (64, 64), 5).eval()
-            for module in model.modules():
-                if isinstance(module, torch.nn.BatchNorm2d):
-                    module.running_var.uniform_(0.2, 1.0)
-            export_onnx(model, 2, folder / "exported.onnx")
-            simplify_onnx(folder / "exported.onnx", path)
-        return path
+@pytest.fixture(scope="session")
+def rewritten_graph(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The same of the network rewritten for inference."""
+    folder = tmp_path_factory.mktemp("rewritten")
+    return lambda family: _graph(
+        folder / f"{family}.onnx", rewrite_for_inference(tiny_network(family))
+    )
 
-    return make
+
+def _graph(path: Path, model: CMT | InferenceCMT) -> Path:
+    from export.onnx_graph import export_onnx, simplify_onnx
+
+    if not path.exists():
+        raw = path.with_suffix(".raw")
+        export_onnx(model, 2, raw)
+        simplify_onnx(raw, path)
+    return path
 
 
 @pytest.fixture(scope="session")

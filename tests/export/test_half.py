@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from cmt.errors import InputError
 from export.half import measure_ranges, simulation_session, to_fp16
 from quantize.qdq import quantize_onnx
+from quantize.recipe import EXPLICIT, SCHEMES
 
 Array = NDArray[np.float32]
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
@@ -69,7 +70,7 @@ def test_only_layer_norm_and_softmax_compute_in_float32(
     float_graph: Callable[[str], Path], family: str, quantised: bool
 ) -> None:
     model = onnx.load(float_graph(family))
-    model = to_fp16(quantize_onnx(model, [images()]) if quantised else model)
+    model = to_fp16(quantize_onnx(model, [images()], SCHEMES[EXPLICIT]) if quantised else model)
     types = types_of(model)
     in_float32 = {
         node.op_type
@@ -115,14 +116,14 @@ def test_fp16_answers_nearly_as_float32_does(
 def test_int8_in_fp16_answers_nearly_as_int8_in_float32(
     official: onnx.ModelProto, tmp_path: Path
 ) -> None:
-    quantised = quantize_onnx(official, [images()])
+    quantised = quantize_onnx(official, [images()], SCHEMES[EXPLICIT])
     [expected] = simulate(quantised, images(), tmp_path)
     [got] = simulate(to_fp16(quantised), images(), tmp_path)
     assert np.abs(got - expected).max() < 0.03 * np.abs(expected).max()
 
 
 def test_int8_weights_and_scales_survive_fp16_unchanged(official: onnx.ModelProto) -> None:
-    quantised = quantize_onnx(official, [images()])
+    quantised = quantize_onnx(official, [images()], SCHEMES[EXPLICIT])
     before = {t.name: numpy_helper.to_array(t) for t in quantised.graph.initializer}
     after = {t.name: numpy_helper.to_array(t) for t in to_fp16(quantised).graph.initializer}
     kept = [name for name in before if name.endswith(("_q", "_scale"))]

@@ -20,6 +20,7 @@ from export import tensorrt
 from export.half import to_fp16
 from export.tensorrt import DEFAULT_ARCHS, availability, build_engine, parse_archs
 from quantize.qdq import quantize_onnx
+from quantize.recipe import EXPLICIT, SCHEMES
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="needs tensorrt-rtx"
@@ -163,7 +164,7 @@ def test_an_engine_is_built_ahead_of_time(
 ) -> None:
     model = onnx.load(float_graph("official"))
     if precision == "int8":
-        model = quantize_onnx(model, [np.ones((2, 3, 64, 64), np.float32)])
+        model = quantize_onnx(model, [np.ones((2, 3, 64, 64), np.float32)], SCHEMES[EXPLICIT])
     if precision != "fp32":
         model = to_fp16(model)
     onnx.save(model, tmp_path / "graph.onnx")

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from cmt.errors import InputError
-from quantize.qdq import MagnitudeHistogram, half_scale, quantize_onnx
-from quantize.recipe import RECIPE, role_of
+from quantize.qdq import Histogram, quantize_onnx
+from quantize.recipe import EXPLICIT, OPENVINO, RECIPE, SCHEMES, role_of
 
 Array = NDArray[np.float32]
 
@@ -32,7 +32,7 @@ def official(float_graph: Callable[[str], Path]) -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def quantised(official: onnx.ModelProto) -> onnx.ModelProto:
-    return quantize_onnx(official, batches())
+    return quantize_onnx(official, batches(), SCHEMES[EXPLICIT])
 
 
 def run(model: onnx.ModelProto, batch: Array) -> Array:
@@ -72,7 +72,9 @@ def test_int8_answers_nearly_as_float_does(
 def test_the_layers_of_the_recipe_are_int8_and_no_others(
     float_graph: Callable[[str], Path], family: str
 ) -> None:
-    found = layers_in_int8(quantize_onnx(onnx.load(float_graph(family)), batches(1)))
+    found = layers_in_int8(
+        quantize_onnx(onnx.load(float_graph(family)), batches(1), SCHEMES[EXPLICIT])
+    )
     block = "stages.1.blocks.0"
     assert {f"{block}.{name}" for name in ("attention.q", "attention.k", "attention.v")} <= found
     assert {f"{block}.{name}" for name in ("attention.proj", "ffn.expand", "ffn.project")} <= found
@@ -146,20 +148,20 @@ def test_batches_are_streamed_and_progress_counts_images(official: onnx.ModelPro
             drawn.append(i)
             yield batch
 
-    quantize_onnx(official, stream(), progress=seen.append)
+    quantize_onnx(official, stream(), SCHEMES[EXPLICIT], progress=seen.append)
     assert drawn == [0, 1, 2]
     assert seen == [2, 2, 2]
 
 
 def test_the_given_graph_is_left_alone(official: onnx.ModelProto) -> None:
     before = official.SerializeToString()
-    quantize_onnx(official, batches(1))
+    quantize_onnx(official, batches(1), SCHEMES[EXPLICIT])
     assert official.SerializeToString() == before
 
 
 def test_quantising_twice_is_refused(quantised: onnx.ModelProto) -> None:
     with pytest.raises(InputError, match="already"):
-        quantize_onnx(quantised, batches(1))
+        quantize_onnx(quantised, batches(1), SCHEMES[EXPLICIT])
 
 
 @pytest.mark.parametrize(
@@ -174,7 +176,7 @@ def test_unusable_calibration_is_refused(
     official: onnx.ModelProto, images: list[Array], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        quantize_onnx(official, images)
+        quantize_onnx(official, images, SCHEMES[EXPLICIT])
 
 
 def test_a_layer_without_a_role_is_refused() -> None:
@@ -194,24 +196,78 @@ def test_every_role_states_its_reason_and_a_name_of_its_own() -> None:
 def test_the_histogram_keeps_every_value_when_its_range_grows() -> None:
     rng = np.random.default_rng(0)
     parts = [rng.normal(size=5000).astype(np.float32) * scale for scale in (0.01, 1, 30)]
-    grown, whole = MagnitudeHistogram(), MagnitudeHistogram()
+    grown, whole = Histogram(), Histogram()
     for part in parts:
         grown.add(part)
     whole.add(np.concatenate(parts))
     assert grown.counts.sum() == whole.counts.sum() == 15000
-    assert grown.threshold() == pytest.approx(whole.threshold(), rel=0.03)
+    assert grown.symmetric().scale == pytest.approx(whole.symmetric().scale, rel=0.03)
 
 
 def test_a_lone_outlier_is_clipped_and_an_even_spread_is_not() -> None:
     rng = np.random.default_rng(0)
-    even, lone = MagnitudeHistogram(), MagnitudeHistogram()
+    even, lone = Histogram(), Histogram()
     even.add(rng.uniform(-3, 3, 100_000).astype(np.float32))
     lone.add(np.append(rng.normal(size=100_000), 12).astype(np.float32))
-    assert even.threshold() == pytest.approx(3, rel=0.02)
-    assert 3 < lone.threshold() < 9
+    assert even.symmetric().scale * 127 == pytest.approx(3, rel=0.02)
+    assert 3 < lone.symmetric().scale * 127 < 9
 
 
 def test_a_tensor_that_is_always_zero_gets_a_usable_scale() -> None:
-    histogram = MagnitudeHistogram()
+    histogram = Histogram()
     histogram.add(np.zeros((2, 3), np.float32))
-    assert half_scale(histogram.threshold()) == 1
+    assert histogram.symmetric().scale == histogram.asymmetric().scale == 1
+
+
+def test_unsigned_levels_spend_nothing_on_a_side_that_is_empty() -> None:
+    values = np.random.default_rng(0).normal(size=100_000).astype(np.float32)
+    after_gelu = values * (1 + np.tanh(values)) / 2
+    histogram = Histogram()
+    histogram.add(after_gelu)
+    errors = [
+        np.square(levels.round_trip(after_gelu) - after_gelu).mean()
+        for levels in (histogram.symmetric(), histogram.asymmetric())
+    ]
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_zero_is_exact_under_unsigned_levels() -> None:
+    histogram = Histogram()
+    histogram.add(np.linspace(-0.17, 5, 1000, dtype=np.float32))
+    assert histogram.asymmetric().round_trip(np.zeros(1))[0] == 0
+
+
+@pytest.mark.parametrize("family", ["official", "flyegle"])
+def test_openvino_gets_int8_depthwise_convolutions_in_the_ffn_alone(
+    family: str, rewritten_graph: Callable[[str], Path]
+) -> None:
+    model = quantize_onnx(onnx.load(rewritten_graph(family)), batches(1), SCHEMES[OPENVINO])
+    found = layers_in_int8(model)
+    depthwise = {name for name in found if name.endswith(("ffn.depthwise", "lpu"))}
+    assert depthwise == {name for name in depthwise if name.endswith("ffn.depthwise")}
+    assert {"stem.1.conv", "stages.0.blocks.0.ffn.depthwise", "stages.3.entry.conv"} <= found
+
+
+def test_a_norm_is_quantised_before_its_layout_changes(
+    rewritten_graph: Callable[[str], Path],
+) -> None:
+    model = quantize_onnx(onnx.load(rewritten_graph("official")), batches(1), SCHEMES[OPENVINO])
+    producers = {name: node for node in model.graph.node for name in node.output}
+    sources = [
+        producers[node.input[0]].op_type
+        for node in model.graph.node
+        if node.op_type == "QuantizeLinear" and node.input[0] in producers
+    ]
+    assert "LayerNormalization" in sources
+    moves = [n for n in model.graph.node if n.op_type == "Transpose" and n.name.endswith("_dq")]
+    assert moves
+    assert all(producers[n.input[0]].op_type in ("Reshape", "DequantizeLinear") for n in moves)
+
+
+def test_the_rewritten_graph_in_int8_stays_close_to_float(
+    rewritten_graph: Callable[[str], Path],
+) -> None:
+    model = onnx.load(rewritten_graph("official"))
+    reference, batch = run(model, batches(1, 5)[0]), batches(1, 5)[0]
+    ours = run(quantize_onnx(model, batches(), SCHEMES[OPENVINO]), batch)
+    assert np.sqrt(np.square(ours - reference).mean() / np.square(reference).mean()) < 0.1

@@ -1,0 +1,165 @@
+"""The rewritten network computes what the original does, step by step and as a whole."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cmt import InputError, rewrite_for_inference
+from cmt.network import CMT, build
+from cmt.rewrite import (
+    add_identity_tap,
+    as_layer,
+    batchnorm_affine,
+    compose,
+    convolution,
+    fold_backward,
+    fold_forward,
+    layernorm_affine,
+    linear,
+)
+
+LARGEST = 1e-5
+"""Largest difference over the largest value that counts as exact in float32."""
+
+
+def randomise(module: nn.Module) -> None:
+    """Statistics and scales far from the identity, as a trained network has them."""
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean.normal_(0, 0.5)
+            part.running_var.uniform_(0.2, 3)
+        if isinstance(part, nn.BatchNorm2d | nn.LayerNorm):
+            nn.init.uniform_(part.weight, 0.3, 2)
+            nn.init.normal_(part.bias, 0, 0.5)
+    for name, parameter in module.named_parameters():
+        if "table" in name:
+            nn.init.normal_(parameter)
+
+
+def network(variant: str, family: str, size: int | tuple[int, int], features: bool = False) -> CMT:
+    torch.manual_seed(0)
+    model = build(variant, family, size, num_classes=7, features=features).eval()
+    randomise(model)
+    return model
+
+
+def difference(ours: Tensor, theirs: Tensor) -> float:
+    ours, theirs = ours.detach(), theirs.detach()
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def outputs(model: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
+    with torch.no_grad():
+        found = model(x)
+    return found if isinstance(found, tuple) else (found,)
+
+
+@pytest.mark.parametrize("family", ["official", "flyegle"])
+@pytest.mark.parametrize(
+    ("variant", "size"), [("ti", 160), ("ti", (96, 64)), ("xs", 64), ("s", 64), ("b", 64)]
+)
+@pytest.mark.parametrize("features", [False, True])
+def test_every_variant_computes_the_same(
+    variant: str, size: int | tuple[int, int], family: str, features: bool
+) -> None:
+    model = network(variant, family, size, features)
+    x = torch.randn(2, 3, *model.img_size)
+    rewritten = rewrite_for_inference(model)
+    for ours, theirs in zip(outputs(rewritten, x), outputs(model, x), strict=True):
+        assert difference(ours, theirs) <= LARGEST
+
+
+@pytest.mark.parametrize("family", ["official", "flyegle"])
+def test_padded_hidden_widths_compute_the_same(family: str) -> None:
+    model = network("ti", family, 64)
+    x = torch.randn(1, 3, 64, 64)
+    rewritten = rewrite_for_inference(model, pad_to=16)
+    widths = {m.out_channels for n, m in rewritten.named_modules() if n.endswith("ffn.expand")}
+    assert widths == {176, 336, 672, 1328}
+    assert difference(rewritten(x), model(x)) <= LARGEST
+
+
+def test_the_original_is_left_as_it_was() -> None:
+    model = network("ti", "official", 64)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    rewrite_for_inference(model)
+    after = model.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_no_batchnorm_and_no_scale_of_a_block_norm_is_left() -> None:
+    rewritten = rewrite_for_inference(network("ti", "official", 64))
+    kinds = Counter(type(module).__name__ for module in rewritten.modules())
+    assert kinds["BatchNorm2d"] == 0
+    assert kinds["LayerNorm"] == 4  # the stage entries', which a padded convolution reads
+
+
+def test_a_padding_of_nothing_is_refused() -> None:
+    with pytest.raises(InputError, match="pad_to is 0"):
+        rewrite_for_inference(network("ti", "official", 64), pad_to=0)
+
+
+# One step each
+
+
+def maps(channels: int = 6) -> Tensor:
+    return torch.randn(2, channels, 8, 8)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def test_a_shortcut_becomes_a_tap() -> None:
+    conv, x = nn.Conv2d(6, 6, 3, padding=1, groups=6), maps()
+    ours = convolution(add_identity_tap(as_layer(conv)), like=conv, groups=6)
+    assert difference(ours(x), conv(x) + x) <= LARGEST
+
+
+def norm() -> nn.BatchNorm2d:
+    module = nn.BatchNorm2d(6).eval()
+    randomise(module)
+    return module
+
+
+def test_a_batchnorm_folds_into_the_convolution_before_it() -> None:
+    conv, after, x = nn.Conv2d(6, 6, 3, padding=1), norm(), maps()
+    ours = convolution(fold_backward(as_layer(conv), batchnorm_affine(after)), like=conv)
+    assert difference(ours(x), after(conv(x))) <= LARGEST
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [nn.Conv2d(6, 9, 1), nn.Conv2d(6, 9, 2, 2), nn.Conv2d(6, 6, 2, 2, groups=6)],
+    ids=["1x1", "strided", "depthwise"],
+)
+def test_a_batchnorm_folds_into_the_unpadded_convolution_behind_it(conv: nn.Conv2d) -> None:
+    before, x = norm(), maps()
+    layer = fold_forward(batchnorm_affine(before), as_layer(conv))
+    ours = convolution(layer, like=conv, groups=conv.groups)
+    assert difference(ours(x), conv(before(x))) <= LARGEST
+
+
+def test_a_layernorm_leaves_its_scale_and_shift_to_its_reader() -> None:
+    before, reader, x = nn.LayerNorm(6), nn.Linear(6, 4), torch.randn(2, 5, 6)
+    randomise(before)
+    ours = linear(fold_forward(layernorm_affine(before), as_layer(reader)))
+    plain = nn.functional.layer_norm(x, (6,), eps=before.eps)
+    assert difference(ours(plain), reader(before(x))) <= LARGEST
+
+
+def test_two_linear_layers_become_one() -> None:
+    inner, outer, x = nn.Linear(6, 20), nn.Linear(20, 3), torch.randn(2, 6)
+    ours = linear(compose(as_layer(inner), as_layer(outer)))
+    assert difference(ours(x), outer(inner(x))) <= LARGEST
+
+
+def test_the_step_tests_can_fail() -> None:
+    conv, before, x = nn.Conv2d(6, 9, 3, padding=1), norm(), maps()
+    layer = fold_forward(batchnorm_affine(before), as_layer(conv))
+    assert difference(convolution(layer, like=conv)(x), conv(before(x))) > LARGEST
