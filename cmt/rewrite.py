@@ -12,6 +12,8 @@ where either view costs nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -142,7 +144,7 @@ class Activation(nn.Module):
     """GELU (erf), then a scale and a shift per channel where a BatchNorm cannot fold away.
 
     The shift of a BatchNorm before a padded convolution stays: at the border, the padding's
-    zeros do not carry it.
+    zeros do not carry it. `become_hardswish` is for INT8 (`quantize.activation`), no rewrite.
     """
 
     scale: Tensor | None
@@ -153,9 +155,18 @@ class Activation(nn.Module):
         for name, value in zip(("scale", "shift"), affine or (None, None), strict=True):
             value = None if value is None else value.float()[:, None, None]
             self.register_buffer(name, value)
+        self.function: Callable[[Tensor], Tensor] = nn.functional.gelu
+
+    def become_hardswish(self, scale: Tensor, shift: Tensor) -> None:
+        """Compute scale * hardswish(x) + shift (channels,) in place of GELU."""
+        scale, shift = scale.float()[:, None, None], shift.float()[:, None, None]
+        if self.scale is not None and self.shift is not None:
+            scale, shift = self.scale * scale, self.scale * shift + self.shift
+        self.scale, self.shift = scale, shift
+        self.function = nn.functional.hardswish
 
     def forward(self, x: Tensor) -> Tensor:
-        x = nn.functional.gelu(x)
+        x = self.function(x)
         if self.scale is not None:
             x = x * self.scale
         return x if self.shift is None else x + self.shift

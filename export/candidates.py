@@ -19,6 +19,7 @@ class Graph:
         runtime: what runs it for that comparison.
         file: its name in the bundle's `model` folder; None if it stays behind.
         rewritten: made from `cmt.rewrite_for_inference`'s network.
+        fitted: with `quantize.activation`'s stand-ins for GELU, from the calibration images.
         scheme: INT8, by this one of `quantize.recipe.SCHEMES`, from the calibration images.
         half: FP16, with FP32 islands where the measured ranges ask for them.
     """
@@ -28,6 +29,7 @@ class Graph:
     runtime: str
     file: str | None
     rewritten: bool = False
+    fitted: bool = False
     scheme: str | None = None
     half: bool = False
 
@@ -42,7 +44,9 @@ GRAPHS = {
     "qdq-half": Graph("qdq", "int8", SIMULATED, "{name}.int8.onnx", half=True),
     "rewritten": Graph(None, "fp32", "onnxruntime", None, rewritten=True),
     "rewritten-simplified": Graph("rewritten", "fp32", "onnxruntime", None),
-    "rewritten-qdq": Graph("rewritten-simplified", "int8", "onnxruntime", None, scheme=OPENVINO),
+    "fitted": Graph(None, "int8", "onnxruntime", None, rewritten=True, fitted=True),
+    "fitted-simplified": Graph("fitted", "int8", "onnxruntime", None),
+    "fitted-qdq": Graph("fitted-simplified", "int8", "onnxruntime", None, scheme=OPENVINO),
 }
 
 

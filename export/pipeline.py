@@ -17,7 +17,8 @@ import numpy as np
 from calib_data.prepared import PreparedImages, open_prepared, prepare
 from calib_data.sources import ImageSource
 from cmt.errors import GateError, InputError
-from cmt.rewrite import rewrite_for_inference
+from cmt.network import CMT
+from cmt.rewrite import InferenceCMT, rewrite_for_inference
 from export import bundle as bundles
 from export.candidates import GRAPHS, Candidate, Graph
 from export.inputs import Inputs, resolve
@@ -132,6 +133,7 @@ class Run:
             )
         reference = self._reference()
         self.reference = self._outputs("torch", "torch", reference, "reference")
+        self._graph("simplified")  # in every bundle
         built = {candidate.name: self._build(candidate) for candidate in self.candidates}
         outputs = {c.name: self._candidate_outputs(c, built[c.name]) for c in self.candidates}
         timings = self._time(reference, built)
@@ -202,7 +204,7 @@ class Run:
         graph = GRAPHS[name]
         source = None if graph.source is None else self._graph(graph.source)
         after = ["torch.outputs", "reference" if source is None else f"graph/{graph.source}"]
-        if graph.scheme is not None:
+        if graph.scheme is not None or graph.fitted:
             after.append("images/calibration")
         if graph.half:
             self._ranges()
@@ -225,15 +227,27 @@ class Run:
     def _make_graph(self, name: str, source: Path | None, path: Path) -> None:
         graph = GRAPHS[name]
         if source is None:
-            model = self.inputs.model
-            network = rewrite_for_inference(model) if graph.rewritten else model
-            export_onnx(network, self.options.batch, path)
+            export_onnx(self._network(graph), self.options.batch, path)
         elif graph.scheme is None and not graph.half:
             simplify_onnx(source, path)
         else:
             import onnx
 
             onnx.save(self._transform(graph, onnx.load(source)), path)
+
+    def _network(self, graph: Graph) -> CMT | InferenceCMT:
+        if not graph.rewritten:
+            return self.inputs.model
+        network = rewrite_for_inference(self.inputs.model)
+        if graph.fitted:
+            import torch
+
+            from quantize.activation import IMAGES, fit_activations
+
+            assert self.calibration is not None
+            batches = self.calibration.batches(1, min(IMAGES, len(self.calibration)))
+            fit_activations(network, map(torch.from_numpy, batches))
+        return network
 
     def _transform(self, graph: Graph, model: Any) -> Any:
         if graph.scheme is not None:

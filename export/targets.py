@@ -120,7 +120,7 @@ TARGETS = {
             graphs={
                 "fp32": "rewritten-simplified",
                 "fp16": "rewritten-simplified",
-                "int8": "rewritten-qdq",
+                "int8": "fitted-qdq",
             },
             always=("fp32",),
             rival="fp16",

@@ -113,25 +113,34 @@ def make_images(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def tiny_network(family: str) -> CMT:
-    """A tiny network whose normalisations are not the identity, as after training."""
-    torch.manual_seed(0)
-    model = CMT(TINY, FAMILIES[family], (64, 64), 5).eval()
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_var.uniform_(0.2, 1.0)
-    return model
+@pytest.fixture(scope="session")
+def tiny_network() -> Callable[[str], CMT]:
+    """`tiny_network(family)`: with normalisations that are not the identity, as after training."""
+
+    def make(family: str) -> CMT:
+        torch.manual_seed(0)
+        model = CMT(TINY, FAMILIES[family], (64, 64), 5).eval()
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_var.uniform_(0.2, 1.0)
+        return model
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def float_graph(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def float_graph(
+    tmp_path_factory: pytest.TempPathFactory, tiny_network: Callable[[str], CMT]
+) -> Callable[[str], Path]:
     """`float_graph(family)`: simplified float32 ONNX of a tiny network, input (2, 3, 64, 64)."""
     folder = tmp_path_factory.mktemp("graphs")
     return lambda family: _graph(folder / f"{family}.onnx", tiny_network(family))
 
 
 @pytest.fixture(scope="session")
-def rewritten_graph(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def rewritten_graph(
+    tmp_path_factory: pytest.TempPathFactory, tiny_network: Callable[[str], CMT]
+) -> Callable[[str], Path]:
     """The same of the network rewritten for inference."""
     folder = tmp_path_factory.mktemp("rewritten")
     return lambda family: _graph(

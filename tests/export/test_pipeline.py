@@ -97,7 +97,9 @@ def test_golden_outputs_come_out_of_the_bundled_files(
     pixels = np.load(bundle.path / "golden" / "images.npy")[:3]
     x = (pixels / 255 - np.array(manifest["mean"])) / np.array(manifest["std"])
     x = np.ascontiguousarray(x.transpose(0, 3, 1, 2), np.float32)
-    (logits,) = LOADERS[runtime](bundle.path / file, 2)(x)
+    artefacts = json.loads((bundle.path / "manifest.json").read_text())["artefacts"]
+    settings = next(a.get("settings") for a in artefacts if a["path"] == file)
+    (logits,) = LOADERS[runtime](bundle.path / file, 2, settings)(x)
     expected = np.load(bundle.path / "golden" / f"{golden}-logits.npy")[:3]
     np.testing.assert_allclose(logits, expected, atol=2e-3 * np.abs(expected).max())
 
@@ -121,8 +123,9 @@ def test_engines_are_simulated_and_not_timed_and_say_so(bundle: Bundle) -> None:
 
 def test_every_arrow_has_a_parity_row_on_real_images(bundle: Bundle) -> None:
     stages = {r["stage"]: r for r in bundle.report["parity"]}
-    assert {"onnx", "simplified", "qdq", "openvino/int8", "onnxruntime/int8"} <= set(stages)
+    assert {"onnx", "rewritten", "fitted-qdq", "openvino/int8", "onnxruntime/int8"} <= set(stages)
     assert stages["simplified"]["max_rel"] < 1e-4
+    assert stages["rewritten-simplified"]["max_rel"] < 1e-4
     assert all(r["passed"] and r["images"] == 20 for r in stages.values())
 
 

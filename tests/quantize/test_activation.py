@@ -1,0 +1,65 @@
+"""The stand-in for GELU follows it where a channel's values lie, and only where it should."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from cmt import rewrite_for_inference
+from cmt.network import CMT
+from cmt.rewrite import Activation
+from quantize.activation import fit, fit_activations
+
+
+def batches(count: int = 4) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(2, 3, 64, 64, generator=generator) for _ in range(count)]
+
+
+def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return float((ours - theirs).square().mean().sqrt() / theirs.std())
+
+
+def test_the_fit_follows_gelu_on_narrow_and_wide_channels() -> None:
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.tensor([[-3.0], [-1.0], [0.0], [0.5], [2.0]])
+    widths = torch.tensor([[1.0], [0.3], [1.0], [0.1], [3.0]])
+    x = centres + widths * torch.randn(5, 2000, generator=generator)
+    slope, offset, scale, shift = (part[:, None] for part in fit(x))
+    ours = scale * torch.nn.functional.hardswish(slope * x + offset) + shift
+    theirs = torch.nn.functional.gelu(x.double())
+    for row in range(len(x)):
+        assert float((ours[row] - theirs[row]).square().mean().sqrt()) < 0.05
+
+
+def test_a_channel_that_never_changes_is_met_exactly() -> None:
+    x = torch.full((1, 100), 0.7)
+    slope, offset, scale, shift = fit(x)
+    ours = scale * torch.nn.functional.hardswish(slope * 0.7 + offset) + shift
+    assert torch.allclose(ours, torch.nn.functional.gelu(x[:, 0].double()), atol=1e-6)
+
+
+def test_the_network_stays_close_and_only_depthwise_activations_change(
+    tiny_network: Callable[[str], CMT],
+) -> None:
+    network = rewrite_for_inference(tiny_network("official"))
+    with torch.no_grad():
+        before = network(batches(1)[0])
+        fit_activations(network, batches())
+        after = network(batches(1)[0])
+    assert 0 < relative(after, before) < 0.1
+    changed = {
+        name.rsplit(".", 1)[1]
+        for name, module in network.named_modules()
+        if isinstance(module, Activation) and module.function is torch.nn.functional.hardswish
+    }
+    assert changed == {"depthwise_activation"}
+
+
+def test_the_inner_activation_keeps_its_scale(tiny_network: Callable[[str], CMT]) -> None:
+    network = rewrite_for_inference(tiny_network("flyegle"))
+    with torch.no_grad():
+        before = network(batches(1)[0])
+        fit_activations(network, batches())
+        assert relative(network(batches(1)[0]), before) < 0.1
