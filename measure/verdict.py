@@ -27,7 +27,7 @@ _MEASUREMENTS = {
     "latency_ms": "latency",
     "throughput_ips": "throughput",
     "speedup_vs_baseline": "speed-up over the baseline",
-    "speedup_vs_fp32_graph": "speed-up over the FP32 graph",
+    "speedup_vs_fp32_graph": "speed-up over the FP32 file",
     "peak_rss_mb": "peak memory",
 }
 _DETAILS = {
@@ -178,9 +178,9 @@ def _speed_clause(row: Row) -> str:
         _speed_against(row[field], other)
         for field, other in (
             ("speedup_vs_baseline", "torch"),
-            ("speedup_vs_fp32_graph", "the plain FP32 graph"),
+            ("speedup_vs_fp32_graph", "the FP32 file"),
         )
-        # The plain FP32 graph is exactly as fast as itself, which is no finding.
+        # The FP32 file is exactly as fast as itself, which is no finding.
         if row[field] is not None and not (row["precision"] == "fp32" and row[field] == 1)
     ]
     if not comparisons:
@@ -245,7 +245,7 @@ def _precision_that_does_not_pay(report: Report) -> Iterable[Finding]:
                 "bad",
             )
         elif row["speedup_vs_fp32_graph"] is not None and row["speedup_vs_fp32_graph"] < 1:
-            yield Finding(f"{name} is slower than the plain FP32 graph here.", "bad")
+            yield Finding(f"{name} is slower than the FP32 file here.", "bad")
 
 
 def fastest(report: Report) -> Row | None:

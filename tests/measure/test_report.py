@@ -268,7 +268,7 @@ def test_pages_print_the_figures_of_report_json(report: Report, tmp_path: Path) 
 
 def test_verdict_states_speed_and_an_unresolvable_drop(report: Report) -> None:
     for page in (render_markdown(report), Tables(render_html(report)).text):
-        assert "1.62x as fast as torch and 1.36x as fast as the plain FP32 graph" in page
+        assert "1.62x as fast as torch and 1.36x as fast as the FP32 file" in page
         assert "no drop that 2,000 images can resolve (+0.10" in page
         assert "a drop of 0.40 points" in page
         assert "was not timed: TensorRT is not installed here" in page
@@ -283,11 +283,22 @@ def test_verdict_names_the_faster_file_when_int8_is_slower(report: Report) -> No
     assert "fastest file on this machine is openvino/cmt_ti.fp32.xml" in page
 
 
+def test_verdict_holds_int8_against_fp16_too(report: Report) -> None:
+    report["results"] = [
+        make_row("openvino", "fp32", 10.0, 0.0),
+        make_row("openvino", "fp16", 6.0, 0.0),
+        make_row("openvino", "int8", 8.0, 0.1),
+    ]
+    page = render_markdown(report)
+    assert "openvino int8 is slower than openvino fp16 here: 8.000 ms against 6.000 ms" in page
+    assert "openvino/cmt_ti.fp16.xml is the faster file" in page
+
+
 def test_verdict_says_when_nothing_beats_torch(report: Report) -> None:
     report["results"] = [make_row("openvino", "int8", 20.0, 0.74, speedup_vs_fp32_graph=0.9)]
     page = render_markdown(report)
     assert "No exported file is faster than torch on this machine" in page
-    assert "slower than the plain FP32 graph" in page
+    assert "slower than the FP32 file" in page
 
 
 def test_failed_gates_come_first(report: Report) -> None:
