@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,22 @@ class Timing:
 
 
 class Worker:
-    """The parent's side of `measure.worker`; `kill` must follow whatever happens."""
+    """The parent's side of `measure.worker`; `kill` must follow whatever happens.
+
+    Args:
+        module: what the process runs, in place of `measure.worker` something that speaks the same.
+    """
 
     def __init__(
-        self, runtime: str, path: Path, batch: Path, threads: int, settings: Settings | None
+        self,
+        runtime: str,
+        path: Path,
+        batch: Path,
+        threads: int,
+        settings: Settings | None,
+        module: str = "measure.worker",
     ) -> None:
-        command = [sys.executable, "-m", "measure.worker", runtime, str(path), str(batch)]
+        command = [sys.executable, "-m", module, runtime, str(path), str(batch)]
         self._name = path.name
         self._errors = (batch.parent / f"{len(list(batch.parent.iterdir()))}.log").open("w+")
         self._process = subprocess.Popen(
@@ -123,12 +134,26 @@ def measure_alternately(
         advance: called with 1 after each of the `ROUNDS`.
         settings: by name, for the files that do not take their runtime's default settings.
     """
+    with _batch_file(batch) as batch_path:
+        start = {
+            name: partial(Worker, runtime, path, batch_path, threads, (settings or {}).get(name))
+            for name, (runtime, path) in files.items()
+        }
+        return alternate(start, seconds, advance)
+
+
+def alternate(
+    start: Mapping[str, Callable[[], Worker]], seconds: float, advance: Callable[[int], None]
+) -> dict[str, Timing]:
+    """`measure_alternately` for workers that may differ in anything.
+
+    Args:
+        start: by name, starts the worker; each is loaded before the next one starts.
+    """
     with ExitStack() as stack:
-        batch_path = stack.enter_context(_batch_file(batch))
         workers: dict[str, Worker] = {}
-        for name, (runtime, path) in files.items():
-            own = (settings or {}).get(name)
-            workers[name] = Worker(runtime, path, batch_path, threads, own)
+        for name, make in start.items():
+            workers[name] = make()
             stack.callback(workers[name].kill)
             workers[name].load()
             workers[name].burst(WARM_UP_SECONDS)

@@ -11,10 +11,13 @@ import threading
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from cmt.network import CMT
 
 Array = NDArray[np.float32]
 Runner = Callable[[Array], list[Array]]
@@ -32,16 +35,24 @@ class Loader(Protocol):
     def __call__(self, path: Path, threads: int, settings: Settings | None = None) -> Runner: ...
 
 
-def load_torch(path: Path, threads: int, settings: Settings | None = None) -> Runner:
+def torch_network(path: Path) -> CMT:
     """The reference network: `network.json` says how to build it, `weights.pt` is beside it."""
     import torch
 
     from cmt.network import build
 
-    torch.set_num_threads(threads)
     config = json.loads(path.read_text())
     model = build(**{**config, "img_size": tuple(config["img_size"])}).eval()
     model.load_state_dict(torch.load(path.with_name("weights.pt"), weights_only=True))
+    return model
+
+
+def load_torch(path: Path, threads: int, settings: Settings | None = None) -> Runner:
+    """The reference network, run as it is."""
+    import torch
+
+    torch.set_num_threads(threads)
+    model = torch_network(path)
 
     def run(batch: Array) -> list[Array]:
         with torch.inference_mode():

@@ -1,0 +1,1 @@
+"""What the exported files are measured against; see `cpu.py`."""
