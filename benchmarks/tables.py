@@ -160,7 +160,8 @@ def _networks(groups: list[Row]) -> list[Table]:
                 ("", "input", "top-1, %", "G multiply-adds", "FP32", "INT8"),
                 rows,
                 f"{network}: plain FP32 and our INT8. Top-1 as published. Multiples are of "
-                f"{network}'s plain FP32.",
+                f"{network}'s plain FP32 in the same rounds; compare these, for the machine drifts "
+                "between groups.",
             )
         )
     return tables
