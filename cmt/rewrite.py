@@ -33,13 +33,21 @@ from cmt.network import (
 
 
 def to_tokens(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H * W, C), free for a map that lies channels-last in memory."""
+    """(B, C, H, W) -> (B, H * W, C), free for a map that lies channels-last in memory.
+
+    `cmt.network`'s goes through (B, C, H * W), which a runtime cannot take as a view of such a map.
+    """
     return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def to_map(x: Tensor, grid: Grid) -> Tensor:
     """(B, H * W, C) -> (B, C, H, W), the inverse of `to_tokens`."""
     return x.unflatten(1, grid).permute(0, 3, 1, 2)
+
+
+def on_tokens(norm: nn.Module, x: Tensor) -> Tensor:
+    """A normalisation over channels, of a map (B, C, H, W)."""
+    return to_map(norm(to_tokens(x)), (x.shape[2], x.shape[3]))
 
 
 # The algebra: each step maps weights to weights. Weights are (out, in, kh, kw), float64.
@@ -211,10 +219,7 @@ class InferenceReduction(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
-        if self.norm is None:
-            return x
-        grid = (x.shape[2], x.shape[3])
-        return to_map(self.norm(to_tokens(x)), grid)
+        return x if self.norm is None else on_tokens(self.norm, x)
 
 
 class InferenceAttention(nn.Module):
@@ -246,7 +251,7 @@ class InferenceAttention(nn.Module):
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """x (B, C, H, W), bias (heads or 1, N, N / r^2) -> (B, C, H, W)."""
         grid = (x.shape[2], x.shape[3])
-        x = to_map(self.norm(to_tokens(x)), grid)
+        x = on_tokens(self.norm, x)
         reduced = x if self.reduce is None else self.reduce(x)
         q, k, v = self._split(self.q(x)), self._split(self.k(reduced)), self._split(self.v(reduced))
         mixed = (q @ k.transpose(2, 3) + bias).softmax(dim=-1) @ v
@@ -286,8 +291,7 @@ class InferenceFFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        grid = (x.shape[2], x.shape[3])
-        h = self.activation(self.expand(to_map(self.norm(to_tokens(x)), grid)))
+        h = self.activation(self.expand(on_tokens(self.norm, x)))
         d = self.depthwise_activation(self.depthwise(h))
         return self.project(h + d if self.inner_activation else d)
 
@@ -322,10 +326,7 @@ class InferenceEntry(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
-        if self.norm is None:
-            return x
-        grid = (x.shape[2], x.shape[3])
-        return to_map(self.norm(to_tokens(x)), grid)
+        return x if self.norm is None else on_tokens(self.norm, x)
 
 
 class InferenceStage(nn.Module):

@@ -223,8 +223,10 @@ def _precision_that_does_not_pay(report: Report) -> Iterable[Finding]:
     A file is held against every wider precision of its target, INT8 against FP16 too.
     """
     for row in report["results"]:
-        wider = PRECISIONS[: PRECISIONS.index(row["precision"])]
         time = p50(row)
+        if time is None:
+            continue
+        wider = PRECISIONS[: PRECISIONS.index(row["precision"])]
         rivals = [
             (best, other)
             for other in report["results"]
@@ -232,8 +234,6 @@ def _precision_that_does_not_pay(report: Report) -> Iterable[Finding]:
             and other["precision"] in wider
             and (best := p50(other)) is not None
         ]
-        if time is None:
-            continue
         name = row_name(row)
         best, rival = min(rivals, key=lambda pair: pair[0], default=(math.inf, row))
         if time > best:
