@@ -112,6 +112,21 @@ def compose(inner: Layer, outer: Layer) -> Layer:
     return (matrix @ weight[:, :, 0, 0])[:, :, None, None], matrix @ bias + outer_bias
 
 
+def fold_queries(q: Layer, k: Layer) -> tuple[Layer, Layer]:
+    """One head's scores q(x) . k(y) as x . keys(y) + bias(y), all 1x1.
+
+    They differ by what is the same for every y, which softmax takes out again: k's bias is gone.
+
+    Returns:
+        `keys`, with as many outputs as x has channels, and `bias`, with one.
+    """
+    (weight, shift), (key_weight, _) = q, k
+    matrix = torch.cat([weight[:, :, 0, 0], shift[:, None]], 1).T @ key_weight[:, :, 0, 0]
+    matrix = matrix[:, :, None, None]
+    zeros = matrix.new_zeros(len(matrix))
+    return (matrix[:-1], zeros[:-1]), (matrix[-1:], zeros[-1:])
+
+
 def pad_channels(tensor: Tensor, dimension: int, multiple: int) -> Tensor:
     """Zeros appended along one dimension up to the next multiple."""
     shape = list(tensor.shape)
@@ -223,7 +238,11 @@ class InferenceReduction(nn.Module):
 
 
 class InferenceAttention(nn.Module):
-    """LMHSA on maps, with the norm before it; scale and norm are in the weights."""
+    """LMHSA on maps, with the norm before it; scale and norm are in the weights.
+
+    With one head, as in the first stage, the layers of the queries and of the output move to the
+    side of the keys and values, which are far fewer.
+    """
 
     def __init__(self, attention: Attention, norm: nn.LayerNorm) -> None:
         super().__init__()
@@ -241,21 +260,39 @@ class InferenceAttention(nn.Module):
             k, v = fold_forward(before_keys, k), fold_forward(before_keys, v)
         scale = torch.full((len(q[1]),), attention.scale, dtype=torch.float64)
         q = fold_backward(fold_forward(affine, q), (scale, torch.zeros_like(scale)))
-        self.q, self.k, self.v = convolution(q), convolution(k), convolution(v)
-        self.proj = linear(as_layer(attention.proj))
+        proj = as_layer(attention.proj)
+        self.q = self.proj = self.key_bias = None
+        if self.heads == 1:
+            k, key_bias = fold_queries(q, k)
+            # The bias may sit in the values, since the weights of every average sum to 1.
+            v = compose(v, proj)
+            self.key_bias = convolution(key_bias)
+        else:
+            self.q, self.proj = convolution(q), linear(proj)
+        self.k, self.v = convolution(k), convolution(v)
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, heads, H * W, C / heads)."""
         return to_tokens(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
 
+    def _planes(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, heads, C / heads, H * W)."""
+        return x.flatten(2).unflatten(1, (self.heads, -1))
+
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """x (B, C, H, W), bias (heads or 1, N, N / r^2) -> (B, C, H, W)."""
         grid = (x.shape[2], x.shape[3])
-        x = on_tokens(self.norm, x)
+        tokens = self.norm(to_tokens(x))
+        x = to_map(tokens, grid)
         reduced = x if self.reduce is None else self.reduce(x)
-        q, k, v = self._split(self.q(x)), self._split(self.k(reduced)), self._split(self.v(reduced))
-        mixed = (q @ k.transpose(2, 3) + bias).softmax(dim=-1) @ v
-        return to_map(self.proj(mixed.transpose(1, 2).flatten(2)), grid)
+        k, v = self._planes(self.k(reduced)), self._split(self.v(reduced))
+        q = tokens.unsqueeze(1) if self.q is None else self._split(self.q(x))
+        scores = q @ k + bias
+        if self.key_bias is not None:
+            scores = scores + self._planes(self.key_bias(reduced))
+        mixed = scores.softmax(dim=-1) @ v
+        tokens = mixed.transpose(1, 2).flatten(2)
+        return to_map(tokens if self.proj is None else self.proj(tokens), grid)
 
 
 class InferenceFFN(nn.Module):

@@ -18,6 +18,7 @@ from cmt.rewrite import (
     convolution,
     fold_backward,
     fold_forward,
+    fold_queries,
     layernorm_affine,
     linear,
 )
@@ -163,3 +164,14 @@ def test_the_step_tests_can_fail() -> None:
     conv, before, x = nn.Conv2d(6, 9, 3, padding=1), norm(), maps()
     layer = fold_forward(batchnorm_affine(before), as_layer(conv))
     assert difference(convolution(layer, like=conv)(x), conv(before(x))) > LARGEST
+
+
+def test_the_queries_of_one_head_fold_into_its_keys() -> None:
+    torch.manual_seed(0)
+    q, k = nn.Linear(6, 6).double(), nn.Linear(6, 6).double()
+    keys, bias = (convolution(layer).double() for layer in fold_queries(as_layer(q), as_layer(k)))
+    x, y = torch.randn(1, 9, 6).double(), torch.randn(1, 4, 6).double()
+    y_map = y.transpose(1, 2).unflatten(2, (2, 2))
+    theirs = (q(x) @ k(y).transpose(1, 2)).softmax(-1)
+    ours = (x @ keys(y_map).flatten(2) + bias(y_map).flatten(2)).softmax(-1)
+    assert difference(ours, theirs) < LARGEST
