@@ -123,11 +123,11 @@ def _measure_point(
     timings: Mapping[str, Timing] = {}
     if files:
         images = np.load(bundle.file(bundle.manifest["golden"]["images"]), allow_pickle=False)
-        pixels = bundle.preprocessing.normalise(images[np.arange(batch) % len(images)])
+        inputs = bundle.preprocessing.feed(images[np.arange(batch) % len(images)])
         names = {"batch": batch, "threads": threads, "streams": streams}
         title = ", ".join(f"{name} {value}" for name, value in names.items() if value)
         with task(f"timing {len(files)} files: {title}", ROUNDS) as advance:
-            timings = measure_alternately(files, pixels, threads, sweep.seconds, advance, settings)
+            timings = measure_alternately(files, inputs, threads, sweep.seconds, advance, settings)
     return [
         _row(
             bundle,

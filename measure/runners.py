@@ -1,6 +1,7 @@
 """Saved files loaded into something callable, one loader per runtime.
 
-A runner maps a normalised float32 batch (B, 3, H, W) to the list of the network's outputs.
+A runner maps a batch to the list of the network's outputs. The batch is normalised float32
+(B, 3, H, W), or uint8 (B, H, W, 3) for a file with the preprocessing inside.
 Each loader imports its runtime alone, so that a device needs only the one it has.
 """
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from cmt.network import CMT
 
 Array = NDArray[np.float32]
-Runner = Callable[[Array], list[Array]]
+Batch = NDArray[Any]
+Runner = Callable[[Batch], list[Array]]
 """May be called from several threads at once."""
 Settings = Mapping[str, Any]
 """OpenVINO property names and values; the other runtimes have none."""
@@ -54,7 +56,7 @@ def load_torch(path: Path, threads: int, settings: Settings | None = None) -> Ru
     torch.set_num_threads(threads)
     model = torch_network(path)
 
-    def run(batch: Array) -> list[Array]:
+    def run(batch: Batch) -> list[Array]:
         with torch.inference_mode():
             outputs = model(torch.from_numpy(batch))
         return [t.numpy() for t in (outputs if isinstance(outputs, tuple) else (outputs,))]
@@ -91,7 +93,7 @@ def load_openvino(
     own = threading.local()
     own.request = compiled.create_infer_request()
 
-    def run(images: Array) -> list[Array]:
+    def run(images: Batch) -> list[Array]:
         if not hasattr(own, "request"):
             own.request = compiled.create_infer_request()
         own.request.infer([images], share_inputs=True)

@@ -14,9 +14,12 @@ namespace cmt {
 void check_signature(const Manifest& manifest, const Artefact& artefact,
                      const Signature& signature) {
   const Preprocessing& p = manifest.preprocessing;
-  const std::vector<std::size_t> expected{manifest.batch, 3, static_cast<std::size_t>(p.height),
-                                          static_cast<std::size_t>(p.width)};
-  if (!signature.fixed_floats || signature.input != expected ||
+  const auto height = static_cast<std::size_t>(p.height);
+  const auto width = static_cast<std::size_t>(p.width);
+  const std::vector<std::size_t> planes{manifest.batch, 3, height, width};
+  const std::vector<std::size_t> pixels{manifest.batch, height, width, 3};
+  if (!signature.known || signature.takes_bytes != p.in_graph ||
+      signature.input != (p.in_graph ? pixels : planes) ||
       signature.outputs != manifest.outputs.size()) {
     throw InputError(artefact.file.path + " does not have the manifest's input and outputs: " +
                      "export the bundle again");

@@ -108,16 +108,13 @@ struct Classifier::State {
 
   void classify(const std::vector<ImageView>& images, std::size_t top_k) {
     const Manifest& manifest = loaded->manifest;
-    const Preprocessing& p = manifest.preprocessing;
-    const std::size_t area =
-        3 * static_cast<std::size_t>(p.height) * static_cast<std::size_t>(p.width);
     results.resize(images.size());
     for (std::size_t begin = 0; begin < images.size(); begin += manifest.batch) {
       const std::size_t count = std::min(manifest.batch, images.size() - begin);
       for (std::size_t i = 0; i < manifest.batch; ++i) {
         // A batch that is not full starts over with its first images.
         const ImageView& image = images[begin + i % count];
-        preprocessor.normalise(preprocessor.resize(image), session->input() + i * area);
+        preprocessor.feed(preprocessor.resize(image), session->input(), i);
       }
       session->infer();
       const float* logits = session->outputs().front().values;
