@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from calib_data.preprocessing import Preprocessing
 from cmt.network import CMT
 from cmt.rewrite import InferenceCMT
+from measure.runners import BATCH_SYMBOL
 
 if TYPE_CHECKING:
     import onnx
@@ -60,8 +61,32 @@ def simplify_onnx(source: Path, path: Path) -> None:
     with _quiet():
         # onnxsim's own check uses random input; ours (the parity gate) uses real images.
         model, _ = onnxsim.simplify(onnx.load(source), check_n=0)
+    _infer_batch(model)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
+
+
+def _infer_batch(model: onnx.ModelProto) -> None:
+    """Let every Reshape take the batch from its input, so that the graph holds for any.
+
+    The exporter writes the example's batch into them, always first.
+    """
+    from onnx import numpy_helper
+
+    batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+    shapes = {node.input[1] for node in model.graph.node if node.op_type == "Reshape"}
+    for tensor in model.graph.initializer:
+        shape = numpy_helper.to_array(tensor).copy()
+        if tensor.name in shapes and shape[0] == batch and -1 not in shape:
+            shape[0] = -1
+            tensor.CopyFrom(numpy_helper.from_array(shape, tensor.name))
+
+
+def free_batch(model: onnx.ModelProto) -> None:
+    """Make the batch of a simplified graph, or one made from it, a symbol that loaders set."""
+    del model.graph.value_info[:]
+    for info in (*model.graph.input, *model.graph.output):
+        info.type.tensor_type.shape.dim[0].dim_param = BATCH_SYMBOL
 
 
 def embed_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing) -> onnx.ModelProto:

@@ -377,7 +377,7 @@ class Run:
         images = self.validation if runtime == "torch" else self.fed
 
         def make(folder: Path) -> None:
-            runner = LOADERS[runtime](path, self.options.thread_count, settings)
+            runner = LOADERS[runtime](path, self.options.thread_count, settings, batch)
             with self.progress.task(f"running {name} on {total} images", total) as advance:
                 arrays = run_all(runner, images.batches(batch, total), total, advance)
             np.savez(folder / "outputs.npz", *arrays)

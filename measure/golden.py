@@ -110,8 +110,9 @@ def _check_artefact(
 
 def run_artefact(bundle: OpenBundle, artefact: Entry, images: Batch, threads: int) -> list[Array]:
     """A file's outputs on images as `Preprocessing.feed` gives them, in batches of its own size."""
-    runner = LOADERS[artefact["target"]](bundle.file(artefact), threads, artefact["settings"])
     size = bundle.manifest["input"]["shape"][0]
+    load = LOADERS[artefact["target"]]
+    runner = load(bundle.file(artefact), threads, artefact["settings"], size)
     parts = []
     for begin in range(0, len(images), size):
         # The batch is fixed, so the last one starts over with the first images.

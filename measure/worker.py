@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from measure.runners import LOADERS, Batch, Runner, load_openvino
+from measure.runners import LOADERS, Batch, Runner
 
 UNCOUNTED = 2
 
@@ -72,10 +72,7 @@ def main(runtime: str, path: str, batch_path: str, threads: str, settings: str) 
     streams = str((properties or {}).get("NUM_STREAMS", 1))
     callers = int(streams) if streams.isdigit() else 1  # else OpenVINO's own choice, AUTO
     begin = time.perf_counter()
-    if runtime == "openvino":
-        runner = load_openvino(Path(path), int(threads), properties, len(batch))
-    else:
-        runner = LOADERS[runtime](Path(path), int(threads), properties)
+    runner = LOADERS[runtime](Path(path), int(threads), properties, len(batch))
     loaded = time.perf_counter()
     runner(batch)
     first = time.perf_counter()

@@ -58,7 +58,7 @@ def test_results_are_added_as_this_machines_without_torch(copy: Path) -> None:
     entry = json.loads(first.stdout)
     report = open_bundle(copy).report
     assert report["machines"] == [entry]
-    fp32, int8, reshaped, _ = entry["results"]
+    fp32, int8, smaller, _ = entry["results"]
     assert (fp32["precision"], int8["precision"]) == ("fp32", "int8")
     assert fp32["settings"] == {
         "threads": 1,
@@ -73,8 +73,8 @@ def test_results_are_added_as_this_machines_without_torch(copy: Path) -> None:
     assert int8["speedup_vs_fp32_graph"] == pytest.approx(
         fp32["latency_ms"]["p50"] / latency["p50"]
     )
-    assert reshaped["latency_ms"] is None
-    assert "reshaped to 2" in reshaped["reasons"]["latency_ms"]
+    assert smaller["settings"]["batch"] == 2
+    assert smaller["throughput_ips"] == pytest.approx(2 * 2 * 1000 / smaller["latency_ms"]["mean"])
     assert "here, " in (copy / "report.md").read_text()
 
     # Another machine's results stay, this one's are replaced.

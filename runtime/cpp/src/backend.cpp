@@ -8,6 +8,9 @@
 #ifdef CMT_WITH_ONNXRUNTIME
 #include "onnxruntime_backend.hpp"
 #endif
+#ifdef CMT_WITH_TENSORRT
+#include "tensorrt_backend.hpp"
+#endif
 
 namespace cmt {
 
@@ -33,6 +36,9 @@ std::optional<std::string> missing_backend(const std::string& target) {
 #ifdef CMT_WITH_ONNXRUNTIME
   if (target == "onnxruntime") return std::nullopt;
 #endif
+#ifdef CMT_WITH_TENSORRT
+  if (target == "tensorrt") return missing_cuda_device();
+#endif
   return "cmt_runtime was built without a backend for " + target;
 }
 
@@ -44,6 +50,9 @@ std::shared_ptr<const Model> load_model(const Bundle& bundle, const Artefact& ar
 #ifdef CMT_WITH_ONNXRUNTIME
   if (artefact.target == "onnxruntime") return load_onnxruntime(bundle, artefact, threads);
 #endif
+#ifdef CMT_WITH_TENSORRT
+  if (artefact.target == "tensorrt") return load_tensorrt(bundle, artefact);
+#endif
   throw InputError(artefact.file.path + ": " + *missing_backend(artefact.target));
 }
 
@@ -54,6 +63,9 @@ std::vector<std::pair<std::string, std::string>> backend_versions() {
 #endif
 #ifdef CMT_WITH_ONNXRUNTIME
   versions.emplace_back("onnxruntime", onnxruntime_version());
+#endif
+#ifdef CMT_WITH_TENSORRT
+  versions.push_back(tensorrt_version());
 #endif
   return versions;
 }

@@ -52,7 +52,7 @@ struct Signature {
 void check_signature(const Manifest& manifest, const Artefact& artefact,
                      const Signature& signature);
 
-/// Why this build cannot run a target's files; nothing where it can.
+/// Why this build cannot run a target's files on this machine; nothing where it can.
 std::optional<std::string> missing_backend(const std::string& target);
 
 /// Loads a file of the bundle; `threads` 0 takes all CPUs. Throws InputError without a backend.

@@ -134,11 +134,25 @@ Preprocessing preprocessing(const Json& input) {
   return result;
 }
 
+/// Such as `tensorrt_rtx 1.7.1 for sm86, sm89`.
+std::string description_of_build(const Json& value) {
+  std::string text;
+  for (const auto& [name, version] : value.at("built_with").items()) {
+    text += (text.empty() ? "" : ", ") + name + " " + version.get<std::string>();
+  }
+  std::string separator = " for ";
+  for (const Json& device : value.at("built_for")) {
+    text += std::exchange(separator, ", ") + device.get<std::string>();
+  }
+  return text;
+}
+
 Artefact artefact(const Json& value, std::size_t outputs) {
   Artefact result;
   result.target = value.at("target").get<std::string>();
   result.precision = value.at("precision").get<std::string>();
   result.file = file_entry(value);
+  result.built = description_of_build(value);
   for (const auto& [name, setting] : value.at("settings").items()) {
     if (setting.is_structured() || setting.is_null()) damaged("the setting " + name);
     result.settings[name] = setting.is_string() ? setting.get<std::string>() : setting.dump();

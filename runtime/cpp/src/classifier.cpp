@@ -30,20 +30,19 @@ std::ptrdiff_t rank(const Artefact& artefact) {
 const Artefact& choose(const Bundle& bundle, const std::string& wanted) {
   const Artefact* best = nullptr;
   std::string known;
-  std::string reason = "the bundle has no file to run";
+  std::string reason;
   for (const Artefact& artefact : bundle.manifest().artefacts) {
+    const bool meant = wanted.empty() || wanted == artefact.precision || wanted == artefact.name();
     if (const auto missing = missing_backend(artefact.target)) {
-      reason = artefact.file.path + ": " + *missing;
+      if (meant) reason = artefact.file.path + ": " + *missing;
       continue;
     }
     known += (known.empty() ? "" : ", ") + artefact.name();
-    const bool meant = wanted.empty() || wanted == artefact.precision || wanted == artefact.name();
     if (meant && (best == nullptr || rank(artefact) < rank(*best))) best = &artefact;
   }
   if (best != nullptr) return *best;
-  throw InputError(known.empty() ? reason
-                                 : "the bundle has no '" + wanted +
-                                       "' that this build can run: choose from " + known);
+  if (reason.empty()) reason = "the bundle has no '" + wanted + "'";
+  throw InputError(reason + (known.empty() ? "" : "; this build can run " + known));
 }
 
 std::shared_ptr<const Loaded> load(const std::filesystem::path& folder, const Options& options) {

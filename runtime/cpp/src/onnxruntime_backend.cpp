@@ -33,7 +33,8 @@ class Tensor {
 class OrtModel : public Model {
  public:
   OrtModel(const Bundle& bundle, const Artefact& artefact, int threads)
-      : session_(environment_, bundle.path(artefact.file).c_str(), options(threads)) {
+      : session_(environment_, bundle.path(artefact.file).c_str(),
+                 options(threads, bundle.manifest().batch)) {
     const Ort::AllocatorWithDefaultOptions allocator;
     Signature signature;
     signature.outputs = session_.GetOutputCount();
@@ -42,6 +43,9 @@ class OrtModel : public Model {
       const auto tensor = type.GetTensorTypeAndShapeInfo();
       names_.emplace_back(name.get());
       shapes_.push_back(tensor.GetShape());
+      if (!shapes_.back().empty() && shapes_.back().front() < 0) {  // the symbol set in `options`
+        shapes_.back().front() = static_cast<std::int64_t>(bundle.manifest().batch);
+      }
       const bool fixed = std::all_of(shapes_.back().begin(), shapes_.back().end(),
                                      [](std::int64_t side) { return side > 0; });
       const auto kind = tensor.GetElementType();
@@ -70,8 +74,10 @@ class OrtModel : public Model {
   Ort::Session& session() const { return session_; }
 
  private:
-  static Ort::SessionOptions options(int threads) {
+  static Ort::SessionOptions options(int threads, std::size_t batch) {
     Ort::SessionOptions options;
+    Ort::ThrowOnError(Ort::GetApi().AddFreeDimensionOverrideByName(
+        options, "batch", static_cast<std::int64_t>(batch)));
     if (threads > 0) options.SetIntraOpNumThreads(threads);
     options.SetLogSeverityLevel(ORT_LOGGING_LEVEL_ERROR);
     return options;

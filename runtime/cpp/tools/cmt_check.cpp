@@ -135,7 +135,7 @@ int check(const cmt::tools::Arguments& arguments) {
     ran = true;
     passed = check_artefact(bundle, artefact, threads) && passed;
   }
-  if (!ran) throw cmt::InputError("nothing was verified: this build can run none of the files");
+  if (!ran) throw cmt::InputError("nothing was verified: none of the files can be run here");
   return passed ? 0 : 1;
 }
 
