@@ -67,19 +67,24 @@ def simplify_onnx(source: Path, path: Path) -> None:
 
 
 def _infer_batch(model: onnx.ModelProto) -> None:
-    """Let every Reshape take the batch from its input, so that the graph holds for any.
+    """Take the example's batch, always the first dimension, out of the graph's constants.
 
-    The exporter writes the example's batch into them, always first.
+    Every Reshape infers it from its input. A softmax over a single key is folded to ones for
+    all images; those of one serve all.
     """
     from onnx import numpy_helper
 
     batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
     shapes = {node.input[1] for node in model.graph.node if node.op_type == "Reshape"}
+    factors = {x for node in model.graph.node if node.op_type == "MatMul" for x in node.input}
     for tensor in model.graph.initializer:
-        shape = numpy_helper.to_array(tensor).copy()
-        if tensor.name in shapes and shape[0] == batch and -1 not in shape:
-            shape[0] = -1
-            tensor.CopyFrom(numpy_helper.from_array(shape, tensor.name))
+        values = numpy_helper.to_array(tensor).copy()
+        if tensor.name in shapes and values[0] == batch and -1 not in values:
+            values[0] = -1
+        elif tensor.name in factors and values.ndim > 2 and len(values) == batch:
+            assert (values == values[:1]).all(), tensor.name
+            values = values[:1]
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 
 
 def free_batch(model: onnx.ModelProto) -> None:
