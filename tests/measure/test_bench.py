@@ -97,6 +97,16 @@ def test_results_are_added_as_this_machines_without_torch(copy: Path) -> None:
     assert (copy / "report.json").read_bytes() == before
 
 
+def test_threads_and_streams_are_swept(copy: Path) -> None:
+    threads, streams = ("--threads", "1", "--threads", "2"), ("--streams", "1", "--streams", "2")
+    result = cmt_bench(copy, *threads, *streams, "--seconds", "0.1", "--json")
+    assert result.returncode == 0, result.stderr
+    rows = json.loads(result.stdout)["results"]
+    points = [(row["settings"]["threads"], row["settings"]["NUM_STREAMS"]) for row in rows]
+    assert points == [(t, s) for t in (1, 2) for s in (1, 2) for _ in ("fp32", "int8")]
+    assert all(row["latency_ms"]["p50"] > 0 for row in rows)
+
+
 def test_verify_passes_on_a_good_bundle_without_torch(openvino_bundle: Path) -> None:
     result = cmt_bench(openvino_bundle, "--verify")
     assert result.returncode == 0, result.stderr
