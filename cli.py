@@ -67,6 +67,11 @@ SECONDS = click.FloatRange(min=0, min_open=True, max=3600)
     help="Class logits, or the four stage maps for detection and segmentation.",
 )
 @click.option("--batch", default=1, help="Images per inference, fixed in every file.")
+@click.option(
+    "--embed-preprocess",
+    is_flag=True,
+    help="Files take uint8 NHWC images, resized and cropped, and normalise them inside.",
+)
 @click.option("--calib-data", type=FOLDER, help="Calibration images.  [default: bundled]")
 @click.option("--calib-count", default=512, help="How many of them.")
 @click.option("--val-data", type=FOLDER, help="Validation images, class/name.jpg.")

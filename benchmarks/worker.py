@@ -25,7 +25,9 @@ LEAST_TURNS = 3
 """How often each request runs in the shortest burst."""
 
 
-def load_compiled(path: Path, threads: int, settings: Settings | None = None) -> Runner:
+def load_compiled(
+    path: Path, threads: int, settings: Settings | None = None, batch: int | None = None
+) -> Runner:
     """The reference network through `torch.compile` with its defaults."""
     import torch
 

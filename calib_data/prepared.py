@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,19 +45,19 @@ class PreparedImages:
         """Hash of the list of image names."""
         return list_hash(self.keys)
 
-    def batches(self, size: int, count: int | None = None) -> Iterator[NDArray[np.float32]]:
-        """Normalised float32 batches (size, 3, H, W) of the first `count` images, in order."""
+    def batches(self, size: int, count: int | None = None) -> Iterator[NDArray[Any]]:
+        """Batches of the first `count` images, in order, as `Preprocessing.feed` gives them."""
         total = len(self) if count is None else min(count, len(self))
         return (self.batch(begin, size) for begin in range(0, total, size))
 
-    def batch(self, begin: int, size: int) -> NDArray[np.float32]:
-        """`size` normalised images from `begin` on, starting over at the end.
+    def batch(self, begin: int, size: int) -> NDArray[Any]:
+        """`size` images from `begin` on, starting over at the end.
 
         Exported graphs have a fixed batch, so the last one is filled up, and with different
         images, so that no image weighs more than twice in calibration.
         """
         places = np.arange(begin, begin + size) % len(self)
-        return self.preprocessing.normalise(np.asarray(self.pixels[places]))
+        return self.preprocessing.feed(np.asarray(self.pixels[places]))
 
 
 def prepare(

@@ -37,12 +37,15 @@ class Preprocessing:
             to cover before the centre is cropped. The authors' release uses
             `size * 256 // 224`.
         mean, std: per channel (red, green, blue), for values in [0, 1].
+        in_graph: the exported files scale, normalise and lay out by themselves, so they take
+            what `apply` gives.
     """
 
     size: tuple[int, int]
     resize: tuple[int, int]
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    in_graph: bool = False
 
     @classmethod
     def for_model(cls, size: tuple[int, int], metadata: Mapping[str, str]) -> Preprocessing:
@@ -82,17 +85,25 @@ class Preprocessing:
         return np.asarray(image.crop(box), dtype=np.uint8)
 
     def normalise(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(B, H, W, 3) uint8 -> (B, 3, H, W) float32, what the network takes."""
+        """(B, H, W, 3) uint8 -> (B, 3, H, W) float32, what the torch network takes."""
         scaled = images.astype(np.float32) / 255
         scaled = (scaled - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
-    def describe(self) -> dict[str, Any]:
+    def feed(self, images: NDArray[np.uint8]) -> NDArray[Any]:
+        """(B, H, W, 3) uint8 -> what the exported files take; see `in_graph`."""
+        return images if self.in_graph else self.normalise(images)
+
+    def describe(self, batch: int) -> dict[str, Any]:
         """The manifest's `input` fields that repeat this preprocessing in any language.
 
         `measure/schema/manifest.schema.json` says what each word stands for.
         """
+        whole = self.in_graph
         return {
+            "shape": [batch, *self.size, 3] if whole else [batch, 3, *self.size],
+            "dtype": "uint8" if whole else "float32",
+            "layout": "NHWC" if whole else "NCHW",
             "colour_order": "RGB",
             "exif_orientation": "applied",
             "resize": {
@@ -112,7 +123,8 @@ class Preprocessing:
         """What `describe` described, from a manifest that its schema accepts."""
         size, resize = described["crop"]["size"], described["resize"]["box"]
         mean, std = described["mean"], described["std"]
-        return cls(tuple(size), tuple(resize), tuple(mean), tuple(std))
+        in_graph = described["dtype"] == "uint8"
+        return cls(tuple(size), tuple(resize), tuple(mean), tuple(std), in_graph)
 
 
 def _three_numbers(text: str) -> tuple[float, float, float]:

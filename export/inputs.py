@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from calib_data.preprocessing import Preprocessing
@@ -62,7 +62,10 @@ def resolve(options: ExportOptions, needs_calibration: bool) -> Inputs:
         weights_source=source,
         weights_sha256=None if path is None else sha256_file(path),
         class_names=labels or (validation.class_names if label_map else ()),
-        preprocessing=Preprocessing.for_model(model.img_size, model.metadata),
+        preprocessing=replace(
+            Preprocessing.for_model(model.img_size, model.metadata),
+            in_graph=options.embed_preprocess,
+        ),
         validation=validation,
         validation_count=count,
         label_map=label_map,

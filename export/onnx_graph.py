@@ -8,14 +8,22 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from calib_data.preprocessing import Preprocessing
 from cmt.network import CMT
 from cmt.rewrite import InferenceCMT
+from measure.runners import BATCH_SYMBOL
+
+if TYPE_CHECKING:
+    import onnx
 
 # LayerNormalization is one operator from opset 17 on, Gelu from 20 on; OpenVINO, ONNX Runtime
 # and TensorRT 10 read both.
 OPSET = 20
 INPUT_NAME = "input"
+PIXELS_NAME = "pixels"
+"""The input of a graph with the preprocessing inside."""
 
 
 def output_names(features: bool) -> list[str]:
@@ -53,8 +61,79 @@ def simplify_onnx(source: Path, path: Path) -> None:
     with _quiet():
         # onnxsim's own check uses random input; ours (the parity gate) uses real images.
         model, _ = onnxsim.simplify(onnx.load(source), check_n=0)
+    _infer_batch(model)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
+
+
+def _infer_batch(model: onnx.ModelProto) -> None:
+    """Take the example's batch, always the first dimension, out of the graph's constants.
+
+    Every Reshape infers it from its input. A softmax over a single key is folded to ones for
+    all images; those of one serve all.
+    """
+    from onnx import numpy_helper
+
+    batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+    shapes = {node.input[1] for node in model.graph.node if node.op_type == "Reshape"}
+    factors = {x for node in model.graph.node if node.op_type == "MatMul" for x in node.input}
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor).copy()
+        if tensor.name in shapes and values[0] == batch and -1 not in values:
+            values[0] = -1
+        elif tensor.name in factors and values.ndim > 2 and len(values) == batch:
+            assert (values == values[:1]).all(), tensor.name
+            values = values[:1]
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+
+def free_batch(model: onnx.ModelProto) -> None:
+    """Make the batch of a simplified graph, or one made from it, a symbol that loaders set."""
+    del model.graph.value_info[:]
+    for info in (*model.graph.input, *model.graph.output):
+        info.type.tensor_type.shape.dim[0].dim_param = BATCH_SYMBOL
+
+
+def embed_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing) -> onnx.ModelProto:
+    """A copy that takes uint8 images (B, H, W, 3) in place of normalised float32 (B, 3, H, W).
+
+    The scale and shift stay in front of the first convolution: folded into it they would be
+    wrong along the border, whose padding is zero after normalising, not before. They are
+    float32 whatever the precision of the rest.
+
+    Args:
+        model: any graph of the pipeline, FP16 and Q/DQ included.
+    """
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.ModelProto.FromString(model.SerializeToString())
+    graph = model.graph
+    (source,) = graph.input
+    batch, channels, height, width = (d.dim_value for d in source.type.tensor_type.shape.dim)
+    mean, std = np.array(preprocessing.mean), np.array(preprocessing.std)
+    constants = {"pixels_scale": 1 / (255 * std), "pixels_shift": -mean / std}
+    nodes = [
+        # Cast first: TensorRT takes uint8 nowhere else.
+        helper.make_node("Cast", [PIXELS_NAME], ["pixels_float"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["pixels_float", "pixels_scale"], ["pixels_scaled"]),
+        helper.make_node("Add", ["pixels_scaled", "pixels_shift"], ["pixels_normalised"]),
+        helper.make_node("Transpose", ["pixels_normalised"], [source.name], perm=[0, 3, 1, 2]),
+    ]
+    for node in nodes:
+        node.name = f"{node.output[0]}_preprocessing"
+    shape = [batch, height, width, channels]
+    pixels = helper.make_tensor_value_info(PIXELS_NAME, TensorProto.UINT8, shape)
+    for field, items in ((graph.input, [pixels]), (graph.node, [*nodes, *graph.node])):
+        del field[:]
+        field.extend(items)
+    graph.initializer.extend(
+        numpy_helper.from_array(values.astype(np.float32), name)
+        for name, values in constants.items()
+    )
+    onnx.checker.check_model(model, full_check=True)
+    return model
 
 
 @contextlib.contextmanager

@@ -31,6 +31,8 @@ class ExportOptions:
         img_size: (height, width) in pixels; None takes the size of the weights.
         output: `logits`, or `features` for the four stage maps.
         batch: images per inference, fixed in every file.
+        embed_preprocess: the files take resized and cropped uint8 images (B, H, W, 3) and
+            scale, normalise and lay out by themselves.
         calib_data, val_data: image folders; None takes the bundled set where it fits.
         calib_count, val_count: how many of them; val_count None takes all of a folder and
             `BUNDLED_VAL_COUNT` of the bundled set.
@@ -49,6 +51,7 @@ class ExportOptions:
     img_size: tuple[int, int] | None = None
     output: str = "logits"
     batch: int = 1
+    embed_preprocess: bool = False
     calib_data: Path | None = None
     calib_count: int = 512
     val_data: Path | None = None

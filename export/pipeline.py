@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,13 @@ from cmt.rewrite import InferenceCMT, rewrite_for_inference
 from export import bundle as bundles
 from export.candidates import GRAPHS, Candidate, Graph
 from export.inputs import Inputs, resolve
-from export.onnx_graph import OPSET, export_onnx, output_names, simplify_onnx
+from export.onnx_graph import (
+    OPSET,
+    embed_preprocessing,
+    export_onnx,
+    output_names,
+    simplify_onnx,
+)
 from export.options import ExportOptions
 from export.progress import ProgressBars
 from export.stages import Stages
@@ -126,6 +133,8 @@ class Run:
         self.validation = self._prepare(
             "validation", self.inputs.validation, self.inputs.validation_count
         )
+        # The same images as the files take them.
+        self.fed = replace(self.validation, preprocessing=self.inputs.preprocessing)
         self.calibration = None
         if self.inputs.calibration is not None:
             self.calibration = self._prepare(
@@ -144,12 +153,13 @@ class Run:
     def _prepare(self, name: str, source: ImageSource, count: int | None) -> PreparedImages:
         total = min(len(source), count or len(source))
         label_map = self.inputs.label_map if name == "validation" else None
+        preprocessing = replace(self.inputs.preprocessing, in_graph=False)
 
         def make(folder: Path) -> None:
             with self.progress.task(f"preparing {name} images", total) as advance:
                 prepare(
                     source,
-                    self.inputs.preprocessing,
+                    preprocessing,
                     folder,
                     count=count,
                     seed=self.options.seed,
@@ -161,10 +171,10 @@ class Run:
             "source": [source.description, source.fingerprint()],
             "count": count,
             "labels": label_map,
-            "preprocessing": asdict(self.inputs.preprocessing),
+            "preprocessing": asdict(preprocessing),
         }
         folder = self.stages.run(f"images/{name}", inputs, make)
-        images = open_prepared(folder, self.inputs.preprocessing)
+        images = open_prepared(folder, preprocessing)
         if images.skipped:
             self.inputs.warnings.append(
                 f"{len(images.skipped)} {name} image(s) could not be decoded and were left out, "
@@ -210,11 +220,42 @@ class Run:
             self._ranges()
             after.append("ranges")
 
+        return self._write_graph(
+            name, graph, lambda path: self._make_graph(name, source, path), self.validation, after
+        )
+
+    def _file_graph(self, name: str) -> Path:
+        """The graph `name` as files are built from it: with the preprocessing in it, if asked."""
+        source = self._graph(name)
+        if not self.options.embed_preprocess:
+            return source
+
+        def write(path: Path) -> None:
+            import onnx
+
+            onnx.save(embed_preprocessing(onnx.load(source), self.inputs.preprocessing), path)
+
+        after = ["torch.outputs", f"graph/{name}", "images/validation"]
+        return self._write_graph(self._file_graph_name(name), GRAPHS[name], write, self.fed, after)
+
+    def _file_graph_name(self, name: str) -> str:
+        return f"{name}-uint8" if self.options.embed_preprocess else name
+
+    def _write_graph(
+        self,
+        name: str,
+        graph: Graph,
+        write: Callable[[Path], None],
+        images: PreparedImages,
+        after: list[str],
+    ) -> Path:
+        """A graph's stage: what `write` writes, compared with torch on `images`."""
+
         def make(folder: Path) -> None:
             path = folder / "graph.onnx"
             with self.progress.step(f"writing ONNX graph '{name}'"):
-                self._make_graph(name, source, path)
-            row = self._parity(name, graph, path)
+                write(path)
+            row = self._parity(name, graph, path, images)
             (folder / "parity.json").write_text(json.dumps(row))
 
         inputs = {"batch": self.options.batch, "opset": OPSET, "threads": self.options.thread_count}
@@ -285,10 +326,12 @@ class Run:
         folder = self.stages.run("ranges", {"count": count}, make, after)
         return json.loads((folder / "ranges.json").read_text())
 
-    def _parity(self, name: str, graph: Graph, path: Path) -> dict[str, Any]:
-        count = min(PARITY_IMAGES, len(self.validation))
+    def _parity(
+        self, name: str, graph: Graph, path: Path, images: PreparedImages
+    ) -> dict[str, Any]:
+        count = min(PARITY_IMAGES, len(images))
         runner = LOADERS[graph.runtime](path, self.options.thread_count)
-        batches = self.validation.batches(self.options.batch, count)
+        batches = images.batches(self.options.batch, count)
         outputs = run_all(runner, batches, count, lambda _: None)
         row = compare_outputs(
             name, outputs, [r[:count] for r in self.reference], TOLERANCES[graph.precision]
@@ -299,8 +342,8 @@ class Run:
     def _build(self, candidate: Candidate) -> Path:
         """The stage folder with the candidate's file and `built.json`."""
         target, precision = candidate.target, candidate.precision
-        graph = self._graph(target.graphs[precision])
-        after = [f"graph/{target.graphs[precision]}"]
+        graph = self._file_graph(target.graphs[precision])
+        after = [f"graph/{self._file_graph_name(target.graphs[precision])}"]
 
         def make(folder: Path) -> None:
             request = BuildRequest(
@@ -320,7 +363,7 @@ class Run:
 
     def _evaluated_file(self, candidate: Candidate, folder: Path) -> Path:
         if candidate.target.runs_graph:
-            return self._graph(candidate.target.graphs[candidate.precision])
+            return self._file_graph(candidate.target.graphs[candidate.precision])
         return next(folder.glob(f"*.{candidate.target.suffix}"))
 
     def _outputs(
@@ -331,11 +374,12 @@ class Run:
         if self.options.output == "features":
             total = min(total, PARITY_IMAGES)
         batch = REFERENCE_BATCH if runtime == "torch" else self.options.batch
+        images = self.validation if runtime == "torch" else self.fed
 
         def make(folder: Path) -> None:
-            runner = LOADERS[runtime](path, self.options.thread_count, settings)
+            runner = LOADERS[runtime](path, self.options.thread_count, settings, batch)
             with self.progress.task(f"running {name} on {total} images", total) as advance:
-                arrays = run_all(runner, self.validation.batches(batch, total), total, advance)
+                arrays = run_all(runner, images.batches(batch, total), total, advance)
             np.savez(folder / "outputs.npz", *arrays)
 
         inputs = {"runtime": runtime, "batch": batch, "threads": self.options.thread_count}
@@ -366,7 +410,8 @@ class Run:
             if candidate.target.not_timed is None:
                 path = self._evaluated_file(candidate, built[candidate.name])
                 files[candidate.name] = (candidate.target.runtime, path)
-        batch = next(self.validation.batches(self.options.batch))
+        batch = self.fed.batch(0, self.options.batch)
+        torch_batch = self.validation.batch(0, self.options.batch)
 
         def make(folder: Path) -> None:
             title = f"timing {len(files)} files alternately"
@@ -378,6 +423,7 @@ class Run:
                     self.options.bench_seconds,
                     advance,
                     {name: _built_settings(folder) for name, folder in built.items()},
+                    {"torch": torch_batch},
                 )
             content = {name: asdict(timing) for name, timing in timings.items()}
             (folder / "timings.json").write_text(json.dumps(content))
@@ -397,7 +443,7 @@ class Run:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         used = {"simplified", *(c.target.graphs[c.precision] for c in self.candidates)}
-        graphs = {name: self._graph(name) for name in GRAPHS if name in used}
+        graphs = {name: self._file_graph(name) for name in GRAPHS if name in used}
         golden = bundles.write_golden_inputs(
             folder, np.asarray(self.validation.pixels), self.inputs.preprocessing
         )

@@ -13,7 +13,7 @@ from calib_data.prepared import PreparedImages
 from cmt.network import count_macs
 from export.candidates import Candidate
 from export.inputs import Inputs
-from export.onnx_graph import INPUT_NAME, output_names
+from export.onnx_graph import INPUT_NAME, PIXELS_NAME, output_names
 from export.options import ExportOptions
 from measure import bundle as bundles
 from measure import environment
@@ -204,11 +204,8 @@ def build_manifest(results: Results, golden: Row, folder: Path) -> Row:
         "variant": model.variant.name,
         "family": model.family.name,
         "input": {
-            "name": INPUT_NAME,
-            "shape": [options.batch, 3, *model.img_size],
-            "dtype": "float32",
-            "layout": "NCHW",
-            **results.inputs.preprocessing.describe(),
+            "name": PIXELS_NAME if options.embed_preprocess else INPUT_NAME,
+            **results.inputs.preprocessing.describe(options.batch),
         },
         "outputs": output_names(model.head is None),
         "labels": list(results.inputs.class_names),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -79,9 +78,14 @@ def _openvino_missing() -> str | None:
 
 
 def _build_onnxruntime(request: BuildRequest) -> dict[str, Any]:
+    import onnx
     import onnxruntime
 
-    shutil.copyfile(request.graph, request.path)
+    from export.onnx_graph import free_batch
+
+    model = onnx.load(request.graph)
+    free_batch(model)
+    onnx.save(model, request.path)
     return {"built_with": {"onnxruntime": onnxruntime.__version__}, "built_for": ["CPU"]}
 
 

@@ -17,7 +17,7 @@ from cmt.errors import InputError
 from measure import environment
 from measure.bundle import Entry, OpenBundle, replace_report
 from measure.latency import ROUNDS, Timing, measure_alternately
-from measure.runners import batch_problem, missing_runtime
+from measure.runners import missing_runtime
 
 SAME_MACHINE = ("cpu", "cpu_flags", "gpu")
 """What of a machine's environment does not change with its software."""
@@ -111,10 +111,7 @@ def _measure_point(
     """One alternating run of all files, a row for each."""
     artefacts = {artefact["path"]: artefact for artefact in bundle.artefacts}
     settings = {path: _settings(artefact, streams) for path, artefact in artefacts.items()}
-    reasons = {
-        path: _not_measured(bundle, artefact, batch, streams)
-        for path, artefact in artefacts.items()
-    }
+    reasons = {path: _not_measured(artefact, streams) for path, artefact in artefacts.items()}
     files = {
         path: (artefact["target"], bundle.file(artefact).absolute())
         for path, artefact in artefacts.items()
@@ -123,11 +120,11 @@ def _measure_point(
     timings: Mapping[str, Timing] = {}
     if files:
         images = np.load(bundle.file(bundle.manifest["golden"]["images"]), allow_pickle=False)
-        pixels = bundle.preprocessing.normalise(images[np.arange(batch) % len(images)])
+        inputs = bundle.preprocessing.feed(images[np.arange(batch) % len(images)])
         names = {"batch": batch, "threads": threads, "streams": streams}
         title = ", ".join(f"{name} {value}" for name, value in names.items() if value)
         with task(f"timing {len(files)} files: {title}", ROUNDS) as advance:
-            timings = measure_alternately(files, pixels, threads, sweep.seconds, advance, settings)
+            timings = measure_alternately(files, inputs, threads, sweep.seconds, advance, settings)
     return [
         _row(
             bundle,
@@ -145,13 +142,9 @@ def _settings(artefact: Entry, streams: int | None) -> Row:
     return own if streams is None else {**own, "NUM_STREAMS": streams}
 
 
-def _not_measured(
-    bundle: OpenBundle, artefact: Entry, batch: int, streams: int | None
-) -> str | None:
+def _not_measured(artefact: Entry, streams: int | None) -> str | None:
     """Why a file cannot be run like this on this machine; None where it can."""
     reason = missing_runtime(artefact["target"])
-    if reason is None and batch != bundle.manifest["input"]["shape"][0]:
-        reason = batch_problem(artefact["target"], bundle.file(artefact), batch)
     if reason is None and streams is not None and artefact["target"] != "openvino":
         reason = "streams are OpenVINO's"
     return reason

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cmt.errors import InputError
 from measure.bundle import Entry, OpenBundle
-from measure.runners import LOADERS, Array, missing_runtime
+from measure.runners import LOADERS, Array, Batch, missing_runtime
 
 IMAGES = 8
 """Prepared images in a bundle."""
@@ -67,7 +67,7 @@ def verify(bundle: OpenBundle, threads: int) -> Iterator[Check]:
     """
     yield _check_pixels(bundle)
     images = np.load(bundle.file(bundle.manifest["golden"]["images"]), allow_pickle=False)
-    batch = bundle.preprocessing.normalise(images)
+    batch = bundle.preprocessing.feed(images)
     ran = False
     for artefact in bundle.artefacts:
         reason = missing_runtime(artefact["target"])
@@ -91,7 +91,7 @@ def _check_pixels(bundle: OpenBundle) -> Check:
 
 
 def _check_artefact(
-    bundle: OpenBundle, artefact: Entry, batch: Array, threads: int, reason: str | None
+    bundle: OpenBundle, artefact: Entry, batch: Batch, threads: int, reason: str | None
 ) -> Check:
     if reason is not None:
         return Check(artefact["path"], None, reason)
@@ -108,10 +108,11 @@ def _check_artefact(
     )
 
 
-def run_artefact(bundle: OpenBundle, artefact: Entry, images: Array, threads: int) -> list[Array]:
-    """A file's outputs on normalised images (N, 3, H, W), in batches of its own size."""
-    runner = LOADERS[artefact["target"]](bundle.file(artefact), threads, artefact["settings"])
+def run_artefact(bundle: OpenBundle, artefact: Entry, images: Batch, threads: int) -> list[Array]:
+    """A file's outputs on images as `Preprocessing.feed` gives them, in batches of its own size."""
     size = bundle.manifest["input"]["shape"][0]
+    load = LOADERS[artefact["target"]]
+    runner = load(bundle.file(artefact), threads, artefact["settings"], size)
     parts = []
     for begin in range(0, len(images), size):
         # The batch is fixed, so the last one starts over with the first images.

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from cmt.errors import MachineError
-from measure.runners import Array, Settings
+from measure.runners import Batch, Settings
 from measure.statistics import summarise_latency
 
 ROUNDS = 8
@@ -110,33 +110,40 @@ class Worker:
 
 
 @contextmanager
-def _batch_file(batch: Array) -> Iterator[Path]:
+def _batch_files(batches: Sequence[Batch]) -> Iterator[list[Path]]:
     with tempfile.TemporaryDirectory(prefix="cmt-timing-") as folder:
-        path = Path(folder) / "batch.npy"
-        np.save(path, batch)
-        yield path
+        paths = [Path(folder) / f"batch{i}.npy" for i in range(len(batches))]
+        for path, batch in zip(paths, batches, strict=True):
+            np.save(path, batch)
+        yield paths
 
 
 def measure_alternately(
     files: dict[str, tuple[str, Path]],
-    batch: Array,
+    batch: Batch,
     threads: int,
     seconds: float,
     advance: Callable[[int], None],
     settings: Mapping[str, Settings] | None = None,
+    other_batches: Mapping[str, Batch] | None = None,
 ) -> dict[str, Timing]:
     """Time every file for about `seconds`, in alternating bursts (A B C C B A A B C ...).
 
     Args:
         files: name -> (runtime, file), runtimes as in `measure.runners.LOADERS`.
-        batch: the input of every run, float32 (B, 3, H, W).
+        batch: the input of every run, as the files take it.
         threads: of each runtime; only one process runs at a time.
         advance: called with 1 after each of the `ROUNDS`.
         settings: by name, for the files that do not take their runtime's default settings.
+        other_batches: by name, for the files that take another input.
     """
-    with _batch_file(batch) as batch_path:
+    others = dict(other_batches or {})
+    with _batch_files([batch, *others.values()]) as (usual, *paths):
+        inputs = dict(zip(others, paths, strict=True))
         start = {
-            name: partial(Worker, runtime, path, batch_path, threads, (settings or {}).get(name))
+            name: partial(
+                Worker, runtime, path, inputs.get(name, usual), threads, (settings or {}).get(name)
+            )
             for name, (runtime, path) in files.items()
         }
         return alternate(start, seconds, advance)

@@ -1,6 +1,7 @@
 """Saved files loaded into something callable, one loader per runtime.
 
-A runner maps a normalised float32 batch (B, 3, H, W) to the list of the network's outputs.
+A runner maps a batch to the list of the network's outputs. The batch is normalised float32
+(B, 3, H, W), or uint8 (B, H, W, 3) for a file with the preprocessing inside.
 Each loader imports its runtime alone, so that a device needs only the one it has.
 """
 
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
     from cmt.network import CMT
 
 Array = NDArray[np.float32]
-Runner = Callable[[Array], list[Array]]
+Batch = NDArray[Any]
+Runner = Callable[[Batch], list[Array]]
 """May be called from several threads at once."""
+BATCH_SYMBOL = "batch"
+"""What ONNX Runtime's files call their batch."""
 Settings = Mapping[str, Any]
 """OpenVINO property names and values; the other runtimes have none."""
 
@@ -29,10 +33,17 @@ Settings = Mapping[str, Any]
 class Loader(Protocol):
     """Loads a file to run on `threads` CPU threads; None takes the runtime's default settings.
 
-    `load_openvino` can also be told the batch; files of other runtimes have their own.
+    `batch` is the number of images per inference; None takes the file's own, or any where it
+    has none. Torch and the simulation need not be told.
     """
 
-    def __call__(self, path: Path, threads: int, settings: Settings | None = None) -> Runner: ...
+    def __call__(
+        self,
+        path: Path,
+        threads: int,
+        settings: Settings | None = None,
+        batch: int | None = None,
+    ) -> Runner: ...
 
 
 def torch_network(path: Path) -> CMT:
@@ -47,14 +58,16 @@ def torch_network(path: Path) -> CMT:
     return model
 
 
-def load_torch(path: Path, threads: int, settings: Settings | None = None) -> Runner:
+def load_torch(
+    path: Path, threads: int, settings: Settings | None = None, batch: int | None = None
+) -> Runner:
     """The reference network, run as it is."""
     import torch
 
     torch.set_num_threads(threads)
     model = torch_network(path)
 
-    def run(batch: Array) -> list[Array]:
+    def run(batch: Batch) -> list[Array]:
         with torch.inference_mode():
             outputs = model(torch.from_numpy(batch))
         return [t.numpy() for t in (outputs if isinstance(outputs, tuple) else (outputs,))]
@@ -74,24 +87,20 @@ OPENVINO_SETTINGS: dict[str, Any] = {
 def load_openvino(
     path: Path, threads: int, settings: Settings | None = None, batch: int | None = None
 ) -> Runner:
-    """An IR file on the CPU, compiled with `settings` (`OPENVINO_SETTINGS` by default).
-
-    Args:
-        batch: images per inference that the file is reshaped to; None takes its own.
-    """
+    """An IR file on the CPU, compiled with `settings` (`OPENVINO_SETTINGS` by default)."""
     import openvino as ov
 
     core = ov.Core()
     model = core.read_model(path)
     if batch is not None and model.input(0).shape[0] != batch:
-        _reshape(model, batch)
+        model.reshape([batch, *list(model.input(0).shape)[1:]])
     properties = {**(settings or OPENVINO_SETTINGS), "INFERENCE_NUM_THREADS": threads}
     compiled = core.compile_model(model, "CPU", properties)
     count = len(compiled.outputs)
     own = threading.local()
     own.request = compiled.create_infer_request()
 
-    def run(images: Array) -> list[Array]:
+    def run(images: Batch) -> list[Array]:
         if not hasattr(own, "request"):
             own.request = compiled.create_infer_request()
         own.request.infer([images], share_inputs=True)
@@ -100,35 +109,23 @@ def load_openvino(
     return run
 
 
-def batch_problem(target: str, path: Path, batch: int) -> str | None:
-    """Why a file cannot run `batch` images at once, if it was not built for that; else None."""
-    if target != "openvino":
-        return f"the file's batch is fixed, so it cannot run {batch} at once"
-    import openvino as ov
-
-    model = ov.Core().read_model(path)
-    try:
-        _reshape(model, batch)
-    except RuntimeError:
-        return f"the file's batch is fixed, so it cannot be reshaped to {batch}"
-    return None
-
-
-def _reshape(model: Any, batch: int) -> None:
-    model.reshape([batch, *list(model.input(0).shape)[1:]])
-
-
-def load_onnxruntime(path: Path, threads: int, settings: Settings | None = None) -> Runner:
+def load_onnxruntime(
+    path: Path, threads: int, settings: Settings | None = None, batch: int | None = None
+) -> Runner:
     """An ONNX file on ONNX Runtime's CPU provider with its default optimisations."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    if batch is not None:
+        options.add_free_dimension_override_by_name(BATCH_SYMBOL, batch)
     return _session_runner(ort.InferenceSession(path, options, ["CPUExecutionProvider"]))
 
 
-def load_simulation(path: Path, threads: int, settings: Settings | None = None) -> Runner:
+def load_simulation(
+    path: Path, threads: int, settings: Settings | None = None, batch: int | None = None
+) -> Runner:
     """An FP16 or Q/DQ graph on ONNX Runtime, in place of the GPU it is meant for."""
     from export.half import simulation_session
 

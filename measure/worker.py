@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from measure.runners import LOADERS, Array, Runner, load_openvino
+from measure.runners import LOADERS, Batch, Runner
 
 UNCOUNTED = 2
 
@@ -36,7 +36,7 @@ def peak_rss_mb() -> float | None:
     return int(fields["VmHWM"].split()[0]) * 1024 / 1e6 if "VmHWM" in fields else None
 
 
-def burst(runner: Runner, batch: Array, seconds: float, callers: int = 1) -> list[float]:
+def burst(runner: Runner, batch: Batch, seconds: float, callers: int = 1) -> list[float]:
     """Run back to back for `seconds`, at least three times; latencies in ms.
 
     `callers` threads do so at once. The first runs are not counted: another process had the
@@ -72,10 +72,7 @@ def main(runtime: str, path: str, batch_path: str, threads: str, settings: str) 
     streams = str((properties or {}).get("NUM_STREAMS", 1))
     callers = int(streams) if streams.isdigit() else 1  # else OpenVINO's own choice, AUTO
     begin = time.perf_counter()
-    if runtime == "openvino":
-        runner = load_openvino(Path(path), int(threads), properties, len(batch))
-    else:
-        runner = LOADERS[runtime](Path(path), int(threads), properties)
+    runner = LOADERS[runtime](Path(path), int(threads), properties, len(batch))
     loaded = time.perf_counter()
     runner(batch)
     first = time.perf_counter()

@@ -187,11 +187,22 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def bundle(photos: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """CMT-Ti at 32 pixels, batch 3, exported to every target; not to be changed."""
+    return _export(photos, weights, tmp_path_factory, precisions=("fp16", "int8"))
+
+
+@pytest.fixture(scope="session")
+def uint8_bundle(photos: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The same with the preprocessing inside the files."""
+    return _export(photos, weights, tmp_path_factory, precisions=("int8",), embed_preprocess=True)
+
+
+def _export(
+    photos: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory, **options: Any
+) -> Bundle:
     available = tuple(name for name, target in TARGETS.items() if target.missing() is None)
     return export(
         variant="ti",
         targets=available,
-        precisions=("fp16", "int8"),
         weights=str(weights),
         calib_data=photos,
         val_data=photos,
@@ -200,6 +211,7 @@ def bundle(photos: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory
         out=tmp_path_factory.mktemp("out") / "bundle",
         bench_seconds=0.1,
         max_drop=100.0,
+        **options,
     )
 
 

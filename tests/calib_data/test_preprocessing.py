@@ -274,12 +274,23 @@ def test_bad_metadata_is_refused_in_one_line(metadata: dict[str, str]) -> None:
 
 def test_description_says_what_is_done() -> None:
     prepare = Preprocessing.for_model((192, 256), {})
-    described = prepare.describe()
+    described = prepare.describe(batch=4)
     assert described["resize"]["box"] == [219, 292]
     assert described["crop"]["size"] == [192, 256]
     assert described["resize"]["filter"] == "pillow-bicubic"
     assert described["mean"] == list(IMAGENET_MEAN)
     assert described["std"] == list(IMAGENET_STD)
+    assert described["shape"] == [4, 3, 192, 256]
+    assert Preprocessing.from_description(described) == prepare
+
+
+def test_files_that_normalise_inside_are_fed_pixels() -> None:
+    prepare = Preprocessing((32, 64), (32, 64), in_graph=True)
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 64, 3), np.uint8)
+    np.testing.assert_array_equal(prepare.feed(images), images)
+    described = prepare.describe(batch=2)
+    assert (described["dtype"], described["layout"]) == ("uint8", "NHWC")
+    assert described["shape"] == [2, 32, 64, 3]
     assert Preprocessing.from_description(described) == prepare
 
 

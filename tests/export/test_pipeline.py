@@ -22,7 +22,7 @@ from cmt.errors import GateError
 from export import export
 from export.pipeline import Bundle
 from export.targets import TARGETS
-from measure.bundle import MANIFEST, SEAL, file_entries
+from measure.bundle import MANIFEST, SEAL, file_entries, open_bundle
 from measure.report import validate
 from measure.runners import LOADERS
 
@@ -102,6 +102,11 @@ def test_golden_outputs_come_out_of_the_bundled_files(
     (logits,) = LOADERS[runtime](bundle.path / file, 2, settings)(x)
     expected = np.load(bundle.path / "golden" / f"{golden}-logits.npy")[:3]
     np.testing.assert_allclose(logits, expected, atol=2e-3 * np.abs(expected).max())
+
+
+def test_a_bundle_of_every_target_opens(bundle: Bundle) -> None:
+    targets = {artefact["target"] for artefact in open_bundle(bundle.path).artefacts}
+    assert targets == set(AVAILABLE)
 
 
 def test_fp32_files_answer_as_torch_does_on_every_image(bundle: Bundle) -> None:

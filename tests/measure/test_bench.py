@@ -58,7 +58,7 @@ def test_results_are_added_as_this_machines_without_torch(copy: Path) -> None:
     entry = json.loads(first.stdout)
     report = open_bundle(copy).report
     assert report["machines"] == [entry]
-    fp32, int8, reshaped, _ = entry["results"]
+    fp32, int8, smaller, _ = entry["results"]
     assert (fp32["precision"], int8["precision"]) == ("fp32", "int8")
     assert fp32["settings"] == {
         "threads": 1,
@@ -73,8 +73,9 @@ def test_results_are_added_as_this_machines_without_torch(copy: Path) -> None:
     assert int8["speedup_vs_fp32_graph"] == pytest.approx(
         fp32["latency_ms"]["p50"] / latency["p50"]
     )
-    assert reshaped["latency_ms"] is None
-    assert "reshaped to 2" in reshaped["reasons"]["latency_ms"]
+    # At 32 pixels the first stage has a single key, whose softmax the exporter folds.
+    assert smaller["settings"]["batch"] == 2
+    assert smaller["throughput_ips"] == pytest.approx(2 * 2 * 1000 / smaller["latency_ms"]["mean"])
     assert "here, " in (copy / "report.md").read_text()
 
     # Another machine's results stay, this one's are replaced.
@@ -94,6 +95,16 @@ def test_results_are_added_as_this_machines_without_torch(copy: Path) -> None:
     assert "another machine called 'elsewhere' (another CPU)" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
     assert (copy / "report.json").read_bytes() == before
+
+
+def test_threads_and_streams_are_swept(copy: Path) -> None:
+    threads, streams = ("--threads", "1", "--threads", "2"), ("--streams", "1", "--streams", "2")
+    result = cmt_bench(copy, *threads, *streams, "--seconds", "0.1", "--json")
+    assert result.returncode == 0, result.stderr
+    rows = json.loads(result.stdout)["results"]
+    points = [(row["settings"]["threads"], row["settings"]["NUM_STREAMS"]) for row in rows]
+    assert points == [(t, s) for t in (1, 2) for s in (1, 2) for _ in ("fp32", "int8")]
+    assert all(row["latency_ms"]["p50"] > 0 for row in rows)
 
 
 def test_verify_passes_on_a_good_bundle_without_torch(openvino_bundle: Path) -> None:

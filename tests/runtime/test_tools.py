@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from export.pipeline import Bundle
 from measure.bundle import describe_file, open_bundle, replace_report, write_manifest
 from measure.golden import run_artefact
 
@@ -61,24 +62,30 @@ def test_check_fails_where_a_file_or_the_preprocessing_differs(runtime: Path, co
     assert "ok      openvino/cmt_ti.int8.xml" in result.stdout
 
 
+@pytest.mark.parametrize("kind", ["float32", "uint8"])
 def test_classify_answers_as_python_does(
-    runtime: Path, openvino_bundle: Path, photos: Path
+    request: pytest.FixtureRequest, runtime: Path, photos: Path, kind: str
 ) -> None:
-    bundle = open_bundle(openvino_bundle)
+    if kind == "float32":
+        folder = request.getfixturevalue("openvino_bundle")
+    else:
+        folder = request.getfixturevalue("uint8_bundle").path
+    bundle = open_bundle(folder)
+    assert bundle.manifest["input"]["dtype"] == kind
     paths = sorted(photos.rglob("*.png"))
     pixels = []
     for path in paths:
         with Image.open(path) as image:
             pixels.append(bundle.preprocessing.apply(image))
-    images = bundle.preprocessing.normalise(np.stack(pixels))
+    images = bundle.preprocessing.feed(np.stack(pixels))
     for artefact in bundle.artefacts:
+        if artefact["target"] != "openvino":
+            continue
         (logits,) = run_artefact(bundle, artefact, images, 1)
         powers = np.exp(logits - logits.max(1, keepdims=True))
         probabilities = powers / powers.sum(1, keepdims=True)
         name = f"openvino/{artefact['precision']}"
-        result = run(
-            runtime / "cmt_classify", openvino_bundle, *paths, "--artefact", name, "--json"
-        )
+        result = run(runtime / "cmt_classify", folder, *paths, "--artefact", name, "--json")
         assert result.returncode == 0, result.stderr
         lines = [json.loads(line) for line in result.stdout.splitlines()]
         assert [line["image"] for line in lines] == [str(path) for path in paths]
@@ -90,10 +97,55 @@ def test_classify_answers_as_python_does(
                 assert one["probability"] == pytest.approx(expected[one["index"]], abs=1e-3)
 
 
-def test_classifier_keeps_its_promises(runtime: Path, openvino_bundle: Path, photos: Path) -> None:
+def test_classifier_keeps_its_promises(
+    runtime: Path, openvino_bundle: Path, uint8_bundle: Bundle, photos: Path
+) -> None:
     paths = sorted(photos.rglob("*.png"))[:4]
-    result = run(runtime / "tests" / "use_classifier", openvino_bundle, *paths)
+    for folder in (openvino_bundle, uint8_bundle.path):
+        result = run(runtime / "tests" / "use_classifier", folder, *paths)
+        assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_check_and_bench_feed_files_that_normalise_inside(
+    runtime: Path, uint8_bundle: Bundle
+) -> None:
+    result = run(runtime / "cmt_check", uint8_bundle.path)
     assert result.returncode == 0, result.stdout + result.stderr
+    lines = [line for line in result.stdout.splitlines() if "openvino/" in line]
+    assert [line.split()[0] for line in lines] == ["ok", "ok", "ok"]
+    result = run(runtime / "cmt_bench", uint8_bundle.path, "--seconds", "0.1")
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_file_with_another_input_than_the_manifests_is_refused(runtime: Path, copy: Path) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["input"] |= {"dtype": "uint8", "layout": "NHWC", "shape": [3, 32, 32, 3]}
+
+    rewrite(copy, change)
+    result = run(runtime / "cmt_check", copy)
+    assert result.returncode == 2
+    assert "cmt_ti.fp32.xml does not have the manifest's input" in result.stderr
+
+
+def test_engines_need_a_cuda_device(runtime: Path, bundle: Bundle, tmp_path: Path) -> None:
+    if "CMT_WITH_TENSORRT" not in (runtime / "compile_commands.json").read_text():
+        pytest.skip("TensorRT's headers are not on this machine")
+    folder = shutil.copytree(bundle.path, tmp_path / "engines")
+
+    def engines_only(manifest: dict[str, Any]) -> None:
+        files = manifest["artefacts"]
+        manifest["artefacts"] = [a for a in files if a["target"] in ("tensorrt", "onnx")]
+
+    rewrite(folder, engines_only)
+    result = run(runtime / "cmt_check", folder)
+    if "skipped" not in result.stdout:
+        pytest.skip("there is a GPU")
+    assert result.returncode == 2
+    assert "engine: no CUDA device" in result.stdout
+    result = run(runtime / "cmt_classify", folder, "x.jpg", "--artefact", "tensorrt/int8")
+    assert result.returncode == 2
+    assert "cmt_ti.int8.engine: no CUDA device" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_bench_gives_what_the_report_takes(runtime: Path, copy: Path) -> None:

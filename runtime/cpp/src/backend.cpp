@@ -8,15 +8,21 @@
 #ifdef CMT_WITH_ONNXRUNTIME
 #include "onnxruntime_backend.hpp"
 #endif
+#ifdef CMT_WITH_TENSORRT
+#include "tensorrt_backend.hpp"
+#endif
 
 namespace cmt {
 
 void check_signature(const Manifest& manifest, const Artefact& artefact,
                      const Signature& signature) {
   const Preprocessing& p = manifest.preprocessing;
-  const std::vector<std::size_t> expected{manifest.batch, 3, static_cast<std::size_t>(p.height),
-                                          static_cast<std::size_t>(p.width)};
-  if (!signature.fixed_floats || signature.input != expected ||
+  const auto height = static_cast<std::size_t>(p.height);
+  const auto width = static_cast<std::size_t>(p.width);
+  const std::vector<std::size_t> planes{manifest.batch, 3, height, width};
+  const std::vector<std::size_t> pixels{manifest.batch, height, width, 3};
+  if (!signature.known || signature.takes_bytes != p.in_graph ||
+      signature.input != (p.in_graph ? pixels : planes) ||
       signature.outputs != manifest.outputs.size()) {
     throw InputError(artefact.file.path + " does not have the manifest's input and outputs: " +
                      "export the bundle again");
@@ -30,6 +36,9 @@ std::optional<std::string> missing_backend(const std::string& target) {
 #ifdef CMT_WITH_ONNXRUNTIME
   if (target == "onnxruntime") return std::nullopt;
 #endif
+#ifdef CMT_WITH_TENSORRT
+  if (target == "tensorrt") return missing_cuda_device();
+#endif
   return "cmt_runtime was built without a backend for " + target;
 }
 
@@ -41,6 +50,9 @@ std::shared_ptr<const Model> load_model(const Bundle& bundle, const Artefact& ar
 #ifdef CMT_WITH_ONNXRUNTIME
   if (artefact.target == "onnxruntime") return load_onnxruntime(bundle, artefact, threads);
 #endif
+#ifdef CMT_WITH_TENSORRT
+  if (artefact.target == "tensorrt") return load_tensorrt(bundle, artefact);
+#endif
   throw InputError(artefact.file.path + ": " + *missing_backend(artefact.target));
 }
 
@@ -51,6 +63,9 @@ std::vector<std::pair<std::string, std::string>> backend_versions() {
 #endif
 #ifdef CMT_WITH_ONNXRUNTIME
   versions.emplace_back("onnxruntime", onnxruntime_version());
+#endif
+#ifdef CMT_WITH_TENSORRT
+  versions.push_back(tensorrt_version());
 #endif
   return versions;
 }

@@ -22,8 +22,8 @@ class Session {
   Session& operator=(const Session&) = delete;
   virtual ~Session() = default;
 
-  /// (batch, 3, height, width), to be filled before `infer`.
-  virtual float* input() = 0;
+  /// To be filled before `infer`, see `Preprocessor::feed`.
+  virtual void* input() = 0;
   virtual void infer() = 0;
   /// Valid until the next `infer`.
   virtual const std::vector<Output>& outputs() const = 0;
@@ -43,15 +43,16 @@ class Model {
 /// What a loaded file takes and gives, in the file's own words.
 struct Signature {
   std::vector<std::size_t> input;  ///< shape
+  bool takes_bytes = false;        ///< the input is uint8, else float32
   std::size_t outputs = 0;
-  bool fixed_floats = false;  ///< one input; it and all outputs are float32 of fixed shapes
+  bool known = false;  ///< one input of those types, float32 outputs, all shapes fixed
 };
 
 /// Throws InputError unless a file takes and gives what the manifest says.
 void check_signature(const Manifest& manifest, const Artefact& artefact,
                      const Signature& signature);
 
-/// Why this build cannot run a target's files; nothing where it can.
+/// Why this build cannot run a target's files on this machine; nothing where it can.
 std::optional<std::string> missing_backend(const std::string& target);
 
 /// Loads a file of the bundle; `threads` 0 takes all CPUs. Throws InputError without a backend.

@@ -104,8 +104,9 @@ std::pair<int, int> size_of(const Json& value) {
 }
 
 Preprocessing preprocessing(const Json& input) {
-  expect(input, "dtype", "float32");
-  expect(input, "layout", "NCHW");
+  const bool in_graph = input.at("dtype") == "uint8";
+  if (!in_graph) expect(input, "dtype", "float32");
+  expect(input, "layout", in_graph ? "NHWC" : "NCHW");
   expect(input, "colour_order", "RGB");
   expect(input, "exif_orientation", "applied");
   expect(input, "range", Json::array({0.0, 1.0}));
@@ -113,6 +114,7 @@ Preprocessing preprocessing(const Json& input) {
   expect(input.at("resize"), "filter", "pillow-bicubic");
   expect(input.at("crop"), "position", "centre");
   Preprocessing result;
+  result.in_graph = in_graph;
   std::tie(result.box_height, result.box_width) = size_of(input.at("resize").at("box"));
   std::tie(result.height, result.width) = size_of(input.at("crop").at("size"));
   result.longest_aspect =
@@ -124,11 +126,25 @@ Preprocessing preprocessing(const Json& input) {
     damaged("the crop is larger than what is resized to");
   }
   const Json& shape = input.at("shape");
-  if (!shape.is_array() || shape.size() != 4 || shape[1] != 3 || shape[2] != result.height ||
-      shape[3] != result.width) {
-    damaged("the input's shape is not (batch, 3, height, width) of the crop");
+  const std::size_t height = in_graph ? 1 : 2;
+  if (!shape.is_array() || shape.size() != 4 || shape[in_graph ? 3 : 1] != 3 ||
+      shape[height] != result.height || shape[height + 1] != result.width) {
+    damaged("the input's shape is not that of the crop in its layout");
   }
   return result;
+}
+
+/// Such as `tensorrt_rtx 1.7.1 for sm86, sm89`.
+std::string description_of_build(const Json& value) {
+  std::string text;
+  for (const auto& [name, version] : value.at("built_with").items()) {
+    text += (text.empty() ? "" : ", ") + name + " " + version.get<std::string>();
+  }
+  std::string separator = " for ";
+  for (const Json& device : value.at("built_for")) {
+    text += std::exchange(separator, ", ") + device.get<std::string>();
+  }
+  return text;
 }
 
 Artefact artefact(const Json& value, std::size_t outputs) {
@@ -136,6 +152,7 @@ Artefact artefact(const Json& value, std::size_t outputs) {
   result.target = value.at("target").get<std::string>();
   result.precision = value.at("precision").get<std::string>();
   result.file = file_entry(value);
+  result.built = description_of_build(value);
   for (const auto& [name, setting] : value.at("settings").items()) {
     if (setting.is_structured() || setting.is_null()) damaged("the setting " + name);
     result.settings[name] = setting.is_string() ? setting.get<std::string>() : setting.dump();

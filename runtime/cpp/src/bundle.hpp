@@ -27,6 +27,7 @@ struct Artefact {
   std::string precision;
   FileEntry file;
   std::uint64_t total_bytes = 0;  ///< with the files beside it, such as OpenVINO's .bin
+  std::string built;              ///< with what and for what, to be shown
   std::map<std::string, std::string> settings;
   std::vector<FileEntry> golden_outputs;
   double max_rel = 0;  ///< largest difference over largest expected value

@@ -30,20 +30,19 @@ std::ptrdiff_t rank(const Artefact& artefact) {
 const Artefact& choose(const Bundle& bundle, const std::string& wanted) {
   const Artefact* best = nullptr;
   std::string known;
-  std::string reason = "the bundle has no file to run";
+  std::string reason;
   for (const Artefact& artefact : bundle.manifest().artefacts) {
+    const bool meant = wanted.empty() || wanted == artefact.precision || wanted == artefact.name();
     if (const auto missing = missing_backend(artefact.target)) {
-      reason = artefact.file.path + ": " + *missing;
+      if (meant) reason = artefact.file.path + ": " + *missing;
       continue;
     }
     known += (known.empty() ? "" : ", ") + artefact.name();
-    const bool meant = wanted.empty() || wanted == artefact.precision || wanted == artefact.name();
     if (meant && (best == nullptr || rank(artefact) < rank(*best))) best = &artefact;
   }
   if (best != nullptr) return *best;
-  throw InputError(known.empty() ? reason
-                                 : "the bundle has no '" + wanted +
-                                       "' that this build can run: choose from " + known);
+  if (reason.empty()) reason = "the bundle has no '" + wanted + "'";
+  throw InputError(reason + (known.empty() ? "" : "; this build can run " + known));
 }
 
 std::shared_ptr<const Loaded> load(const std::filesystem::path& folder, const Options& options) {
@@ -108,16 +107,13 @@ struct Classifier::State {
 
   void classify(const std::vector<ImageView>& images, std::size_t top_k) {
     const Manifest& manifest = loaded->manifest;
-    const Preprocessing& p = manifest.preprocessing;
-    const std::size_t area =
-        3 * static_cast<std::size_t>(p.height) * static_cast<std::size_t>(p.width);
     results.resize(images.size());
     for (std::size_t begin = 0; begin < images.size(); begin += manifest.batch) {
       const std::size_t count = std::min(manifest.batch, images.size() - begin);
       for (std::size_t i = 0; i < manifest.batch; ++i) {
         // A batch that is not full starts over with its first images.
         const ImageView& image = images[begin + i % count];
-        preprocessor.normalise(preprocessor.resize(image), session->input() + i * area);
+        preprocessor.feed(preprocessor.resize(image), session->input(), i);
       }
       session->infer();
       const float* logits = session->outputs().front().values;

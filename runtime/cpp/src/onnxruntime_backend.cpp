@@ -13,40 +13,48 @@ using Shape = std::vector<std::int64_t>;
 /// Memory for one input or output, and ONNX Runtime's view of it.
 class Tensor {
  public:
-  explicit Tensor(const Shape& shape)
+  Tensor(const Shape& shape, bool bytes)
       : values_(std::accumulate(
             shape.begin(), shape.end(), std::size_t{1},
             [](std::size_t n, std::int64_t side) { return n * static_cast<std::size_t>(side); })),
-        view_(Ort::Value::CreateTensor<float>(
+        view_(Ort::Value::CreateTensor(
             Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeDefault), values_.data(),
-            values_.size(), shape.data(), shape.size())) {}
+            values_.size() * (bytes ? 1 : sizeof(float)), shape.data(), shape.size(),
+            bytes ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT)) {}
 
   float* values() { return values_.data(); }
   const Ort::Value& view() const { return view_; }
 
  private:
-  std::vector<float> values_;
+  std::vector<float> values_;  ///< or bytes, in the first quarter
   Ort::Value view_;
 };
 
 class OrtModel : public Model {
  public:
   OrtModel(const Bundle& bundle, const Artefact& artefact, int threads)
-      : session_(environment_, bundle.path(artefact.file).c_str(), options(threads)) {
+      : session_(environment_, bundle.path(artefact.file).c_str(),
+                 options(threads, bundle.manifest().batch)) {
     const Ort::AllocatorWithDefaultOptions allocator;
     Signature signature;
     signature.outputs = session_.GetOutputCount();
-    signature.fixed_floats = session_.GetInputCount() == 1;
+    signature.known = session_.GetInputCount() == 1;
     const auto add = [&](const Ort::AllocatedStringPtr& name, const Ort::TypeInfo& type) {
       const auto tensor = type.GetTensorTypeAndShapeInfo();
       names_.emplace_back(name.get());
       shapes_.push_back(tensor.GetShape());
-      signature.fixed_floats = signature.fixed_floats &&
-                               tensor.GetElementType() == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT &&
-                               std::all_of(shapes_.back().begin(), shapes_.back().end(),
-                                           [](std::int64_t side) { return side > 0; });
+      if (!shapes_.back().empty() && shapes_.back().front() < 0) {  // the symbol set in `options`
+        shapes_.back().front() = static_cast<std::int64_t>(bundle.manifest().batch);
+      }
+      const bool fixed = std::all_of(shapes_.back().begin(), shapes_.back().end(),
+                                     [](std::int64_t side) { return side > 0; });
+      const auto kind = tensor.GetElementType();
+      const bool bytes = names_.size() == 1 && kind == ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+      signature.takes_bytes = signature.takes_bytes || bytes;
+      signature.known =
+          signature.known && fixed && (bytes || kind == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
     };
-    if (signature.fixed_floats) {
+    if (signature.known) {
       add(session_.GetInputNameAllocated(0, allocator), session_.GetInputTypeInfo(0));
       signature.input.assign(shapes_.front().begin(), shapes_.front().end());
       for (std::size_t i = 0; i < signature.outputs; ++i) {
@@ -54,6 +62,7 @@ class OrtModel : public Model {
       }
     }
     check_signature(bundle.manifest(), artefact, signature);
+    takes_bytes_ = signature.takes_bytes;
   }
 
   std::unique_ptr<Session> make_session() const override;
@@ -61,11 +70,14 @@ class OrtModel : public Model {
   /// Of the input, then of the outputs.
   const std::vector<std::string>& names() const { return names_; }
   const std::vector<Shape>& shapes() const { return shapes_; }
+  bool takes_bytes() const { return takes_bytes_; }
   Ort::Session& session() const { return session_; }
 
  private:
-  static Ort::SessionOptions options(int threads) {
+  static Ort::SessionOptions options(int threads, std::size_t batch) {
     Ort::SessionOptions options;
+    Ort::ThrowOnError(Ort::GetApi().AddFreeDimensionOverrideByName(
+        options, "batch", static_cast<std::int64_t>(batch)));
     if (threads > 0) options.SetIntraOpNumThreads(threads);
     options.SetLogSeverityLevel(ORT_LOGGING_LEVEL_ERROR);
     return options;
@@ -76,22 +88,25 @@ class OrtModel : public Model {
   mutable Ort::Session session_;
   std::vector<std::string> names_;
   std::vector<Shape> shapes_;
+  bool takes_bytes_ = false;
 };
 
 class OrtSession : public Session {
  public:
   explicit OrtSession(const OrtModel& model)
-      : session_(model.session()), binding_(session_), input_(model.shapes().front()) {
+      : session_(model.session()),
+        binding_(session_),
+        input_(model.shapes().front(), model.takes_bytes()) {
     binding_.BindInput(model.names().front().c_str(), input_.view());
     for (std::size_t i = 1; i < model.names().size(); ++i) {
       const Shape& shape = model.shapes()[i];
-      tensors_.emplace_back(shape);
+      tensors_.emplace_back(shape, false);
       binding_.BindOutput(model.names()[i].c_str(), tensors_.back().view());
       outputs_.push_back({{shape.begin(), shape.end()}, tensors_.back().values()});
     }
   }
 
-  float* input() override { return input_.values(); }
+  void* input() override { return input_.values(); }
   void infer() override { session_.Run(run_options_, binding_); }
   const std::vector<Output>& outputs() const override { return outputs_; }
 

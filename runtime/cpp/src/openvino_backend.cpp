@@ -17,7 +17,7 @@ class OpenVinoSession : public Session {
     }
   }
 
-  float* input() override { return input_.data<float>(); }
+  void* input() override { return input_.data(); }
   void infer() override { request_.infer(); }
   const std::vector<Output>& outputs() const override { return outputs_; }
 
@@ -46,14 +46,17 @@ class OpenVinoModel : public Model {
 
  private:
   Signature signature() const {
-    const auto is_fixed_float = [](const ov::Output<const ov::Node>& port) {
-      return port.get_partial_shape().is_static() && port.get_element_type() == ov::element::f32;
+    const auto is_fixed = [](const ov::Output<const ov::Node>& port, ov::element::Type type) {
+      return port.get_partial_shape().is_static() && port.get_element_type() == type;
     };
     const auto& inputs = compiled_.inputs();
     const auto& outputs = compiled_.outputs();
-    const bool good = inputs.size() == 1 && is_fixed_float(inputs.front()) &&
-                      std::all_of(outputs.begin(), outputs.end(), is_fixed_float);
-    return {good ? inputs.front().get_shape() : ov::Shape(), outputs.size(), good};
+    const bool bytes = inputs.size() == 1 && is_fixed(inputs.front(), ov::element::u8);
+    const bool good =
+        (bytes || (inputs.size() == 1 && is_fixed(inputs.front(), ov::element::f32))) &&
+        std::all_of(outputs.begin(), outputs.end(),
+                    [&](const auto& port) { return is_fixed(port, ov::element::f32); });
+    return {good ? inputs.front().get_shape() : ov::Shape(), bytes, outputs.size(), good};
   }
 
   ov::Core core_;

@@ -50,9 +50,17 @@ const std::uint8_t* Preprocessor::resize(const ImageView& image) {
                          {height, half(height - p.height), p.height});
 }
 
+void Preprocessor::feed(const std::uint8_t* pixels, void* input, std::size_t place) const {
+  const std::size_t area = preprocessing_.area();
+  if (preprocessing_.in_graph) {
+    std::copy(pixels, pixels + area, static_cast<std::uint8_t*>(input) + place * area);
+  } else {
+    normalise(pixels, static_cast<float*>(input) + place * area);
+  }
+}
+
 void Preprocessor::normalise(const std::uint8_t* pixels, float* planes) const {
-  const std::size_t area = static_cast<std::size_t>(preprocessing_.height) *
-                           static_cast<std::size_t>(preprocessing_.width);
+  const std::size_t area = preprocessing_.area() / 3;
   const float* red = normalised_.data();
   const float* green = red + kLevels;
   const float* blue = green + kLevels;

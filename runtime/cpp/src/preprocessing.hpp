@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cmt/image.hpp>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -18,6 +19,11 @@ struct Preprocessing {
   int longest_aspect = 1;
   std::array<float, 3> mean{};  ///< per channel (red, green, blue), for values in [0, 1]
   std::array<float, 3> std{};
+  bool in_graph = false;  ///< the file normalises and lays out by itself
+
+  std::size_t area() const {  ///< values in an image
+    return 3 * static_cast<std::size_t>(height) * static_cast<std::size_t>(width);
+  }
 };
 
 /// Prepares images as calib_data/preprocessing.py does, bit for bit.
@@ -28,10 +34,13 @@ class Preprocessor {
   /// (height, width, 3), valid until the next call. Throws InputError for an unusable view.
   const std::uint8_t* resize(const ImageView& image);
 
-  /// (height, width, 3) -> (3, height, width), normalised.
-  void normalise(const std::uint8_t* pixels, float* planes) const;
+  /// Puts (height, width, 3) at its place in the input of a file that takes several: normalised
+  /// float32 (3, height, width), or as it is where the file does the rest.
+  void feed(const std::uint8_t* pixels, void* input, std::size_t place) const;
 
  private:
+  void normalise(const std::uint8_t* pixels, float* planes) const;
+
   Preprocessing preprocessing_;
   Resizer resizer_;
   std::vector<float> normalised_;  ///< of every grey level, per channel

@@ -70,13 +70,11 @@ Candidate load(const cmt::Bundle& bundle, const cmt::Artefact& artefact, int thr
   const auto images = cmt::parse_npy_bytes(cmt::read_file(bundle.path(manifest.golden_images)),
                                            manifest.golden_images.path);
   const cmt::Preprocessing& p = manifest.preprocessing;
-  const std::size_t area =
-      3 * static_cast<std::size_t>(p.height) * static_cast<std::size_t>(p.width);
-  const std::size_t count = images.values.size() / area;
+  const std::size_t count = images.values.size() / p.area();
   if (count == 0) throw cmt::InputError(manifest.golden_images.path + " holds no image");
+  const cmt::Preprocessor preprocessor(p);
   for (std::size_t i = 0; i < manifest.batch; ++i) {
-    cmt::Preprocessor(p).normalise(images.values.data() + i % count * area,
-                                   candidate.session->input() + i * area);
+    preprocessor.feed(images.values.data() + i % count * p.area(), candidate.session->input(), i);
   }
   const auto start = Clock::now();
   candidate.session->infer();

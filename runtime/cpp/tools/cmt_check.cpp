@@ -86,7 +86,6 @@ bool check_artefact(const cmt::Bundle& bundle, const cmt::Artefact& artefact, in
   const auto width = static_cast<std::size_t>(p.width);
   const auto images = read_pixels(bundle, manifest.golden_images, {0, height, width, 3});
   const std::size_t count = images.shape[0];
-  const std::size_t area = 3 * height * width;
   const cmt::Preprocessor preprocessor(p);
   const auto model = cmt::load_model(bundle, artefact, threads);
   const auto session = model->make_session();
@@ -105,8 +104,7 @@ bool check_artefact(const cmt::Bundle& bundle, const cmt::Artefact& artefact, in
   for (std::size_t begin = 0; begin < count; begin += manifest.batch) {
     for (std::size_t i = 0; i < manifest.batch; ++i) {
       // The batch is fixed, so the last one starts over with the first images.
-      preprocessor.normalise(images.values.data() + (begin + i) % count * area,
-                             session->input() + i * area);
+      preprocessor.feed(images.values.data() + (begin + i) % count * p.area(), session->input(), i);
     }
     session->infer();
     const std::size_t used = std::min(manifest.batch, count - begin);
@@ -137,7 +135,7 @@ int check(const cmt::tools::Arguments& arguments) {
     ran = true;
     passed = check_artefact(bundle, artefact, threads) && passed;
   }
-  if (!ran) throw cmt::InputError("nothing was verified: this build can run none of the files");
+  if (!ran) throw cmt::InputError("nothing was verified: none of the files can be run here");
   return passed ? 0 : 1;
 }
 

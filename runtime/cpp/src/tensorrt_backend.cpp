@@ -1,0 +1,233 @@
+#include "tensorrt_backend.hpp"
+
+#include <NvInferRuntime.h>
+#include <cuda_runtime_api.h>
+
+#include <cmt/error.hpp>
+#include <mutex>
+#include <numeric>
+#include <utility>
+
+#include "files.hpp"
+
+namespace cmt {
+namespace {
+
+void check(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  throw std::runtime_error(std::string("CUDA cannot ") + what + ": " + cudaGetErrorString(status));
+}
+
+/// Keeps the last error, for TensorRT's functions only say that there was one.
+class Logger : public nvinfer1::ILogger {
+ public:
+  void log(Severity severity, const char* message) noexcept override {
+    if (severity > Severity::kERROR) return;
+    const std::lock_guard lock(mutex_);
+    try {
+      last_ = message;
+    } catch (const std::bad_alloc&) {
+      last_.clear();
+    }
+  }
+
+  std::string last() const {
+    const std::lock_guard lock(mutex_);
+    return last_.empty() ? "it gave no reason" : last_;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::string last_;
+};
+
+/// An input or output: the same number of bytes on the GPU and, page-locked, on the host.
+class Buffer {
+ public:
+  explicit Buffer(std::size_t bytes) : bytes_(bytes) {
+    check(cudaMalloc(&device_, bytes), "allocate on the GPU");
+    if (cudaMallocHost(&host_, bytes) != cudaSuccess) {
+      cudaFree(device_);
+      throw std::bad_alloc();
+    }
+  }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  Buffer(Buffer&& other) noexcept
+      : bytes_(other.bytes_),
+        device_(std::exchange(other.device_, nullptr)),
+        host_(std::exchange(other.host_, nullptr)) {}
+  Buffer& operator=(Buffer&&) = delete;
+  ~Buffer() {
+    cudaFree(device_);
+    cudaFreeHost(host_);
+  }
+
+  void* device() const { return device_; }
+  void* host() const { return host_; }
+  void upload(cudaStream_t stream) const {
+    check(cudaMemcpyAsync(device_, host_, bytes_, cudaMemcpyHostToDevice, stream), "copy");
+  }
+  void download(cudaStream_t stream) const {
+    check(cudaMemcpyAsync(host_, device_, bytes_, cudaMemcpyDeviceToHost, stream), "copy");
+  }
+
+ private:
+  std::size_t bytes_;
+  void* device_ = nullptr;
+  void* host_ = nullptr;
+};
+
+class Stream {
+ public:
+  Stream() { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "make a stream"); }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  ~Stream() { cudaStreamDestroy(stream_); }
+
+  cudaStream_t get() const { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+/// An input or output as the engine describes it.
+struct Port {
+  std::string name;
+  std::vector<std::size_t> shape;
+  nvinfer1::DataType type{};
+
+  std::size_t bytes() const {
+    return std::accumulate(shape.begin(), shape.end(), std::size_t{1}, std::multiplies<>()) *
+           (type == nvinfer1::DataType::kUINT8 ? 1 : sizeof(float));
+  }
+};
+
+class TensorRtModel : public Model {
+ public:
+  TensorRtModel(const Bundle& bundle, const Artefact& artefact) {
+    const std::string& name = artefact.file.path;
+    runtime_.reset(nvinfer1::createInferRuntime(logger_));
+    if (runtime_ == nullptr) throw std::runtime_error("TensorRT does not start: " + logger_.last());
+    const std::string plan = read_file(bundle.path(artefact.file));
+    engine_.reset(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
+    if (engine_ == nullptr) {
+      const auto [library, version] = tensorrt_version();
+      throw InputError(name + " was built with " + artefact.built + "; " + library + " " + version +
+                       " cannot load it on this GPU (" + logger_.last() + "): export it anew");
+    }
+    check_signature(bundle.manifest(), artefact, signature());
+  }
+
+  std::unique_ptr<Session> make_session() const override;
+
+  nvinfer1::ICudaEngine& engine() const { return *engine_; }
+  const Logger& logger() const { return logger_; }
+  const Port& input() const { return input_; }
+  const std::vector<Port>& outputs() const { return outputs_; }
+
+ private:
+  /// Reads the ports too.
+  Signature signature() {
+    using nvinfer1::DataType;
+    std::size_t inputs = 0;
+    bool known = true;
+    for (std::int32_t i = 0; i < engine_->getNbIOTensors(); ++i) {
+      const char* name = engine_->getIOTensorName(i);
+      const bool is_input = engine_->getTensorIOMode(name) == nvinfer1::TensorIOMode::kINPUT;
+      const nvinfer1::Dims dims = engine_->getTensorShape(name);
+      Port port{name, {}, engine_->getTensorDataType(name)};
+      for (std::int32_t d = 0; d < dims.nbDims; ++d) {
+        known = known && dims.d[d] > 0;  // -1 where it is dynamic
+        port.shape.push_back(static_cast<std::size_t>(dims.d[d]));
+      }
+      known = known && engine_->getTensorFormat(name) == nvinfer1::TensorFormat::kLINEAR &&
+              (port.type == DataType::kFLOAT || (is_input && port.type == DataType::kUINT8));
+      inputs += is_input ? 1 : 0;
+      if (is_input) {
+        input_ = std::move(port);
+      } else {
+        outputs_.push_back(std::move(port));
+      }
+    }
+    return {input_.shape, input_.type == DataType::kUINT8, outputs_.size(), known && inputs == 1};
+  }
+
+  Logger logger_;
+  std::unique_ptr<nvinfer1::IRuntime> runtime_;  // outlives its engine
+  std::unique_ptr<nvinfer1::ICudaEngine> engine_;
+  Port input_;
+  std::vector<Port> outputs_;
+};
+
+class TensorRtSession : public Session {
+ public:
+  explicit TensorRtSession(const TensorRtModel& model)
+      : logger_(model.logger()),
+        context_(model.engine().createExecutionContext()),
+        input_(model.input().bytes()) {
+    if (context_ == nullptr) fail("make a context");
+    bind(model.input(), input_);
+    for (const Port& port : model.outputs()) {
+      buffers_.emplace_back(port.bytes());
+      bind(port, buffers_.back());
+      outputs_.push_back({port.shape, static_cast<const float*>(buffers_.back().host())});
+    }
+  }
+
+  void* input() override { return input_.host(); }
+
+  void infer() override {
+    input_.upload(stream_.get());
+    if (!context_->enqueueV3(stream_.get())) fail("run");
+    for (const Buffer& buffer : buffers_) buffer.download(stream_.get());
+    check(cudaStreamSynchronize(stream_.get()), "run the engine");
+  }
+
+  const std::vector<Output>& outputs() const override { return outputs_; }
+
+ private:
+  [[noreturn]] void fail(const char* what) const {
+    throw std::runtime_error(std::string("TensorRT cannot ") + what + ": " + logger_.last());
+  }
+  void bind(const Port& port, const Buffer& buffer) {
+    if (!context_->setTensorAddress(port.name.c_str(), buffer.device())) fail("bind a buffer");
+  }
+
+  const Logger& logger_;
+  Stream stream_;
+  std::unique_ptr<nvinfer1::IExecutionContext> context_;
+  Buffer input_;
+  std::vector<Buffer> buffers_;
+  std::vector<Output> outputs_;
+};
+
+std::unique_ptr<Session> TensorRtModel::make_session() const {
+  return std::make_unique<TensorRtSession>(*this);
+}
+
+}  // namespace
+
+std::optional<std::string> missing_cuda_device() {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status == cudaSuccess && count > 0) return std::nullopt;
+  return std::string("no CUDA device (") + cudaGetErrorString(status) + ")";
+}
+
+std::shared_ptr<const Model> load_tensorrt(const Bundle& bundle, const Artefact& artefact) {
+  return std::make_shared<TensorRtModel>(bundle, artefact);
+}
+
+std::pair<std::string, std::string> tensorrt_version() {
+#ifdef TRT_MAJOR_RTX
+  const char* library = "tensorrt_rtx";
+#else
+  const char* library = "tensorrt";
+#endif
+  return {library, std::to_string(getInferLibMajorVersion()) + "." +
+                       std::to_string(getInferLibMinorVersion()) + "." +
+                       std::to_string(getInferLibPatchVersion())};
+}
+
+}  // namespace cmt
