@@ -96,7 +96,8 @@ def export_cli(
 
         gpu_archs = parse_archs(gpu_arch)
     precisions = [name for name, asked in (("fp16", fp16), ("int8", int8)) if asked]
-    command = shlex.join(["cmt-export", *sys.argv[1:]])
+    # A run that was interrupted and resumed reports what one that was not would.
+    command = shlex.join(["cmt-export", *(a for a in sys.argv[1:] if a != "--resume")])
     options = ExportOptions(
         precisions=tuple(precisions), gpu_archs=gpu_archs, command=command, **arguments
     )

@@ -373,10 +373,10 @@ def _images(report: Report) -> tuple[tuple[str, str], ...]:
             ),
         ),
         ("Validation source", images["source"]),
-        ("Validation list sha256", images["validation_sha256"]),
+        ("Validation sha256, names and bytes", images["validation_sha256"]),
         ("Calibration", _used(images["calibration"], images["calibration_skipped"], None)),
         ("Calibration source", images["calibration_source"]),
-        ("Calibration list sha256", images["calibration_sha256"]),
+        ("Calibration sha256, names and bytes", images["calibration_sha256"]),
     ]
     return tuple((name, "none" if value is None else value) for name, value in facts)
 
