@@ -88,7 +88,8 @@ def export_cli(
 
     from export.options import ExportOptions
     from export.pipeline import export
-    from measure.report import printable, terminal_table
+    from measure.report import terminal_table
+    from measure.verdict import printable
 
     gpu_archs: tuple[str, ...] = ()
     if gpu_arch is not None:

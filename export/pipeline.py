@@ -71,8 +71,8 @@ def export(options: ExportOptions, show_progress: bool = False) -> Bundle:
     bundles.recover(options.bundle)
     if options.resume and bundles.is_finished(options.bundle, options.identity):
         bundles.Workspace(options.bundle, resume=True).remove()
-        report = (options.bundle / REPORT_FILES[0]).read_text(encoding="utf-8")
-        return Bundle(options.bundle, json.loads(report))
+        written = (options.bundle / REPORT_FILES[0]).read_text(encoding="utf-8")
+        return Bundle(options.bundle, json.loads(written))
     bundles.check_destination(options.bundle, options.force)
     candidates = [
         Candidate(target, precision)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cmt.errors import InputError
 from measure import pages, verdict
+from measure.verdict import printable
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -116,16 +117,6 @@ def write_report(report: dict[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
-
-
-def printable(value: Any) -> str:
-    """One line of visible characters.
-
-    Names come from folders and files of others: line breaks would end a table row, escape
-    sequences reach a terminal, and direction marks make a line read as another.
-    """
-    text = " ".join(str(value).split())
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def escape_markdown(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import io
 import json
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from cmt.errors import InputError
@@ -49,6 +51,7 @@ def make_latency(p50: float) -> dict[str, Any]:
         "p99": p50 * 1.31,
         "mean": p50 * 1.02,
         "std": p50 * 0.08,
+        "quantiles": [p50 * (0.9 + 0.01 * i) for i in range(21)],
         "iterations": 812,
         "first": p50 * 2.2,
         "load": 411.2,
@@ -72,6 +75,27 @@ def make_row(target: str, precision: str, p50: float, speedup: float, **changes:
         "reasons": {},
     }
     return {**row, **changes}
+
+
+def make_changes() -> Report:
+    """One class that lost, an image that was lost and one that was gained."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), "teal").save(file, "JPEG")
+    thumbnail = base64.b64encode(file.getvalue()).decode()
+    fields = ("key", "label", "baseline", "answer")
+    images = [("a.png", "Coat", "Coat", "Shirt"), ("b.png", "Bag", "Dress", "Bag")]
+    return {
+        "lost": 5,
+        "gained": 3,
+        "classes": [{"name": "Coat", "images": 200, "baseline_top1": 85.5, "top1": 83.25}],
+        "images": [
+            {
+                **dict(zip(fields, words, strict=True)),
+                "thumbnail": thumbnail,
+            }
+            for words in images
+        ],
+    }
 
 
 def make_report() -> Report:
@@ -119,7 +143,7 @@ def make_report() -> Report:
         ),
         "results": [
             make_row("openvino", "fp32", 12.41, 1.19),
-            make_row("openvino", "int8", 9.128, 1.62, bytes=10_204_000),
+            make_row("openvino", "int8", 9.128, 1.62, bytes=10_204_000, changes=make_changes()),
             make_row(
                 "tensorrt",
                 "int8",
@@ -272,7 +296,9 @@ def test_verdict_states_speed_and_an_unresolvable_drop(report: Report) -> None:
         assert "no drop that 2,000 images can resolve (+0.10" in page
         assert "a drop of 0.40 points" in page
         assert "was not timed: TensorRT is not installed here" in page
-    assert "fastest file on this machine is openvino/cmt_ti.int8.xml" in render_markdown(report)
+    verdict = "Ship openvino/cmt_ti.int8.xml on this machine: 1.62x as fast as torch"
+    cost = "(9.128 ms per image at the median), top-1 drop +0.10 [-0.20, +0.40] points."
+    assert f"{verdict} {cost}" in Tables(render_html(report)).text
 
 
 def test_verdict_names_the_faster_file_when_int8_is_slower(report: Report) -> None:
@@ -280,7 +306,7 @@ def test_verdict_names_the_faster_file_when_int8_is_slower(report: Report) -> No
     page = render_markdown(report)
     assert "openvino int8 is slower than openvino fp32 here: 13.90 ms against 12.41 ms" in page
     assert "openvino/cmt_ti.fp32.xml is the faster file" in page
-    assert "fastest file on this machine is openvino/cmt_ti.fp32.xml" in page
+    assert "Ship openvino/cmt_ti.fp32.xml on this machine" in page
 
 
 def test_verdict_holds_int8_against_fp16_too(report: Report) -> None:
@@ -310,7 +336,7 @@ def test_failed_gates_come_first(report: Report) -> None:
         assert "1 check failed. Do not use the files that are named here." in page
         assert page.index("FAILED") < page.index(failure) < page.index("as fast as torch")
         assert "over the limit of 1.00 points" in page
-        assert "fastest file" not in page
+        assert "Ship" not in page
     classes = {
         c for _, a in Tables(render_html(report)).elements for c in (a.get("class") or "").split()
     }
@@ -370,12 +396,14 @@ def test_html_loads_nothing_and_runs_nothing(report: Report) -> None:
     page = render_html(report)
     parsed = Tables(page)
     tags = {tag for tag, _ in parsed.elements}
-    assert not tags & {"script", "link", "img", "iframe", "object", "embed", "base", "form", "a"}
+    assert not tags & {"script", "link", "iframe", "object", "embed", "base", "form", "a"}
     for _, attributes in parsed.elements:
-        assert not {"src", "href", "srcset", "action", "data"} & set(attributes)
+        assert not {"srcset", "action", "data"} & set(attributes)
+        assert str(attributes.get("src", "data:image/jpeg;base64,")).startswith("data:image/")
+        assert str(attributes.get("href", "#")).startswith("#")
         assert not [name for name in attributes if name.startswith("on")]
-    for reference in ("http:", "https:", "//", "url(", "@import"):
-        assert reference not in page
+    for reference in ("http:", "https:", "url(", "@import"):
+        assert reference not in re.sub(r"url\(#", "", page)
 
 
 def test_html_tables_have_captions_scopes_and_labels_for_small_screens(report: Report) -> None:
@@ -401,6 +429,8 @@ def hostile_report() -> Report:
     report["results"][1]["settings"] = {HOSTILE: HOSTILE}
     report["results"][2]["reasons"]["latency_ms"] = HOSTILE
     report["parity"][0]["stage"] = HOSTILE
+    report["results"][1]["changes"]["classes"][0]["name"] = HOSTILE
+    report["results"][1]["changes"]["images"][0]["key"] = HOSTILE
     report["environment"]["packages"] = {HOSTILE: HOSTILE}
     report["sensitivity"] = [{HOSTILE: HOSTILE}]
     return report
@@ -428,7 +458,7 @@ def test_names_of_others_stay_text_in_markdown() -> None:
     assert len([tag for tag, _ in parsed.elements if tag == "h1"]) == 1
     assert '<script>alert("x")</script>|**b** # [y](http://e.example)' in parsed.text
     widths = {len(row) for row in parsed.tables["t"]}
-    assert widths == {1, 3, 7, 8, 12}  # no name has split a row
+    assert widths == {1, 3, 4, 7, 8, 12}  # no name has split a row
 
 
 @pytest.mark.parametrize(
@@ -526,3 +556,40 @@ def test_validation_leaves_the_report_as_it_was(report: Report) -> None:
     validate(report)
     render_html(report)
     assert report == before
+
+
+def test_chart_keys_and_changes_are_the_figures_of_report_json(report: Report) -> None:
+    for page in (Tables(render_html(report)).text, render_markdown(report).replace("\\", "")):
+        text = " ".join(page.split())
+        for expected in (
+            "9.128 ms, top-1 93.05 % [92.75, 93.35], 10.2 MB",  # 93.05 + 0.10 - [0.40, -0.20]
+            "+0.10 [-0.20, +0.40]",
+            "8.306, 9.128, 9.950 ms",
+            "5 images lost that torch gets right, 3 gained.",
+            "a.png, a Coat: torch says Coat, this file Shirt",
+        ):
+            assert expected in text
+    assert Tables(render_html(report)).tables["caption-changes-1"][1:] == [
+        ["Coat", "200", "85.50", "83.25"]
+    ]
+
+
+def test_charts_have_words_and_a_mark_for_every_measured_row(report: Report) -> None:
+    elements = Tables(render_html(report)).elements
+    charts = [attributes for tag, attributes in elements if tag == "svg"]
+    assert [str(chart["aria-label"]).split(".")[0] for chart in charts] == [
+        "Top-1 against latency",
+        "Top-1 drop",
+        "Latency distributions",
+    ]
+    assert "B, openvino fp32: 12.41 ms" in str(charts[0]["aria-label"])
+    assert "tensorrt" not in str(charts[0]["aria-label"])  # was not timed
+    assert "D, tensorrt int8 *" in str(charts[1]["aria-label"])
+    assert all(chart["role"] == "img" for chart in charts)
+
+
+def test_many_files_and_images_stay_under_two_megabytes(report: Report) -> None:
+    row = report["results"][1]
+    row["changes"]["images"] *= 4
+    report["results"] = [row] * 24
+    assert len(render_html(report).encode()) < 2_000_000
