@@ -1,4 +1,4 @@
-"""The reports in a real browser, offline: no errors, charts in sight, no accessibility violation."""
+"""The reports in a real browser, offline: no errors, charts in sight, readable by everyone."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def page_file(
 
 @pytest.fixture
 def visit(browser: Browser, page_file: Path) -> Iterator[Callable[..., Page]]:
-    """`visit(width, scheme)`: the page without a network; what it complains about fails the test."""
+    """`visit(width, scheme)`: the page without a network; any complaint of it fails the test."""
     complaints: list[str] = []
     contexts = []
 
