@@ -14,7 +14,6 @@ from measure.pages import Chart, Column, Entry, Table
 from measure.report import render, table_of_text, write_pages
 from measure.verdict import (
     NOT_MEASURED,
-    decimal,
     drop_text,
     megabytes,
     milliseconds,
@@ -106,7 +105,7 @@ def _requirement_lines(comparison: Report) -> Iterator[tuple[str, str]]:
 
 
 def _summary(rows: Sequence[Row]) -> Table:
-    speeds = ("p50 ms", "p99 ms", "Images/s", "vs torch", "vs FP32")
+    speeds = ("p50 ms", "p99 ms", "vs torch", "vs FP32")
     return Table(
         "Every file on every machine. Speed-ups are ratios within one machine's alternating run; "
         "latencies of different machines and runs were not taken alternately.",
@@ -124,7 +123,6 @@ def _summary(rows: Sequence[Row]) -> Table:
                 "baseline" if row["artefact"] is None else drop_text(row["accuracy"]),
                 milliseconds(p50(row)),
                 milliseconds(row["latency_ms"] and row["latency_ms"]["p99"]),
-                decimal(row["throughput_ips"]),
                 ratio(row["speedup_vs_baseline"]),
                 ratio(row["speedup_vs_fp32_graph"]),
                 megabytes(row["bytes"]),

@@ -125,6 +125,7 @@ class Page:
     latency: Table | None
     machines: Table | None
     changes: tuple[Changes, ...]
+    unchanged: str
     missing: Table | None
     parity: Table | None
     sensitivity: Table | None
@@ -474,8 +475,15 @@ def _changes(report: Report) -> tuple[Changes, ...]:
             ),
         )
         for row in report["results"]
-        if (changes := row.get("changes"))
+        if (changes := row.get("changes")) and changes["lost"] + changes["gained"]
     )
+
+
+def _unchanged(report: Report) -> str:
+    """The files that no image tells from the baseline, in words."""
+    counted = [(row, row["changes"]) for row in report["results"] if "changes" in row]
+    same = [_marked(row) for row, changes in counted if not changes["lost"] + changes["gained"]]
+    return f"No image changed sides in {', '.join(same)}." if same else ""
 
 
 def _worst_classes(classes: list[Row]) -> Table | None:
@@ -595,6 +603,7 @@ def build_page(report: Report) -> Page:
         latency=_latency_table(report),
         machines=machines_table(report["machines"]) if report.get("machines") else None,
         changes=_changes(report),
+        unchanged=_unchanged(report),
         missing=_missing_table(report),
         parity=_parity_table(report),
         sensitivity=sensitivity,

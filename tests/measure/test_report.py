@@ -403,6 +403,12 @@ def test_chart_keys_and_changes_are_the_figures_of_report_json(report: Report) -
     ]
 
 
+def test_files_that_change_no_image_are_named_in_one_line(report: Report) -> None:
+    report["results"][0]["changes"] = {"lost": 0, "gained": 0, "classes": [], "images": []}
+    for page in (Tables(render_html(report)).text, render_markdown(report)):
+        assert "No image changed sides in openvino fp32." in page
+
+
 def test_charts_have_words_and_a_mark_for_every_measured_row(report: Report) -> None:
     elements = Tables(render_html(report)).elements
     charts = [attributes for tag, attributes in elements if tag == "svg"]
