@@ -187,7 +187,11 @@ def _verify(bundle: OpenBundle, threads: int) -> int:
 @click.option("--machine", "machines", multiple=True, help="Rows of this machine alone.")
 @click.option("--file", "files", multiple=True, help="Rows of this file alone: openvino/int8.")
 @click.option("--mix-images", is_flag=True, help="Accept different validation images.")
-@click.option("--out", type=FOLDER, help="Write comparison.html, .md and .json here.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write comparison.html, .md and .json here.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print what comparison.json would hold.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
 def report_cli(

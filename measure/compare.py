@@ -158,9 +158,10 @@ def _source_rows(source: Source) -> Iterator[Row]:
         for row in entry["results"]:
             merged = {**there, **_machine(entry), "accuracy_from": None, **row}
             origin = accuracies.get((row["target"], row["precision"]))
-            if origin is not None and origin["artefact"] == row["artefact"]:
+            if origin is not None and origin["artefact"] == row["artefact"] and origin["accuracy"]:
                 merged["accuracy_from"] = _accuracy_from(source, origin)
                 merged["accuracy"] = origin["accuracy"]
+                merged["reasons"] = {k: v for k, v in row["reasons"].items() if k != "accuracy"}
             yield merged
 
 

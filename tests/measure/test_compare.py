@@ -96,6 +96,7 @@ def test_rows_of_cmt_bench_take_the_accuracy_of_the_same_file_and_say_where_from
     rows = merge([read_source(str(stored(report, "a")))])["rows"]
     assert rows[4]["accuracy"] == report["results"][1]["accuracy"]
     assert rows[4]["accuracy_from"] == "AMD EPYC 7B13, openvino"
+    assert "accuracy" not in rows[4]["reasons"]
     report["machines"][0]["results"][0]["artefact"] = "openvino/another.xml"
     rows = merge([read_source(str(stored(report, "a")))])["rows"]
     assert rows[4]["accuracy"] is None
@@ -141,6 +142,15 @@ def test_two_machines_of_one_name_are_refused(run: Run, stored: Any) -> None:
     status, _, error = run(f"x={stored(make_report(), 'a')}", f"x={stored(xs_report(), 'b')}")
     assert status == 2
     assert "two machines are called 'x' (AMD EPYC 7B13 and Ryzen 9 9950X)" in error
+
+
+def test_a_destination_that_is_a_file_is_bad_input(run: Run, stored: Any) -> None:
+    path = stored(make_report(), "a")
+    before = path.read_bytes()
+    status, _, error = run(path, "--out", path)
+    assert status == 2
+    assert len(error.splitlines()) == 1
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(
