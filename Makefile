@@ -11,7 +11,7 @@ RUNTIME ?= build/runtime
 FUZZ_SECONDS ?= 60
 PACKAGES := $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
-.PHONY: demo test lint lint-cpp runtime sanitize fuzz clean
+.PHONY: demo docs test lint lint-cpp runtime sanitize fuzz clean
 
 demo: $(INSTALLED)
 	$(BIN)/cmt-export --variant ti --target openvino $(TENSORRT) --fp16 --int8 \
@@ -24,6 +24,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/mkdocs build --strict --quiet
 
 runtime: $(INSTALLED)
 	packages="$$($(PACKAGES))" && cmake -S runtime/cpp -B $(RUNTIME) $(RUNTIME_OPTIONS) \

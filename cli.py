@@ -93,7 +93,8 @@ def export_cli(
 
     from export.options import ExportOptions
     from export.pipeline import export
-    from measure.report import printable, terminal_table
+    from measure.report import terminal_table
+    from measure.verdict import printable
 
     gpu_archs: tuple[str, ...] = ()
     if gpu_arch is not None:
@@ -101,7 +102,8 @@ def export_cli(
 
         gpu_archs = parse_archs(gpu_arch)
     precisions = [name for name, asked in (("fp16", fp16), ("int8", int8)) if asked]
-    command = shlex.join(["cmt-export", *sys.argv[1:]])
+    # A run that was interrupted and resumed reports what one that was not would.
+    command = shlex.join(["cmt-export", *(a for a in sys.argv[1:] if a != "--resume")])
     options = ExportOptions(
         precisions=tuple(precisions), gpu_archs=gpu_archs, command=command, **arguments
     )
@@ -184,6 +186,56 @@ def _verify(bundle: OpenBundle, threads: int) -> int:
     return 0
 
 
+@click.command(context_settings={"show_default": True, "max_content_width": 100})
+@click.argument("reports", metavar="[NAME=]BUNDLE...", nargs=-1, required=True)
+@click.option("--require", "policy", help="Such as 'drop<=0.3,p50<=6ms,size<=12MB'.")
+@click.option("--machine", "machines", multiple=True, help="Rows of this machine alone.")
+@click.option("--file", "files", multiple=True, help="Rows of this file alone: openvino/int8.")
+@click.option("--mix-images", is_flag=True, help="Accept different validation images.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write comparison.html, .md and .json here.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what comparison.json would hold.")
+@click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
+def report_cli(
+    *,
+    reports: tuple[str, ...],
+    policy: str | None,
+    machines: tuple[str, ...],
+    files: tuple[str, ...],
+    mix_images: bool,
+    out: Path | None,
+    as_json: bool,
+    verbose: bool,
+) -> int:
+    """Compare bundles, and what cmt-bench measured of them on other machines.
+
+    BUNDLE is a bundle or a report.json; NAME is what to call the machine that exported it.
+    With --require, on every machine some file must keep all clauses, else the exit status is 1.
+    """
+    from measure import compare, comparison_pages
+    from measure.policy import parse_policy
+
+    clauses = parse_policy(policy) if policy is not None else ()
+    comparison = compare.merge([compare.read_source(r) for r in reports], mix_images)
+    comparison = compare.choose(comparison, machines, files)
+    if clauses:
+        comparison = compare.require(comparison, clauses)
+    if out is not None:
+        comparison_pages.write_comparison(comparison, out)
+    if as_json:
+        click.echo(json.dumps(comparison, indent=1))
+    else:
+        _print_table(comparison_pages.terminal_table(comparison))
+    for warning in comparison["warnings"]:
+        click.echo(f"warning: {_one_line(warning)}", err=True)
+    if clauses and comparison["requirements"]["failures"]:
+        raise GateError("; ".join(comparison["requirements"]["failures"]))
+    return 0
+
+
 def _one_line(text: str) -> str:
     return " ".join(text.split())
 
@@ -197,6 +249,11 @@ def export_command() -> None:
 def bench_command() -> None:
     """Entry point of `cmt-bench`."""
     _run("cmt-bench", bench_cli.main, "the same command starts again")
+
+
+def report_command() -> None:
+    """Entry point of `cmt-report`."""
+    _run("cmt-report", report_cli.main, "the same command starts again")
 
 
 def train_command() -> None:

@@ -24,6 +24,7 @@ class PreparedImages:
         pixels: (N, H, W, 3) uint8, memory-mapped.
         labels: (N,) int64 class indices, or None.
         keys: image names in the source.
+        digests: sha256 of each image's own bytes, before any preparation.
         skipped: one line for each image that could not be read.
         available: how many images the source held.
         description: the source in words.
@@ -32,6 +33,7 @@ class PreparedImages:
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64] | None
     keys: list[str]
+    digests: list[str]
     skipped: list[str]
     available: int
     description: str
@@ -42,8 +44,9 @@ class PreparedImages:
 
     @property
     def sha256(self) -> str:
-        """Hash of the list of image names."""
-        return list_hash(self.keys)
+        """Hash of the images' names and bytes: the same for every input size and machine."""
+        pairs = zip(self.keys, self.digests, strict=True)
+        return list_hash([f"{key} {digest}" for key, digest in pairs])
 
     def batches(self, size: int, count: int | None = None) -> Iterator[NDArray[Any]]:
         """Batches of the first `count` images, in order, as `Preprocessing.feed` gives them."""
@@ -83,6 +86,7 @@ def prepare(
     shape = (len(indices), height, width, 3)
     pixels = np.lib.format.open_memmap(folder / "pixels.npy", "w+", np.uint8, shape)
     keys: list[str] = []
+    digests: list[str] = []
     labels: list[int] = []
     skipped: list[str] = []
     for index in indices:
@@ -96,6 +100,7 @@ def prepare(
             skipped.append(f"{source.key(index)}: {error}")
             continue
         keys.append(source.key(index))
+        digests.append(source.digest(index))
         if source.labels is not None:
             label = source.labels[index]
             labels.append(label if label_map is None else label_map[label])
@@ -104,6 +109,7 @@ def prepare(
         raise InputError(f"no image of {source.description} can be decoded: {skipped[0]}")
     listing = {
         "keys": keys,
+        "digests": digests,
         "labels": labels if source.labels is not None else None,
         "skipped": skipped,
         "available": len(source),
@@ -121,6 +127,7 @@ def open_prepared(folder: Path, preprocessing: Preprocessing) -> PreparedImages:
         pixels,
         labels,
         listing["keys"],
+        listing["digests"],
         listing["skipped"],
         listing["available"],
         listing["description"],

@@ -32,6 +32,7 @@ FASHION_LABELS = (
     "Bag",
     "Ankle boot",
 )
+UNREADABLE = "unreadable"
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
@@ -56,8 +57,15 @@ class ImageSource(Protocol):
         """Decode the image; raises UnreadableImageError."""
         ...
 
+    def digest(self, index: int) -> str:
+        """sha256 of the image's own bytes, as they are stored."""
+        ...
+
     def fingerprint(self) -> str:
-        """Changes whenever an image is added, removed, renamed or rewritten."""
+        """Changes whenever an image is added, removed, renamed or rewritten.
+
+        Told from sizes and times where the images are files; `digest` reads them.
+        """
         ...
 
 
@@ -81,6 +89,9 @@ class IdxImages:
 
     def key(self, index: int) -> str:
         return f"{self._name}#{index}"
+
+    def digest(self, index: int) -> str:
+        return hashlib.sha256(self.pixels[index].tobytes()).hexdigest()
 
     def fingerprint(self) -> str:
         return hashlib.sha256(self.pixels.tobytes() + bytes(self.labels or ())).hexdigest()
@@ -142,6 +153,12 @@ class FolderImages:
     def key(self, index: int) -> str:
         return self._paths[index].relative_to(self._root).as_posix()
 
+    def digest(self, index: int) -> str:
+        try:
+            return hashlib.sha256(self._paths[index].read_bytes()).hexdigest()
+        except OSError:  # a link that leads nowhere
+            return UNREADABLE
+
     def fingerprint(self) -> str:
         return list_hash([f"{self.key(i)} {_state(path)}" for i, path in enumerate(self._paths)])
 
@@ -168,7 +185,7 @@ def _state(path: Path) -> str:
     try:
         stat = path.stat()
     except OSError:  # a link that leads nowhere
-        return "unreadable"
+        return UNREADABLE
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
@@ -224,6 +241,6 @@ def choose(source: ImageSource, count: int | None, seed: int) -> NDArray[np.int6
 
 
 def list_hash(keys: Sequence[str]) -> str:
-    """sha256 of the newline-joined image names: which images, in which order."""
+    """sha256 of the newline-joined keys: which images, in which order."""
     # File names need not be UTF-8; their odd bytes go in as they are.
     return hashlib.sha256("\n".join(keys).encode("utf-8", "surrogateescape")).hexdigest()

@@ -14,8 +14,15 @@ import numpy as np
 from calib_data.preprocessing import Preprocessing
 from cmt.errors import InputError
 from export.candidates import GRAPHS, Candidate
-from measure.bundle import Entry, describe_file
+from measure.bundle import MANIFEST, Entry, describe_file, sha256_file
 from measure.golden import IMAGES, MAX_GREY_LEVELS, TOLERANCES, make_photo
+
+FINISHED = "finished.json"
+
+
+def workspace_folder(bundle: Path) -> Path:
+    """Where a run that makes this bundle keeps its progress: hidden, and itself no bundle."""
+    return bundle.with_name(f".{bundle.name}.partial")
 
 
 class Workspace:
@@ -29,7 +36,7 @@ class Workspace:
     """
 
     def __init__(self, bundle: Path, resume: bool) -> None:
-        self.folder = bundle.with_name(f".{bundle.name}.partial")
+        self.folder = workspace_folder(bundle)
         self._resumed = resume and self.folder.is_dir()
         missing = [parent for parent in bundle.parents if not parent.exists()]
         try:
@@ -73,9 +80,31 @@ def _is_bundle(folder: Path) -> bool:
         return not any(folder.iterdir())
 
 
-def place(finished: Path, bundle: Path) -> None:
-    """Rename the finished folder to its place; an old bundle goes only when the new one is in."""
+def recover(bundle: Path) -> None:
+    """Bring back the old bundle of a run that was killed just as it was replacing it."""
+    old = workspace_folder(bundle) / "replaced"
+    if old.is_dir() and not bundle.exists():
+        old.replace(bundle)
+
+
+def is_finished(bundle: Path, identity: str) -> bool:
+    """Whether this very run put the bundle in its place and was killed before it ended."""
+    try:
+        noted = json.loads((workspace_folder(bundle) / FINISHED).read_text())
+        return noted == {"run": identity, "manifest": sha256_file(bundle / MANIFEST)}
+    except (OSError, ValueError):
+        return False
+
+
+def place(finished: Path, bundle: Path, identity: str) -> None:
+    """Rename the finished folder to its place; an old bundle goes only when the new one is in.
+
+    Args:
+        identity: tells this run from others, for `is_finished`.
+    """
     old = finished.with_name("replaced")
+    noted = {"run": identity, "manifest": sha256_file(finished / MANIFEST)}
+    finished.with_name(FINISHED).write_text(json.dumps(noted))
     if bundle.exists():
         bundle.replace(old)
     finished.replace(bundle)

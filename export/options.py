@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cmt.errors import InputError
@@ -94,6 +94,11 @@ class ExportOptions:
     def bundle(self) -> Path:
         """Where the bundle goes."""
         return (self.out or Path(f"cmt_{self.variant}")).absolute()
+
+    @property
+    def identity(self) -> str:
+        """The same for a run and for the one that goes on with it."""
+        return repr(replace(self, resume=False, force=False))
 
     @property
     def thread_count(self) -> int:

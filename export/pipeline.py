@@ -6,6 +6,7 @@ saved file, loaded again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from calib_data.prepared import PreparedImages, open_prepared, prepare
-from calib_data.sources import ImageSource
+from calib_data.sources import ImageSource, choose
 from cmt.errors import GateError, InputError
 from cmt.network import CMT
 from cmt.rewrite import InferenceCMT, rewrite_for_inference
@@ -39,7 +40,7 @@ from measure import environment
 from measure.bundle import write_manifest
 from measure.latency import ROUNDS, Timing, measure_alternately
 from measure.parity import TOLERANCES, compare_outputs, require
-from measure.report import write_report
+from measure.report import REPORT_FILES, write_report
 from measure.runners import LOADERS, Settings, run_all
 from quantize.recipe import SCHEMES
 
@@ -74,6 +75,11 @@ def export(options: ExportOptions, show_progress: bool = False) -> Bundle:
             An accuracy gate that fails is no exception: the bundle is there to look at, and
             `Bundle.failures` says so.
     """
+    bundles.recover(options.bundle)
+    if options.resume and bundles.is_finished(options.bundle, options.identity):
+        bundles.Workspace(options.bundle, resume=True).remove()
+        written = (options.bundle / REPORT_FILES[0]).read_text(encoding="utf-8")
+        return Bundle(options.bundle, json.loads(written))
     bundles.check_destination(options.bundle, options.force)
     candidates = [
         Candidate(target, precision)
@@ -123,7 +129,7 @@ class Run:
         self.options, self.candidates, self.inputs = options, candidates, inputs
         self.progress = progress
         self.workspace = workspace
-        common = {"versions": environment.package_versions(), "seed": options.seed}
+        common = {"machine": environment.describe(options.seed), "source": _source_digest()}
         self.stages = Stages(workspace, common)
         self.parity: list[dict[str, Any]] = []
         self.file_stem = f"cmt_{options.variant}"
@@ -167,9 +173,12 @@ class Run:
                     advance=advance,
                 )
 
+        chosen = choose(source, count, self.options.seed)
         inputs = {
-            "source": [source.description, source.fingerprint()],
-            "count": count,
+            "source": source.description,
+            "available": len(source),
+            "images": [[source.key(i), source.digest(i)] for i in chosen],
+            "classes": None if source.labels is None else [source.labels[i] for i in chosen],
             "labels": label_map,
             "preprocessing": asdict(preprocessing),
         }
@@ -470,8 +479,18 @@ class Run:
         report = build_report(results)
         write_report(report, folder)
         write_manifest(folder, build_manifest(results, golden, folder))
-        bundles.place(folder, self.options.bundle)
+        bundles.place(folder, self.options.bundle, self.options.identity)
         return report
+
+
+def _source_digest() -> str:
+    """sha256 of this program's own code: another version may make something else of the same."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for package in ("cmt", "calib_data", "export", "quantize", "measure"):
+        for path in sorted((root / package).glob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _built_settings(folder: Path) -> dict[str, Any]:

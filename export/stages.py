@@ -1,8 +1,9 @@
 """Stages of a run, each done once: finished work survives an interruption.
 
 A stage is a folder under the workspace, filled under a temporary name and renamed when it is
-complete. Its key is the hash of everything that decides its content; on `--resume` a stage
-whose key is unchanged is taken as it stands.
+complete, so that a process killed at any moment leaves none that looks finished. Its key is the
+hash of everything that decides its content, the bytes of the stages that it reads among them;
+on `--resume` a stage whose key and bytes are unchanged is taken as it stands.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from measure.bundle import sha256_file
+
+MARKER = "stage.key"
 
 
 class Stages:
@@ -26,7 +31,7 @@ class Stages:
     def __init__(self, workspace: Path, common: dict[str, Any]) -> None:
         self.workspace = workspace
         self._common = common
-        self._keys: dict[str, str] = {}
+        self._finished: dict[str, tuple[str, str]] = {}
 
     def run(
         self,
@@ -43,19 +48,35 @@ class Stages:
             make: fills an empty folder.
             after: names of the stages whose content `make` reads.
         """
-        parents = {parent: self._keys[parent] for parent in after}
+        parents = {parent: self._finished[parent] for parent in after}
         content = {"stage": name, "inputs": inputs, "parents": parents, "common": self._common}
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        self._keys[name] = key
         folder = self.workspace / name
-        marker = folder / "stage.key"
-        if marker.is_file() and marker.read_text() == key:
+        if self._finished.get(name, ("", ""))[0] == key:
             return folder
-        temporary = folder.with_name(folder.name + ".unfinished")
-        for stale in (temporary, folder):
-            shutil.rmtree(stale, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        make(temporary)
-        (temporary / "stage.key").write_text(key)
-        temporary.replace(folder)
+        if not _is_finished(folder, key):
+            temporary = folder.with_name(folder.name + ".unfinished")
+            for stale in (temporary, folder):
+                shutil.rmtree(stale, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            make(temporary)
+            (temporary / MARKER).write_text(f"{key} {_digest(temporary)}")
+            temporary.replace(folder)
+        _, digest = (folder / MARKER).read_text().split()
+        self._finished[name] = key, digest
         return folder
+
+
+def _is_finished(folder: Path, key: str) -> bool:
+    marker = folder / MARKER
+    return marker.is_file() and marker.read_text() == f"{key} {_digest(folder)}"
+
+
+def _digest(folder: Path) -> str:
+    """sha256 of the names and bytes of a stage's files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != MARKER:
+            content = sha256_file(path)
+            digest.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
+    return digest.hexdigest()

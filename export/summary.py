@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
+import io
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,12 @@ from measure import environment
 from measure.latency import Timing
 from measure.report import REPORT_FILES
 from measure.report import VERSION as REPORT_VERSION
-from measure.statistics import compare
+from measure.statistics import compare, worst_classes
+
+WORST_CLASSES = 3
+CHANGED_IMAGES = 4
+"""Of each kind, lost and gained, that a row shows."""
+THUMBNAIL_SIZE = (72, 72)
 
 Outputs = list[np.ndarray]
 Row = dict[str, Any]
@@ -130,8 +137,52 @@ def _row(results: Results, candidate: Candidate) -> Row:
         "accuracy": accuracy,
         **_speed(results, candidate.name, plain, reasons, candidate),
         "settings": _settings(results.options, main["settings"]),
+        **_changes(results, results.outputs[candidate.name]),
         "reasons": reasons,
     }
+
+
+def _changes(results: Results, outputs: Outputs) -> Row:
+    """The row's `changes`; nothing where there are no labels to tell right from wrong."""
+    if results.inputs.not_labelled is not None:
+        return {}
+    labels, names = results.validation.labels, results.inputs.class_names
+    assert labels is not None
+    answers, before = outputs[0].argmax(1), results.reference[0].argmax(1)
+
+    def name(index: int) -> str:
+        return names[index] if names else f"class {index}"
+
+    lost = np.flatnonzero((before == labels) & (answers != labels))
+    gained = np.flatnonzero((before != labels) & (answers == labels))
+    worst = worst_classes(outputs[0], results.reference[0], labels, WORST_CLASSES)
+    return {
+        "changes": {
+            "lost": len(lost),
+            "gained": len(gained),
+            "classes": [{"name": name(row.pop("index")), **row} for row in worst],
+            "images": [
+                {
+                    "key": results.validation.keys[i],
+                    "label": name(labels[i]),
+                    "baseline": name(before[i]),
+                    "answer": name(answers[i]),
+                    "thumbnail": _thumbnail(results.validation.pixels[i]),
+                }
+                for i in [*lost[:CHANGED_IMAGES], *gained[:CHANGED_IMAGES]]
+            ],
+        }
+    }
+
+
+def _thumbnail(pixels: np.ndarray) -> str:
+    """A small JPEG in base64 of (H, W, 3) uint8 pixels."""
+    from PIL import Image
+
+    image, file = Image.fromarray(np.asarray(pixels)), io.BytesIO()
+    image.thumbnail(THUMBNAIL_SIZE)
+    image.save(file, "JPEG", quality=75)
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def _settings(options: ExportOptions, own: Row) -> Row:

@@ -76,7 +76,7 @@ def open_bundle(folder: Path) -> OpenBundle:
     if error is not None:
         _refuse(MANIFEST, f"{error.json_path}: {error.message[:200]}")
     for entry in file_entries(manifest):
-        _check_file(folder, entry)
+        check_file(folder, entry)
     return OpenBundle(folder, manifest)
 
 
@@ -134,7 +134,8 @@ def _read(folder: Path, name: str) -> bytes:
         _refuse(name, error.strerror or str(error))
 
 
-def _check_file(folder: Path, entry: Entry) -> None:
+def check_file(folder: Path, entry: Entry) -> None:
+    """Raise InputError unless the file is there and the one that was written."""
     path = _inside(folder, entry["path"])
     try:
         size = path.stat().st_size

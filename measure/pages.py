@@ -5,10 +5,12 @@ Nothing here is escaped; each page format escapes what it prints.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from measure import charts
+from measure.parity import PRECISIONS
 from measure.runners import SIMULATED
 from measure.verdict import (
     NOT_MEASURED,
@@ -21,6 +23,7 @@ from measure.verdict import (
     drop_text,
     findings,
     headline,
+    interval,
     is_simulated,
     megabytes,
     milliseconds,
@@ -28,6 +31,8 @@ from measure.verdict import (
     p50,
     p_value,
     percent,
+    points,
+    printable,
     ratio,
     reason,
     row_name,
@@ -55,34 +60,48 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Bar:
-    """One bar of the latency chart; `share` is its length in percent."""
+class Key:
+    """What a letter of a chart stands for, with the figures that the chart shows of it."""
 
+    letter: str
+    series: int
     name: str
     text: str
-    share: float
-    is_baseline: bool
 
 
 @dataclass(frozen=True)
-class Whisker:
-    """One interval of the drop chart; positions in percent of the chart's width."""
+class Chart:
+    """A drawing (SVG) and the same in words; `title` heads it, `caption` explains it."""
 
-    name: str
-    text: str
-    low: float
-    high: float
-    point: float
+    title: str
+    caption: str
+    svg: str
+    key: tuple[Key, ...]
 
 
 @dataclass(frozen=True)
-class DropChart:
-    """Intervals of the top-1 drop on one axis; `limit` is None off the scale or without one."""
+class Changes:
+    """What one file answers otherwise than the baseline."""
 
-    rows: tuple[Whisker, ...]
-    zero: float
-    limit: float | None
-    limit_text: str
+    name: str
+    text: str
+    classes: Table | None
+    images: tuple[tuple[str, str], ...]
+    """(words, JPEG in base64) of each."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the report in a chart.
+
+    Attributes:
+        name: how the page calls it.
+        series: number of its colour and shape; 0 is the baseline's.
+    """
+
+    name: str
+    row: Row
+    series: int
 
 
 _BADGES = {True: "passed", False: "FAILED", None: "accuracy not checked"}
@@ -101,11 +120,12 @@ class Page:
     findings: tuple[Finding, ...]
     warnings: tuple[str, ...]
     summary: Table
-    bars: tuple[Bar, ...]
-    drops: DropChart | None
+    charts: tuple[Chart, ...]
     accuracy: Table | None
     latency: Table | None
     machines: Table | None
+    changes: tuple[Changes, ...]
+    unchanged: str
     missing: Table | None
     parity: Table | None
     sensitivity: Table | None
@@ -309,49 +329,178 @@ def _sensitivity(report: Report) -> tuple[Table | None, str]:
     return table, f"{rest} more are in report.json." if rest else ""
 
 
-def _bars(report: Report) -> tuple[Bar, ...]:
-    times = [(row, time) for row in _rows(report) if (time := p50(row)) is not None]
-    longest = max((time for _, time in times), default=1.0)
-    return tuple(
-        Bar(
-            _marked(row),
-            f"{milliseconds(time)} ms",
-            100 * time / longest,
-            row is report["baseline"],
-        )
-        for row, time in times
+# --- charts and changes ---------------------------------------------------------------------
+
+
+def _letter(number: int) -> str:
+    """A to Z, then AA, AB and so on."""
+    head, last = divmod(number, 26)
+    return (_letter(head - 1) if head else "") + chr(ord("A") + last)
+
+
+def _top1_interval(accuracy: Row) -> tuple[float, float] | None:
+    """The interval of the drop, laid around the baseline's top-1."""
+    if accuracy["drop_pp"] is None or accuracy["drop_ci95"] is None:
+        return None
+    baseline = accuracy["top1"] + accuracy["drop_pp"]
+    low, high = accuracy["drop_ci95"]
+    return baseline - high, baseline - low
+
+
+def _mark(letter: str, entry: Entry) -> charts.Mark:
+    row = entry.row
+    accuracy, latency = row["accuracy"] or {}, row["latency_ms"] or {}
+    interval = accuracy.get("drop_ci95")
+    precision = row["precision"]
+    return charts.Mark(
+        letter=letter,
+        series=entry.series,
+        dash=PRECISIONS.index(precision) if precision in PRECISIONS else 0,
+        p50=latency.get("p50"),
+        quantiles=latency.get("quantiles"),
+        top1=accuracy.get("top1"),
+        top1_interval=_top1_interval(accuracy) if accuracy and entry.series else None,
+        drop=accuracy.get("drop_pp"),
+        drop_interval=(interval[0], interval[1]) if interval else None,
+        bytes=row["bytes"],
     )
 
 
-def _drop_chart(report: Report) -> DropChart | None:
-    rows = [row for row in report["results"] if row["accuracy"] and row["accuracy"]["drop_ci95"]]
-    if not rows:
-        return None
-    bounds = [bound for row in rows for bound in row["accuracy"]["drop_ci95"]]
-    limit = report["gates"]["max_drop_pp"]
-    reach = max(map(abs, bounds))
-    # A limit far beyond every interval would squeeze them all to a line.
-    shown = limit is not None and limit <= 4 * reach
-    ends = [0.0, *bounds, *([limit] if shown else [])]
-    low, span = min(ends), max(max(ends) - min(ends), 1e-9)
+def _pareto_text(mark: charts.Mark) -> str:
+    parts = [f"{milliseconds(mark.p50)} ms", f"top-1 {percent(mark.top1)} %"]
+    if mark.top1_interval:
+        low, high = mark.top1_interval
+        parts[1] += f" [{percent(low)}, {percent(high)}]"
+    return ", ".join([*parts, *([megabytes(mark.bytes)] if mark.bytes else [])])
 
-    def place(value: float) -> float:
-        return 2 + 96 * (value - low) / span
 
-    return DropChart(
-        tuple(
-            Whisker(
-                _marked(row),
-                drop_text(row["accuracy"]),
-                place(row["accuracy"]["drop_ci95"][0]),
-                place(row["accuracy"]["drop_ci95"][1]),
-                place(row["accuracy"]["drop_pp"]),
+def _distribution_text(mark: charts.Mark) -> str:
+    assert mark.quantiles is not None
+    fast, median, slow = (mark.quantiles[charts.QUANTILES.index(q)] for q in (5, 50, 95))
+    return f"{milliseconds(fast)}, {milliseconds(median)}, {milliseconds(slow)} ms"
+
+
+def draw_charts(entries: Sequence[Entry], limit: float | None) -> tuple[Chart, ...]:
+    """Those charts for which there are figures.
+
+    Args:
+        entries: all rows; each keeps its letter in every chart.
+        limit: the largest accepted drop, points.
+    """
+    named = [(entry, _mark(_letter(i), entry)) for i, entry in enumerate(entries)]
+
+    def chart(
+        title: str,
+        caption: str,
+        chosen: list[tuple[Entry, charts.Mark]],
+        draw: Callable[[list[charts.Mark], str], str],
+        words: Callable[[charts.Mark], str],
+    ) -> Chart:
+        key = tuple(
+            Key(mark.letter, mark.series % charts.SERIES, entry.name, words(mark))
+            for entry, mark in chosen
+        )
+        said = f"{title}. " + "; ".join(f"{k.letter}, {k.name}: {k.text}" for k in key)
+        return Chart(title, caption, draw([mark for _, mark in chosen], printable(said)), key)
+
+    found = []
+    both = [pair for pair in named if pair[1].p50 is not None and pair[1].top1 is not None]
+    if both:
+        accuracy = both[0][0].row["accuracy"]
+        floor = None if limit is None else accuracy["top1"] + (accuracy["drop_pp"] or 0) - limit
+        found.append(
+            chart(
+                "Top-1 against latency",
+                "Up and left is better; the line joins what nothing beats in both. Bars: 95 % "
+                "interval of the difference from the baseline. Area: file size. Dashed: the "
+                "lowest top-1 accepted, where it is in reach.",
+                both,
+                lambda marks, said: charts.pareto(marks, floor, said),
+                _pareto_text,
             )
-            for row in rows
+        )
+    dropped = [pair for pair in named if pair[1].drop_interval and pair[0].series]
+    if dropped:
+        found.append(
+            chart(
+                "Top-1 drop",
+                "Points lost against the baseline, with the 95 % interval. Dashed: the limit, "
+                "where it is in reach.",
+                dropped,
+                lambda marks, said: charts.drops(marks, limit, said),
+                lambda mark: points(mark.drop) + interval(mark.drop_interval),
+            )
+        )
+    spread = [pair for pair in named if pair[1].quantiles]
+    if spread:
+        found.append(
+            chart(
+                "Latency distributions",
+                "Share of the timed runs that took no longer; the steeper, the steadier. In "
+                "figures: 5 %, half and 95 % of the runs took no longer than this.",
+                spread,
+                charts.distributions,
+                _distribution_text,
+            )
+        )
+    return tuple(found)
+
+
+def _series(rows: Sequence[Row]) -> list[int]:
+    """A number for each target, in order; 0 for the baseline, which comes first."""
+    targets = list(dict.fromkeys(row["target"] for row in rows[1:]))
+    return [0, *(1 + targets.index(row["target"]) for row in rows[1:])]
+
+
+def _charts(report: Report) -> tuple[Chart, ...]:
+    rows = _rows(report)
+    entries = [Entry(_marked(row), row, i) for row, i in zip(rows, _series(rows), strict=True)]
+    return draw_charts(entries, report["gates"]["max_drop_pp"])
+
+
+def _changes(report: Report) -> tuple[Changes, ...]:
+    return tuple(
+        Changes(
+            _marked(row),
+            f"{count(changes['lost'])} images lost that {report['baseline']['target']} gets right, "
+            f"{count(changes['gained'])} gained.",
+            _worst_classes(changes["classes"]),
+            tuple(
+                (
+                    f"{image['key']}, a {image['label']}: {report['baseline']['target']} says "
+                    f"{image['baseline']}, this file {image['answer']}",
+                    image["thumbnail"],
+                )
+                for image in changes["images"]
+            ),
+        )
+        for row in report["results"]
+        if (changes := row.get("changes")) and changes["lost"] + changes["gained"]
+    )
+
+
+def _unchanged(report: Report) -> str:
+    """The files that no image tells from the baseline, in words."""
+    counted = [(row, row["changes"]) for row in report["results"] if "changes" in row]
+    same = [_marked(row) for row, changes in counted if not changes["lost"] + changes["gained"]]
+    return f"No image changed sides in {', '.join(same)}." if same else ""
+
+
+def _worst_classes(classes: list[Row]) -> Table | None:
+    if not classes:
+        return None
+    return Table(
+        "The classes that lost most.",
+        _columns("Class", "Images", "Baseline top-1 %", "Top-1 %"),
+        tuple(
+            (
+                row["name"],
+                count(row["images"]),
+                percent(row["baseline_top1"]),
+                percent(row["top1"]),
+            )
+            for row in classes
         ),
-        place(0.0),
-        place(limit) if shown else None,
-        "" if limit is None else f"{limit:.2f}" + ("" if shown else ", off this scale"),
     )
 
 
@@ -373,10 +522,10 @@ def _images(report: Report) -> tuple[tuple[str, str], ...]:
             ),
         ),
         ("Validation source", images["source"]),
-        ("Validation list sha256", images["validation_sha256"]),
+        ("Validation sha256, names and bytes", images["validation_sha256"]),
         ("Calibration", _used(images["calibration"], images["calibration_skipped"], None)),
         ("Calibration source", images["calibration_source"]),
-        ("Calibration list sha256", images["calibration_sha256"]),
+        ("Calibration sha256, names and bytes", images["calibration_sha256"]),
     ]
     return tuple((name, "none" if value is None else value) for name, value in facts)
 
@@ -449,11 +598,12 @@ def build_page(report: Report) -> Page:
         findings=findings(report),
         warnings=tuple(report["warnings"]),
         summary=_summary(report),
-        bars=_bars(report),
-        drops=_drop_chart(report),
+        charts=_charts(report),
         accuracy=_accuracy_table(report),
         latency=_latency_table(report),
         machines=machines_table(report["machines"]) if report.get("machines") else None,
+        changes=_changes(report),
+        unchanged=_unchanged(report),
         missing=_missing_table(report),
         parity=_parity_table(report),
         sensitivity=sensitivity,

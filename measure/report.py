@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmt.errors import InputError
 from measure import pages, verdict
+from measure.verdict import printable
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -113,19 +114,14 @@ def write_report(report: dict[str, Any], folder: Path) -> None:
         "report.md": render_markdown(report),
         "report.html": render_html(report),
     }
+    write_pages(files, folder)
+
+
+def write_pages(files: dict[str, str], folder: Path) -> None:
+    """Write texts by file name into a folder, made where it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
-
-
-def printable(value: Any) -> str:
-    """One line of visible characters.
-
-    Names come from folders and files of others: line breaks would end a table row, escape
-    sequences reach a terminal, and direction marks make a line read as another.
-    """
-    text = " ".join(str(value).split())
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def escape_markdown(value: Any) -> str:
@@ -140,78 +136,81 @@ def _printable_html(value: Any) -> Any:
     return value if hasattr(value, "__html__") else printable(value)
 
 
-def _render(template: str, report: dict[str, Any], finalize: Callable[[Any], Any]) -> str:
+def render(template: str, page: Any) -> str:
+    """A page in the format of the template's name: HTML, or GitHub-flavoured Markdown."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    is_html = ".html" in template
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
-        autoescape=".html" in template,
+        autoescape=is_html,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        finalize=finalize,
+        finalize=_printable_html if is_html else escape_markdown,
     )
-    return environment.get_template(template).render(page=pages.build_page(report))
+    return environment.get_template(template).render(page=page)
 
 
 def render_markdown(report: dict[str, Any]) -> str:
     """The report as GitHub-flavoured Markdown."""
-    return _render("report.md.j2", report, escape_markdown)
+    return render("report.md.j2", pages.build_page(report))
 
 
 def render_html(report: dict[str, Any]) -> str:
     """The report as one self-contained HTML file: no scripts, nothing loaded from elsewhere."""
-    return _render("report.html.j2", report, _printable_html)
+    return render("report.html.j2", pages.build_page(report))
 
 
 def terminal_table(report: dict[str, Any]) -> RichTable:
     """The comparison in at most 80 columns."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
     baseline, rows = report["baseline"], [report["baseline"], *report["results"]]
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        show_edge=False,
-        caption=_terminal_caption(rows),
-        caption_justify="left",
+    return table_of_text(
+        ("target", "prec."),
+        ("top-1", "drop [95 %]", "p50 ms", "speed-up", "size"),
+        [_terminal_cells(row, is_baseline=row is baseline) for row in rows],
+        _terminal_caption(rows),
     )
-    for title in ("target", "prec."):
-        table.add_column(title, overflow="fold")
-    for title in ("top-1", "drop [95 %]", "p50 ms", "speed-up", "size"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for row in rows:
-        cells = _terminal_cells(row, is_baseline=row is baseline)
-        table.add_row(*(Text(printable(cell)) for cell in cells))
-    return table
 
 
 def machine_table(machine: dict[str, Any]) -> RichTable:
     """What cmt-bench measured on this machine, an entry of the report's `machines`."""
+    source = pages.machines_table([machine])
+    measured = all(row["latency_ms"] for row in machine["results"])
+    return table_of_text(
+        [column.title for column in source.columns[:-1] if not column.numeric],
+        [column.title for column in source.columns[:-1] if column.numeric],
+        [cells[:-1] for cells in source.rows],
+        None if measured else f"{verdict.NOT_MEASURED}: report.json says why",
+    )
+
+
+def table_of_text(
+    names: Sequence[str],
+    figures: Sequence[str],
+    rows: Iterable[Iterable[str]],
+    caption: str | None,
+) -> RichTable:
+    """A table for the terminal: columns of names, which may wrap, then columns of figures."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    source = pages.machines_table([machine])
-    measured = all(row["latency_ms"] for row in machine["results"])
     table = Table(
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
         show_edge=False,
-        caption=None if measured else f"{verdict.NOT_MEASURED}: report.json says why",
+        caption=caption,
         caption_justify="left",
     )
-    for column in source.columns[:-1]:
-        table.add_column(
-            column.title, justify="right" if column.numeric else "left", no_wrap=not column.numeric
-        )
-    for cells in source.rows:
-        table.add_row(*(Text(printable(cell)) for cell in cells[:-1]))
+    for title in names:
+        table.add_column(title, overflow="fold")
+    for title in figures:
+        table.add_column(title, justify="right", no_wrap=True)
+    for cells in rows:
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     return table
 
 

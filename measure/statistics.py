@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from cmt.errors import GateError, InputError
 
 TOP_K = 5
+QUANTILES = tuple(range(0, 101, 5))
+"""Percentiles of the report's latency distributions."""
 # Two-sided 95 % quantile of the standard normal distribution.
 _Z95 = 1.959963984540054
 
@@ -164,7 +166,40 @@ def summarise_latency(
         "p99": p99,
         "mean": float(times.mean()),
         "std": float(times.std(ddof=1)) if times.size > 1 else 0.0,
+        "quantiles": [float(value) for value in np.percentile(times, QUANTILES)],
         "iterations": int(times.size),
         "first": first,
         "load": load,
     }
+
+
+def worst_classes(
+    logits: NDArray[np.float32],
+    baseline_logits: NDArray[np.float32],
+    labels: NDArray[np.integer[Any]],
+    limit: int,
+) -> list[dict[str, Any]]:
+    """The classes that lost most images against the baseline, the worst first.
+
+    Args:
+        logits, baseline_logits: (images, classes), the same images in the same order.
+        labels: (images,) class indices.
+        limit: how many at most; classes that lost none are left out.
+
+    Returns:
+        For each: `index`, `images`, and the percent of them answered right, `baseline_top1` and
+        `top1`.
+    """
+    right, before = logits.argmax(1) == labels, baseline_logits.argmax(1) == labels
+    found = [
+        {
+            "index": int(index),
+            "images": int(mine.sum()),
+            "baseline_top1": 100 * float(before[mine].mean()),
+            "top1": 100 * float(right[mine].mean()),
+        }
+        for index in np.unique(labels)
+        for mine in [labels == index]
+        if right[mine].sum() < before[mine].sum()
+    ]
+    return sorted(found, key=lambda row: row["top1"] - row["baseline_top1"])[:limit]

@@ -118,6 +118,16 @@ def decimal(value: float) -> str:
     return f"{value:,.1f}"
 
 
+def printable(value: Any) -> str:
+    """One line of visible characters.
+
+    Names come from folders and files of others: line breaks would end a table row, escape
+    sequences reach a terminal, and direction marks make a line read as another.
+    """
+    text = " ".join(str(value).split())
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
 def row_name(row: Row) -> str:
     """How sentences and tables call a row."""
     return f"{row['target']} {row['precision']}"
@@ -272,19 +282,24 @@ def headline(report: Report) -> str:
         return f"{checks}. No exported file was timed on this machine."
     batch = row["settings"].get("batch")
     per = "" if batch is None else " per image" if batch == 1 else f" per batch of {batch}"
-    figures = f"{row_name(row)}, {milliseconds(p50(row))} ms{per} at the median"
+    takes = f"{milliseconds(p50(row))} ms{per} at the median"
+    cost = _cost_clause(row["accuracy"])
     speedup = row["speedup_vs_baseline"]
     if speedup is None:
-        return f"The fastest file on this machine is {row['artefact']}: {figures}."
+        return f"Ship {row['artefact']} on this machine: {takes}, {cost}."
     if speedup < 1:
         return (
             "No exported file is faster than torch on this machine. The fastest is "
-            f"{row['artefact']}: {figures}, {ratio(speedup)} the speed of torch."
+            f"{row['artefact']}: {takes}, {ratio(speedup)} the speed of torch, {cost}."
         )
-    return (
-        f"The fastest file on this machine is {row['artefact']}: {figures}, "
-        f"{_speed_against(speedup, 'torch')}."
-    )
+    speed = _speed_against(speedup, "torch")
+    return f"Ship {row['artefact']} on this machine: {speed} ({takes}), {cost}."
+
+
+def _cost_clause(accuracy: Row | None) -> str:
+    if accuracy is None or accuracy["drop_pp"] is None:
+        return "accuracy not measured"
+    return f"top-1 drop {drop_text(accuracy)} points"
 
 
 def findings(report: Report) -> tuple[Finding, ...]:

@@ -114,12 +114,12 @@ def make_images(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def tiny_network() -> Callable[[str], CMT]:
-    """`tiny_network(family)`: with normalisations that are not the identity, as after training."""
+def tiny_network() -> Callable[..., CMT]:
+    """`tiny_network(family, num_classes=5)`: its normalisations do something, as after training."""
 
-    def make(family: str) -> CMT:
+    def make(family: str, num_classes: int = 5) -> CMT:
         torch.manual_seed(0)
-        model = CMT(TINY, FAMILIES[family], (64, 64), 5).eval()
+        model = CMT(TINY, FAMILIES[family], (64, 64), num_classes).eval()
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.running_var.uniform_(0.2, 1.0)
@@ -177,8 +177,19 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of random weights for CMT-Ti at 32 pixels with two labelled classes."""
     torch.manual_seed(1)
-    model = load_model("ti", img_size=SIZE, num_classes=2)
-    path = tmp_path_factory.mktemp("weights") / "ti.safetensors"
+    return _save_labelled(load_model("ti", img_size=SIZE, num_classes=2), tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(
+    tiny_network: Callable[..., CMT], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A file of `tiny_network`'s weights with two labelled classes."""
+    return _save_labelled(tiny_network("official", 2), tmp_path_factory)
+
+
+def _save_labelled(model: CMT, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / f"{model.variant.name}.safetensors"
     state = {key: value.contiguous() for key, value in to_public_layout(model).items()}
     save_file(state, path, {"labels": json.dumps(["blue", "red"])})
     return path

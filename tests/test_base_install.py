@@ -23,6 +23,7 @@ def test_measuring_modules_import_without_torch_onnx_or_nncf() -> None:
         sys.meta_path.insert(0, Refuse())
         import calib_data.prepared, cli, cmt, export, export.targets
         import measure.environment, measure.latency, measure.parity, measure.report
+        import measure.compare, measure.comparison_pages, measure.charts
         import measure.runners, measure.statistics, measure.worker
         measure.environment.describe(0)
         print("imported")

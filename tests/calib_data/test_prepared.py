@@ -84,6 +84,14 @@ def test_the_last_batch_is_filled_up_with_the_first_images(tmp_path: Path) -> No
     np.testing.assert_array_equal(batches[2][0], images.batch(4, 1)[0])
 
 
+def test_the_hash_tells_images_of_the_same_names_apart(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "in", 3)
+    first = prepared(FolderImages(root), tmp_path / "1").sha256
+    assert prepared(FolderImages(root), tmp_path / "2").sha256 == first
+    Image.new("RGB", (32, 32), "white").save(root / "class" / "1.png")
+    assert prepared(FolderImages(root), tmp_path / "3").sha256 != first
+
+
 def test_class_indices_are_translated_to_the_networks(tmp_path: Path) -> None:
     source = FolderImages(make_folder(tmp_path / "in", 2))
     images = prepared(source, tmp_path / "out", label_map={0: 7})

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -230,35 +225,6 @@ def test_weights_without_images_leave_the_accuracy_unmeasured(
     assert row(result, "onnxruntime", "fp32")["accuracy"] is None
     assert result.report["gates"]["passed"] is None
     assert "--val-data" in row(result, "onnxruntime", "fp32")["reasons"]["accuracy"]
-
-
-def test_an_interrupted_run_resumes_without_repeating_finished_stages(
-    weights: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "bundle"
-    workspace = tmp_path / ".bundle.partial"
-    command = [sys.executable, "-m", "cli", "--variant", "ti", "--target", "openvino"]
-    command += ["--weights", str(weights), "--out", str(out), "--bench-seconds", "0.1"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    finished = workspace / "graph" / "simplified" / "stage.key"
-    deadline = time.monotonic() + 120
-    while not finished.is_file() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGTERM)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "--resume" in error
-    assert not out.exists()
-
-    # A mark that only this very stage folder carries must turn up in the report.
-    parity = finished.with_name("parity.json")
-    marked = {**json.loads(parity.read_text()), "max_abs": 1.25e-7}
-    parity.write_text(json.dumps(marked))
-    subprocess.run([*command, "--resume"], check=True, capture_output=True)
-    report = json.loads((out / "report.json").read_text())
-    assert marked in report["parity"]
-    assert (out / "manifest.json").is_file()
-    assert not workspace.exists()
 
 
 def test_public_names_are_where_the_documentation_says() -> None:

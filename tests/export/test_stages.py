@@ -37,6 +37,25 @@ def test_a_changed_input_makes_a_stage_and_those_after_it_again(
     assert calls == ["a", "b", "a", "b"]
 
 
+def test_a_stage_whose_files_were_damaged_is_made_again(tmp_path: Path) -> None:
+    calls: list[str] = []
+    folder = Stages(tmp_path, {}).run("a", {}, counting(calls, "a"))
+    (folder / "file").write_text("cont")
+    Stages(tmp_path, {}).run("a", {}, counting(calls, "a"))
+    assert (folder / "file").read_text() == "content"
+    assert calls == ["a", "a"]
+
+
+def test_what_reads_a_stage_that_came_out_otherwise_is_made_again(tmp_path: Path) -> None:
+    calls: list[str] = []
+    for text, parameter in (("once", 1), ("detour", 2), ("again", 1)):
+        stages = Stages(tmp_path, {})
+        stages.run("a", {"x": parameter}, counting(calls, "a", text))
+        if parameter == 1:
+            stages.run("b", {}, counting(calls, "b"), ["a"])
+    assert calls == ["a", "b", "a", "a", "b"]
+
+
 def test_an_interrupted_stage_leaves_nothing_that_counts_as_finished(tmp_path: Path) -> None:
     def interrupted(folder: Path) -> None:
         (folder / "half").write_text("half")

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from example_report import make_accuracy, make_report, make_row
 from rich.console import Console
 
 from cmt.errors import InputError
@@ -28,154 +29,6 @@ from measure.report import (
 
 Report = dict[str, Any]
 HOSTILE = '<script>alert("x")</script>|**b**\n# [y](http://e.example) \x1b[31m\u202e_z_ `&lt;'
-
-
-def make_accuracy(top1: float, drop: float, interval: list[float]) -> dict[str, Any]:
-    return {
-        "top1": top1,
-        "top5": 99.85,
-        "images": 2000,
-        "drop_pp": drop,
-        "drop_ci95": interval,
-        "agreement": 0.9925,
-        "mcnemar_p": 0.774,
-    }
-
-
-def make_latency(p50: float) -> dict[str, Any]:
-    return {
-        "p50": p50,
-        "p90": p50 * 1.07,
-        "p99": p50 * 1.31,
-        "mean": p50 * 1.02,
-        "std": p50 * 0.08,
-        "iterations": 812,
-        "first": p50 * 2.2,
-        "load": 411.2,
-    }
-
-
-def make_row(target: str, precision: str, p50: float, speedup: float, **changes: Any) -> Report:
-    row = {
-        "target": target,
-        "precision": precision,
-        "artefact": f"{target}/cmt_ti.{precision}.xml",
-        "bytes": 38_412_345,
-        "measured_by": target,
-        "accuracy": make_accuracy(93.05, 0.10, [-0.20, 0.40]),
-        "latency_ms": make_latency(p50),
-        "throughput_ips": 1000 / p50,
-        "speedup_vs_baseline": speedup,
-        "speedup_vs_fp32_graph": 12.41 / p50,
-        "peak_rss_mb": 214.6,
-        "settings": {"threads": 2, "batch": 1},
-        "reasons": {},
-    }
-    return {**row, **changes}
-
-
-def make_report() -> Report:
-    no_engine = "TensorRT is not installed here; cmt-bench measures the bundle on a GPU"
-    return {
-        "schema": 1,
-        "created": "2026-11-22T19:00:00+00:00",
-        "command": "cmt-export --variant ti --target openvino --target tensorrt --int8",
-        "variant": "ti",
-        "family": "official",
-        "output": "logits",
-        "img_size": [160, 160],
-        "weights": {
-            "source": "demo",
-            "sha256": "ab" * 32,
-            "parameters": 9_490_000,
-            "macs": 620_000_000,
-        },
-        "images": {
-            "validation": 2000,
-            "validation_available": 10000,
-            "calibration": 512,
-            "source": "Fashion-MNIST, validation, bundled",
-            "calibration_source": "Fashion-MNIST, calibration, bundled",
-            "validation_skipped": 0,
-            "calibration_skipped": 0,
-            "validation_sha256": "cd" * 32,
-            "calibration_sha256": "ef" * 32,
-        },
-        "warnings": [],
-        "gates": {"max_drop_pp": 1.0, "passed": True, "failures": []},
-        "baseline": make_row(
-            "torch",
-            "fp32",
-            14.77,
-            1.0,
-            artefact=None,
-            bytes=None,
-            speedup_vs_fp32_graph=None,
-            accuracy=make_accuracy(93.15, 0.0, [-0.10, 0.10]),
-            reasons={
-                "bytes": "the baseline is no exported file",
-                "speedup_vs_fp32_graph": "the baseline is not compared with the files",
-            },
-        ),
-        "results": [
-            make_row("openvino", "fp32", 12.41, 1.19),
-            make_row("openvino", "int8", 9.128, 1.62, bytes=10_204_000),
-            make_row(
-                "tensorrt",
-                "int8",
-                1.0,
-                1.0,
-                artefact="model/cmt_ti.int8.onnx",
-                measured_by="onnxruntime (simulated)",
-                latency_ms=None,
-                throughput_ips=None,
-                speedup_vs_baseline=None,
-                speedup_vs_fp32_graph=None,
-                peak_rss_mb=None,
-                accuracy=make_accuracy(92.75, 0.40, [0.05, 0.75]),
-                reasons=dict.fromkeys(
-                    (
-                        "latency_ms",
-                        "throughput_ips",
-                        "speedup_vs_baseline",
-                        "speedup_vs_fp32_graph",
-                        "peak_rss_mb",
-                    ),
-                    no_engine,
-                ),
-            ),
-        ],
-        "parity": [
-            {
-                "stage": stage,
-                "images": 32,
-                "max_abs": 3.1e-6,
-                "max_rel": 8.4e-7,
-                "cosine": 1.0,
-                "top1_agreement": 1.0,
-                "tolerance": tolerance,
-                "passed": True,
-            }
-            for stage, tolerance in (
-                ("onnx", {"max_rel": 1e-4}),
-                ("simplified", {"max_rel": 1e-4}),
-                ("openvino/int8", {"cosine": 0.9}),
-            )
-        ],
-        "sensitivity": None,
-        "sensitivity_reason": "not asked for",
-        "environment": {
-            "python": "3.11.7",
-            "platform": "Linux-6.1-x86_64-with-glibc2.36",
-            "cpu": "AMD EPYC 7B13",
-            "cpu_flags": ["avx2", "avx512_vnni"],
-            "cores": 2,
-            "gpu": None,
-            "memory_gb": 15.6,
-            "seed": 0,
-            "packages": {"torch": "2.13.0+cpu", "openvino": "2026.4.1"},
-        },
-    }
 
 
 @pytest.fixture
@@ -272,7 +125,9 @@ def test_verdict_states_speed_and_an_unresolvable_drop(report: Report) -> None:
         assert "no drop that 2,000 images can resolve (+0.10" in page
         assert "a drop of 0.40 points" in page
         assert "was not timed: TensorRT is not installed here" in page
-    assert "fastest file on this machine is openvino/cmt_ti.int8.xml" in render_markdown(report)
+    verdict = "Ship openvino/cmt_ti.int8.xml on this machine: 1.62x as fast as torch"
+    cost = "(9.128 ms per image at the median), top-1 drop +0.10 [-0.20, +0.40] points."
+    assert f"{verdict} {cost}" in Tables(render_html(report)).text
 
 
 def test_verdict_names_the_faster_file_when_int8_is_slower(report: Report) -> None:
@@ -280,7 +135,7 @@ def test_verdict_names_the_faster_file_when_int8_is_slower(report: Report) -> No
     page = render_markdown(report)
     assert "openvino int8 is slower than openvino fp32 here: 13.90 ms against 12.41 ms" in page
     assert "openvino/cmt_ti.fp32.xml is the faster file" in page
-    assert "fastest file on this machine is openvino/cmt_ti.fp32.xml" in page
+    assert "Ship openvino/cmt_ti.fp32.xml on this machine" in page
 
 
 def test_verdict_holds_int8_against_fp16_too(report: Report) -> None:
@@ -310,7 +165,7 @@ def test_failed_gates_come_first(report: Report) -> None:
         assert "1 check failed. Do not use the files that are named here." in page
         assert page.index("FAILED") < page.index(failure) < page.index("as fast as torch")
         assert "over the limit of 1.00 points" in page
-        assert "fastest file" not in page
+        assert "Ship" not in page
     classes = {
         c for _, a in Tables(render_html(report)).elements for c in (a.get("class") or "").split()
     }
@@ -370,12 +225,14 @@ def test_html_loads_nothing_and_runs_nothing(report: Report) -> None:
     page = render_html(report)
     parsed = Tables(page)
     tags = {tag for tag, _ in parsed.elements}
-    assert not tags & {"script", "link", "img", "iframe", "object", "embed", "base", "form", "a"}
+    assert not tags & {"script", "link", "iframe", "object", "embed", "base", "form", "a"}
     for _, attributes in parsed.elements:
-        assert not {"src", "href", "srcset", "action", "data"} & set(attributes)
+        assert not {"srcset", "action", "data"} & set(attributes)
+        assert str(attributes.get("src", "data:image/jpeg;base64,")).startswith("data:image/")
+        assert str(attributes.get("href", "#")).startswith("#")
         assert not [name for name in attributes if name.startswith("on")]
-    for reference in ("http:", "https:", "//", "url(", "@import"):
-        assert reference not in page
+    for reference in ("http:", "https:", "url(", "@import"):
+        assert reference not in re.sub(r"url\(#", "", page)
 
 
 def test_html_tables_have_captions_scopes_and_labels_for_small_screens(report: Report) -> None:
@@ -401,6 +258,8 @@ def hostile_report() -> Report:
     report["results"][1]["settings"] = {HOSTILE: HOSTILE}
     report["results"][2]["reasons"]["latency_ms"] = HOSTILE
     report["parity"][0]["stage"] = HOSTILE
+    report["results"][1]["changes"]["classes"][0]["name"] = HOSTILE
+    report["results"][1]["changes"]["images"][0]["key"] = HOSTILE
     report["environment"]["packages"] = {HOSTILE: HOSTILE}
     report["sensitivity"] = [{HOSTILE: HOSTILE}]
     return report
@@ -428,7 +287,7 @@ def test_names_of_others_stay_text_in_markdown() -> None:
     assert len([tag for tag, _ in parsed.elements if tag == "h1"]) == 1
     assert '<script>alert("x")</script>|**b** # [y](http://e.example)' in parsed.text
     widths = {len(row) for row in parsed.tables["t"]}
-    assert widths == {1, 3, 7, 8, 12}  # no name has split a row
+    assert widths == {1, 3, 4, 7, 8, 12}  # no name has split a row
 
 
 @pytest.mark.parametrize(
@@ -526,3 +385,46 @@ def test_validation_leaves_the_report_as_it_was(report: Report) -> None:
     validate(report)
     render_html(report)
     assert report == before
+
+
+def test_chart_keys_and_changes_are_the_figures_of_report_json(report: Report) -> None:
+    for page in (Tables(render_html(report)).text, render_markdown(report).replace("\\", "")):
+        text = " ".join(page.split())
+        for expected in (
+            "9.128 ms, top-1 93.05 % [92.75, 93.35], 10.2 MB",  # 93.05 + 0.10 - [0.40, -0.20]
+            "+0.10 [-0.20, +0.40]",
+            "8.306, 9.128, 9.950 ms",
+            "5 images lost that torch gets right, 3 gained.",
+            "a.png, a Coat: torch says Coat, this file Shirt",
+        ):
+            assert expected in text
+    assert Tables(render_html(report)).tables["caption-changes-1"][1:] == [
+        ["Coat", "200", "85.50", "83.25"]
+    ]
+
+
+def test_files_that_change_no_image_are_named_in_one_line(report: Report) -> None:
+    report["results"][0]["changes"] = {"lost": 0, "gained": 0, "classes": [], "images": []}
+    for page in (Tables(render_html(report)).text, render_markdown(report)):
+        assert "No image changed sides in openvino fp32." in page
+
+
+def test_charts_have_words_and_a_mark_for_every_measured_row(report: Report) -> None:
+    elements = Tables(render_html(report)).elements
+    charts = [attributes for tag, attributes in elements if tag == "svg"]
+    assert [str(chart["aria-label"]).split(".")[0] for chart in charts] == [
+        "Top-1 against latency",
+        "Top-1 drop",
+        "Latency distributions",
+    ]
+    assert "B, openvino fp32: 12.41 ms" in str(charts[0]["aria-label"])
+    assert "tensorrt" not in str(charts[0]["aria-label"])  # was not timed
+    assert "D, tensorrt int8 *" in str(charts[1]["aria-label"])
+    assert all(chart["role"] == "img" for chart in charts)
+
+
+def test_many_files_and_images_stay_under_two_megabytes(report: Report) -> None:
+    row = report["results"][1]
+    row["changes"]["images"] *= 4
+    report["results"] = [row] * 24
+    assert len(render_html(report).encode()) < 2_000_000

@@ -1,0 +1,219 @@
+"""A comparison for people: the terminal's table, Markdown and HTML."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from measure import pages
+from measure.compare import files_by_machine, is_simulated
+from measure.pages import Chart, Column, Entry, Table
+from measure.report import render, table_of_text, write_pages
+from measure.verdict import (
+    NOT_MEASURED,
+    drop_text,
+    megabytes,
+    milliseconds,
+    p50,
+    percent,
+    ratio,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+FILES = ("comparison.json", "comparison.md", "comparison.html")
+
+Report = dict[str, Any]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything that a page of a comparison prints, in its order."""
+
+    title: str
+    subtitle: str
+    headlines: tuple[str, ...]
+    requirements: tuple[tuple[str, str], ...]
+    warnings: tuple[str, ...]
+    charts: tuple[Chart, ...]
+    summary: Table
+    missing: Table | None
+    reports: Table
+    method: tuple[str, ...]
+
+
+def build_page(comparison: Report) -> Page:
+    """The page of a comparison."""
+    rows = comparison["rows"]
+    machines = list(dict.fromkeys(row["machine"] for row in rows))
+    limits = {report["max_drop_pp"] for report in comparison["reports"]}
+    entries = [
+        # A baseline keeps its own colour, wherever it was measured.
+        Entry(
+            f"{row['name']}, {row['machine']}",
+            row,
+            0 if row["artefact"] is None else 1 + machines.index(row["machine"]),
+        )
+        for row in rows
+    ]
+    return Page(
+        title="CMT comparison",
+        subtitle=f"{len(rows)} rows of {len(machines)} machines",
+        headlines=tuple(_headlines(comparison)),
+        requirements=tuple(_requirement_lines(comparison)),
+        warnings=tuple(comparison["warnings"]),
+        charts=pages.draw_charts(entries, limits.pop() if len(limits) == 1 else None),
+        summary=_summary(rows),
+        missing=_missing(rows),
+        reports=_reports(comparison),
+        method=_method(rows),
+    )
+
+
+def _headlines(comparison: Report) -> Iterator[str]:
+    """For each machine the fastest file that keeps its report's limit."""
+    for machine, rows in files_by_machine(comparison).items():
+        timed = [row for row in rows if p50(row) is not None and _keeps_limit(comparison, row)]
+        best = min(timed, key=lambda row: row["latency_ms"]["p50"], default=None)
+        if best is None:
+            yield f"{machine}: no file that keeps the limit was timed."
+            continue
+        speedup = best["speedup_vs_baseline"]
+        faster = "" if speedup is None else f", {ratio(speedup)} as fast as torch"
+        cost = f"top-1 drop {drop_text(best['accuracy'])}" if best["accuracy"] else "no accuracy"
+        yield f"{machine}: ship {best['name']}, {milliseconds(p50(best))} ms{faster}, {cost}."
+
+
+def _keeps_limit(comparison: Report, row: Row) -> bool:
+    limit = comparison["reports"][row["report"]]["max_drop_pp"]
+    drop = row["accuracy"] and row["accuracy"]["drop_pp"]
+    return limit is None or drop is None or drop <= limit
+
+
+def _requirement_lines(comparison: Report) -> Iterator[tuple[str, str]]:
+    """(tone, words) of each."""
+    required = comparison["requirements"]
+    if required is not None:
+        yield from (("bad", f"FAILED: {failure}") for failure in required["failures"])
+        clauses = ", ".join(required["clauses"])
+        yield from (("good", f"{name} keeps {clauses}") for name in required["kept_by"])
+
+
+def _summary(rows: Sequence[Row]) -> Table:
+    speeds = ("p50 ms", "p99 ms", "vs torch", "vs FP32")
+    return Table(
+        "Every file on every machine. Speed-ups are ratios within one machine's alternating run; "
+        "latencies of different machines and runs were not taken alternately.",
+        (
+            Column("File", False),
+            Column("Machine", False),
+            *map(Column, ("Top-1 %", "Drop, points", *speeds, "Size")),
+            Column("Accuracy from", False),
+        ),
+        tuple(
+            (
+                row["name"],
+                row["machine"],
+                percent(row["accuracy"] and row["accuracy"]["top1"]),
+                "baseline" if row["artefact"] is None else drop_text(row["accuracy"]),
+                milliseconds(p50(row)),
+                milliseconds(row["latency_ms"] and row["latency_ms"]["p99"]),
+                ratio(row["speedup_vs_baseline"]),
+                ratio(row["speedup_vs_fp32_graph"]),
+                megabytes(row["bytes"]),
+                row["accuracy_from"] or NOT_MEASURED,
+            )
+            for row in rows
+        ),
+    )
+
+
+def terminal_table(comparison: Report) -> RichTable:
+    """The comparison in at most 80 columns."""
+    rows = comparison["rows"]
+    notes = []
+    if any(map(is_simulated, rows)):
+        notes.append("* accuracy simulated by ONNX Runtime")
+    if any(row["accuracy"] is None or row["latency_ms"] is None for row in rows):
+        notes.append(f"{NOT_MEASURED}: not measured, --json says why")
+    return table_of_text(
+        ("machine", "file"),
+        ("drop [95 %]", "p50 ms", "size"),
+        [
+            (
+                row["machine"],
+                row["name"],
+                "baseline" if row["artefact"] is None else drop_text(row["accuracy"]),
+                milliseconds(p50(row)),
+                megabytes(row["bytes"]),
+            )
+            for row in rows
+        ],
+        "; ".join(notes) or None,
+    )
+
+
+def _missing(rows: Sequence[Row]) -> Table | None:
+    lines = [
+        (row["name"], row["machine"], field, row["reasons"][field])
+        for row in rows
+        for field in ("accuracy", "latency_ms")
+        if row[field] is None
+    ]
+    if not lines:
+        return None
+    columns = tuple(Column(title, False) for title in ("File", "Machine", "Not measured", "Why"))
+    plain = {"accuracy": "accuracy", "latency_ms": "latency"}
+    return Table(
+        "Figures that were not taken, and why.",
+        columns,
+        tuple((name, machine, plain[field], why) for name, machine, field, why in lines),
+    )
+
+
+def _reports(comparison: Report) -> Table:
+    titles = ("Report", "Machine", "Created", "Weights", "Validation images", "sha256")
+    return Table(
+        "Where the rows come from.",
+        tuple(Column(title, False) for title in titles),
+        tuple(
+            (
+                report["path"],
+                report["machine"],
+                report["created"],
+                f"{report['weights']['source']} {(report['weights']['sha256'] or '')[:12]}",
+                f"{report['images']['validation']:,} of {report['images']['source']}",
+                (report["images"]["validation_sha256"] or "none")[:12],
+            )
+            for report in comparison["reports"]
+        ),
+    )
+
+
+def _method(rows: Sequence[Row]) -> tuple[str, ...]:
+    lines = [
+        "Each report says how its figures were taken; nothing is measured or estimated here.",
+        "cmt-bench measures speed. The accuracy beside it is that of the same file on the machine "
+        "that the last column names.",
+    ]
+    if any(map(is_simulated, rows)):
+        lines.append(
+            "* accuracy simulated by ONNX Runtime: the graph that the file is built from was run."
+        )
+    return tuple(lines)
+
+
+def write_comparison(comparison: Report, folder: Path) -> None:
+    """Write comparison.json, comparison.md and comparison.html into a folder."""
+    page = build_page(comparison)
+    texts = (
+        json.dumps(comparison, indent=1, allow_nan=False) + "\n",
+        render("comparison.md.j2", page),
+        render("comparison.html.j2", page),
+    )
+    write_pages(dict(zip(FILES, texts, strict=True)), folder)

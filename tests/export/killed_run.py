@@ -1,0 +1,65 @@
+"""`cmt-export` that notes the stages it makes in LOG, and dies in the stage VICTIM.
+
+Run by tests/export/test_resume.py with these names in `GIVEN`:
+    ARGUMENTS: of the command.
+    MOMENT: `within` the stage, with its files written but not yet its marker, or `after` it.
+    SIGNAL: what it sends itself.
+    TINY: a network of a few thousand weights, under the name `tiny`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cmt.variants import VARIANTS
+
+GIVEN: dict[str, Any] = globals()["GIVEN"]
+VARIANTS["tiny"] = GIVEN["TINY"]
+
+import cli  # noqa: E402 - its options name the variants
+from export import bundle as bundles  # noqa: E402
+from export import pipeline  # noqa: E402
+from export.stages import Stages  # noqa: E402
+
+whole_run, place, measure = Stages.run, bundles.place, pipeline.measure_alternately
+
+
+def die(stage: str, moment: str) -> None:
+    if (stage, moment) == (GIVEN["VICTIM"], GIVEN["MOMENT"]):
+        os.kill(os.getpid(), GIVEN["SIGNAL"])
+
+
+def noting_run(
+    self: Stages, name: str, inputs: dict[str, Any], make: Callable[[Path], None], after: Any = ()
+) -> Path:
+    def noting(folder: Path) -> None:
+        with GIVEN["LOG"].open("a") as file:
+            file.write(f"{name}\n")
+        make(folder)
+        die(name, "within")
+
+    folder = whole_run(self, name, inputs, noting, after)
+    die(name, "after")
+    return folder
+
+
+def noting_place(*arguments: Any) -> None:
+    die("bundle", "within")
+    place(*arguments)
+    die("bundle", "after")
+
+
+def measure_files(files: dict[str, Any], *arguments: Any) -> Any:
+    """Timed by processes of their own, which do not know the tiny network: a file stands in."""
+    return measure({**files, "torch": files["onnxruntime/fp32"]}, *arguments)
+
+
+pipeline.measure_alternately = measure_files
+Stages.run = noting_run  # type: ignore[method-assign]
+bundles.place = noting_place
+sys.argv = ["cmt-export", *GIVEN["ARGUMENTS"]]
+cli.export_command()

@@ -1,0 +1,171 @@
+"""Runs that are really killed, with SIGINT and SIGKILL, at every stage: --resume goes on."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import runpy
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cmt.variants import Variant
+from export import bundle as bundles
+from measure.bundle import open_bundle
+
+# Children of a server that has the heavy imports done already, and has run nothing with them.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["torch", "onnx", "onnxruntime", "export.pipeline"])
+
+
+SPEED = ("latency_ms", "throughput_ips", "peak_rss_mb")
+SPEED_UPS = ("speedup_vs_baseline", "speedup_vs_fp32_graph")
+TINY = Variant("tiny", 32, 8, (8, 16, 32, 64), (1, 1, 2, 1), {"official": 3.6, "flyegle": 3.6})
+
+
+def status_of(
+    arguments: list[str], log: Path, victim: str | None = None, moment: str = "", number: int = 0
+) -> int | None:
+    """Exit status of killed_run.py, whose names these are."""
+    given = {
+        "ARGUMENTS": arguments,
+        "LOG": log,
+        "VICTIM": victim,
+        "MOMENT": moment,
+        "SIGNAL": number,
+        "TINY": TINY,
+    }
+    script = str(Path(__file__).with_name("killed_run.py"))
+    process = PROCESSES.Process(target=runpy.run_path, args=(script, {"GIVEN": given}))
+    process.start()
+    process.join(120)
+    return process.exitcode
+
+
+def files_of(bundle: Path) -> dict[str, str]:
+    """sha256 by path of everything but the report, which holds times."""
+    manifest = open_bundle(bundle).manifest
+    entries = [*manifest["artefacts"], *(e for a in manifest["artefacts"] for e in golden(a))]
+    return {entry["path"]: entry["sha256"] for entry in entries}
+
+
+def golden(artefact: dict[str, Any]) -> list[dict[str, Any]]:
+    return artefact["golden"]["outputs"] if "golden" in artefact else []
+
+
+@pytest.fixture
+def arguments(tiny_weights: Path, photos: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    """`arguments("bundle", "--int8", ...)` of the command, for ONNX Runtime."""
+
+    def make(name: str, *more: str) -> list[str]:
+        text = f"--variant tiny --target onnxruntime --weights {tiny_weights} --val-data {photos} "
+        text += f"--calib-data {photos} --bench-seconds 0.1 --max-drop 100 --out {tmp_path / name}"
+        return [*text.split(), *more]
+
+    return make
+
+
+def test_a_run_killed_at_every_stage_ends_with_the_report_of_one_that_was_not(
+    arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    assert status_of(arguments("whole", "--int8"), log) == 0
+    stages = log.read_text().split()
+
+    log.unlink()
+    bundle, resumed = tmp_path / "killed", arguments("killed", "--int8", "--resume")
+    moments = [(signal.SIGKILL, "within"), (signal.SIGINT, "within"), (signal.SIGKILL, "after")]
+    for i, stage in enumerate([*stages, "bundle"]):
+        number, moment = moments[i % 3]
+        status = status_of(resumed, log, stage, moment, number)
+        assert status == (130 if number == signal.SIGINT else -number)
+        assert not bundle.exists()
+    assert status_of(resumed, log, "bundle", "after", signal.SIGKILL) == -signal.SIGKILL
+    made = log.read_text().split()
+    for i, stage in enumerate(stages):
+        assert made.count(stage) == (1 if moments[i % 3][1] == "after" else 2)
+
+    finished = (bundle / "report.json").read_bytes()
+    assert status_of(resumed, log) == 0, "killed when all was done but the tidying up"
+    assert (bundle / "report.json").read_bytes() == finished
+    assert log.read_text().split() == made
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+    assert files_of(bundle) == files_of(tmp_path / "whole")
+    reports = [json.loads((tmp_path / n / "report.json").read_text()) for n in ("killed", "whole")]
+    for report in reports:
+        for row in (report, report["baseline"], *report["results"]):
+            for measured in ("created", *SPEED, *SPEED_UPS):
+                row.pop(measured, None)
+    commands = [report.pop("command").split() for report in reports]
+    assert commands[0] == [a if a != str(tmp_path / "whole") else str(bundle) for a in commands[1]]
+    assert reports[0] == reports[1]
+
+
+def test_work_that_targets_and_precisions_share_is_done_once(
+    arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    assert status_of(arguments("b", "--target", "openvino", "--fp16", "--int8"), log) == 0
+    stages = log.read_text().split()
+    assert len(stages) == len(set(stages))
+    assert {"build/openvino/fp32", "build/openvino/fp16", "build/openvino/int8"} < set(stages)
+
+
+@pytest.mark.parametrize("changed", ["image", "option"])
+def test_a_changed_input_is_not_answered_from_the_stages(
+    arguments: Callable[..., list[str]], photos: Path, tmp_path: Path, changed: str
+) -> None:
+    copy = shutil.copytree(photos, tmp_path / "photos")
+    options = [str(copy) if a == str(photos) else a for a in arguments("bundle")]
+    log = tmp_path / "log"
+    status_of(options, log, "torch.outputs", "after", signal.SIGKILL)
+    if changed == "image":
+        image = copy / "red" / "1.png"
+        times = image.stat().st_atime_ns, image.stat().st_mtime_ns
+        content = bytearray(image.read_bytes())
+        content[len(content) // 2] ^= 1  # of the same size and age
+        image.write_bytes(content)
+        os.utime(image, ns=times)
+        again = {"images/validation", "torch.outputs"}
+    else:
+        options += ["--threads", "1"]
+        again = {"torch.outputs"}
+    before = log.read_text().split()
+    assert status_of([*options, "--resume"], log, "torch.outputs", "after", signal.SIGKILL) == -9
+    assert set(log.read_text().split()[len(before) :]) == again
+
+
+def test_a_bundle_that_is_being_replaced_is_never_lost(
+    arguments: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = tmp_path / "b", bundles.workspace_folder(tmp_path / "b") / "bundle"
+    for folder, text in ((old, "old"), (new, "new")):
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text(text)
+    renames = []
+    rename = Path.replace
+
+    def interrupted(path: Path, target: Path) -> Path:
+        renames.append(path)
+        if len(renames) == 2:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            bundles.place(new, old, "run")
+    assert not old.exists()
+    bundles.recover(old)
+    assert (old / "manifest.json").read_text() == "old"
+    assert not bundles.is_finished(old, "run")
+    bundles.place(new, old, "run")
+    assert (old / "manifest.json").read_text() == "new"
+    assert bundles.is_finished(old, "run")
+    assert not bundles.is_finished(old, "another run")

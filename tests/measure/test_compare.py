@@ -1,0 +1,283 @@
+"""cmt-report: bundles and machines in one comparison, the machine named in every row."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from example_report import make_report, make_row
+
+import cli
+from cmt.errors import InputError
+from export.pipeline import Bundle
+from measure import comparison_pages
+from measure.compare import merge, read_source
+from measure.policy import parse_policy
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def jetson_report() -> dict[str, Any]:
+    """The report of a bundle that was exported on one machine and measured on another."""
+    report = make_report()
+    environment = {**report["environment"], "cpu": "Cortex-A78AE", "cpu_flags": [], "gpu": "Orin"}
+    reasons = {
+        "accuracy": "cmt-bench measures speed; see the exporting machine's row",
+        "speedup_vs_baseline": "there is no torch in this measurement",
+    }
+    row = make_row("openvino", "int8", 21.5, 1.0, bytes=10_204_000)
+    row.update(accuracy=None, speedup_vs_baseline=None)
+    entry = {
+        "machine": "edge-box",
+        "measured": "2026-11-23T08:00:00+00:00",
+        "command": "cmt-bench bundle",
+        "environment": environment,
+        "results": [{**row, "reasons": reasons}],
+    }
+    return {**report, "machines": [entry]}
+
+
+def xs_report() -> dict[str, Any]:
+    report = make_report()
+    report.update(variant="xs", created="2026-11-22T21:00:00+00:00")
+    report["environment"] = {**report["environment"], "cpu": "Ryzen 9 9950X", "gpu": "RTX 5090"}
+    return report
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Callable[[dict[str, Any], str], Path]:
+    def write(report: dict[str, Any], name: str) -> Path:
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(report))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """`cmt-report ARGUMENTS`; returns (exit status, standard output, standard error)."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["cmt-report", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.report_command()
+        output = capsys.readouterr()
+        return int(stop.value.code or 0), output.out, output.err
+
+    return call
+
+
+def test_every_row_names_its_machine(run: Run, stored: Any, tmp_path: Path) -> None:
+    first, second = stored(jetson_report(), "a"), stored(xs_report(), "b")
+    status, output, _ = run(first, f"workstation={second}", "--json", "--out", tmp_path / "out")
+    assert status == 0
+    comparison = json.loads(output)
+    machines = [row["machine"] for row in comparison["rows"]]
+    assert machines == ["AMD EPYC 7B13"] * 4 + ["edge-box"] + ["workstation"] * 4
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text()) == comparison
+    page = (tmp_path / "out" / "comparison.md").read_text()
+    lines = [line for line in page.splitlines() if line.startswith("| xs openvino int8")]
+    assert "| workstation | 93.05 |" in lines[0]
+    for name in ("comparison.md", "comparison.html"):
+        text = (tmp_path / "out" / name).read_text()
+        assert "edge-box: ship ti openvino int8, 21.50 ms, top-1 drop" in text
+
+
+def test_rows_of_cmt_bench_take_the_accuracy_of_the_same_file_and_say_where_from(
+    stored: Any,
+) -> None:
+    report = jetson_report()
+    rows = merge([read_source(str(stored(report, "a")))])["rows"]
+    assert rows[4]["accuracy"] == report["results"][1]["accuracy"]
+    assert rows[4]["accuracy_from"] == "AMD EPYC 7B13, openvino"
+    assert "accuracy" not in rows[4]["reasons"]
+    report["machines"][0]["results"][0]["artefact"] = "openvino/another.xml"
+    rows = merge([read_source(str(stored(report, "a")))])["rows"]
+    assert rows[4]["accuracy"] is None
+
+
+def test_rows_that_differ_in_a_setting_say_so_in_their_names(stored: Any) -> None:
+    report = jetson_report()
+    (row,) = report["machines"][0]["results"]
+    report["machines"][0]["results"].append({**row, "settings": {"threads": 4, "batch": 1}})
+    rows = merge([read_source(str(stored(report, "a")))])["rows"]
+    names = [row["name"] for row in rows if row["machine"] == "edge-box"]
+    assert names == ["ti openvino int8, threads 2", "ti openvino int8, threads 4"]
+
+
+def test_copies_of_a_bundle_count_once(stored: Any) -> None:
+    measured, plain = jetson_report(), make_report()
+    sources = [read_source(str(stored(r, name))) for r, name in ((measured, "a"), (plain, "b"))]
+    assert len(merge(sources)["rows"]) == 5
+
+
+def test_different_validation_images_are_refused_unless_told(run: Run, stored: Any) -> None:
+    other = xs_report()
+    other["images"] = {**other["images"], "validation_sha256": "12" * 32, "source": "photos"}
+    paths = stored(make_report(), "a"), stored(other, "b")
+    status, _, error = run(*paths)
+    assert status == 2
+    assert "different validation images" in error
+    assert "--mix-images" in error
+    assert len(error.splitlines()) == 1
+    status, output, error = run(*paths, "--mix-images", "--json")
+    assert status == 0
+    assert "different validation images" in error
+    assert "photos" in json.loads(output)["warnings"][0]
+    for row in (other["baseline"], *other["results"]):  # no accuracy, nothing to mix
+        row["reasons"]["accuracy"] = row["accuracy"] = None
+        row["reasons"]["accuracy"] = "no labels"
+        row.pop("changes", None)
+    other["gates"]["passed"] = None
+    assert run(paths[0], stored(other, "b"))[0] == 0
+
+
+def test_two_machines_of_one_name_are_refused(run: Run, stored: Any) -> None:
+    status, _, error = run(f"x={stored(make_report(), 'a')}", f"x={stored(xs_report(), 'b')}")
+    assert status == 2
+    assert "two machines are called 'x' (AMD EPYC 7B13 and Ryzen 9 9950X)" in error
+
+
+def test_a_destination_that_is_a_file_is_bad_input(run: Run, stored: Any) -> None:
+    path = stored(make_report(), "a")
+    before = path.read_bytes()
+    status, _, error = run(path, "--out", path)
+    assert status == 2
+    assert len(error.splitlines()) == 1
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot read"),
+        ("{", "is no report.json"),
+        ("[]", "is no report.json"),
+        ('{"schema": 2}', "update cmt-export"),
+        ('{"schema": 1}', "unusable"),
+    ],
+)
+def test_what_is_no_report_is_refused_in_one_line(
+    run: Run, tmp_path: Path, content: str | None, message: str
+) -> None:
+    path = tmp_path / "report.json"
+    if content is not None:
+        path.write_text(content)
+    status, output, error = run(path, "--out", tmp_path / "out")
+    assert (status, output) == (2, "")
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_table_fits_80_columns(run: Run, stored: Any) -> None:
+    report = jetson_report()
+    report["machines"][0]["machine"] = "a machine with quite a long name"
+    status, output, _ = run(stored(report, "a"), stored(xs_report(), "b"))
+    assert status == 0
+    assert max(map(len, output.splitlines())) <= 80
+    assert "+0.10 [-0.20, +0.40]" in output
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ("drop<=", "no clause"),
+        ("", "no clause"),
+        ("drop<=0.3;p50<=6", "no clause"),
+        ("speed>=2", "unknown 'speed'"),
+        ("p50<=6s", "write ms"),
+        ("size<=12GB", "write MB"),
+        ("drop=0.3", "no clause"),
+    ],
+)
+def test_a_policy_that_cannot_be_read_is_bad_input(
+    run: Run, stored: Any, policy: str, message: str
+) -> None:
+    status, output, error = run(stored(make_report(), "a"), "--require", policy)
+    assert (status, output) == (2, "")
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_policy_that_some_file_keeps_passes(run: Run, stored: Any) -> None:
+    policy = "drop<=0.3, p50 <= 9.2ms, size<=12MB, speedup>=1.5x, top1>93%"
+    status, output, _ = run(stored(make_report(), "a"), "--require", policy, "--json")
+    assert status == 0
+    assert json.loads(output)["requirements"] == {
+        "clauses": ["drop<=0.3", "p50<=9.2ms", "size<=12MB", "speedup>=1.5x", "top1>93%"],
+        "kept_by": ["AMD EPYC 7B13: ti openvino int8"],
+        "failures": [],
+    }
+
+
+def test_the_clause_that_fails_is_named(run: Run, stored: Any, tmp_path: Path) -> None:
+    path = stored(jetson_report(), "a")
+    policy = ("--require", "drop<=0.3,p50<=6ms,size<=12MB", "--file", "openvino/int8")
+    status, _, error = run(path, *policy, "--out", tmp_path)
+    assert status == 1
+    assert "AMD EPYC 7B13: ti openvino int8: p50<=6ms failed: 9.128 ms" in error
+    assert "edge-box: ti openvino int8: p50<=6ms failed: 21.50 ms" in error
+    assert "size<=12MB" not in error
+    assert "FAILED: edge-box" in (tmp_path / "comparison.md").read_text()
+    status, _, error = run(path, *policy, "--machine", "edge-box")
+    assert "EPYC" not in error
+    assert run(path, "--machine", "toaster")[0] == 2
+
+
+def test_a_clause_on_what_was_not_measured_fails_with_the_reason(run: Run, stored: Any) -> None:
+    arguments = ("--require", "p50<=6ms", "--file", "tensorrt/int8")
+    status, _, error = run(stored(make_report(), "a"), *arguments)
+    assert status == 1
+    assert "p50<=6ms failed: n/a (TensorRT is not installed here" in error
+
+
+def test_clauses_are_inclusive_where_they_say_so() -> None:
+    row = make_row("openvino", "int8", 6.0, 1.0)
+    for text, kept in (("p50<=6", True), ("p50<6", False), ("p50>=6", True), ("p50>6", False)):
+        (clause,) = parse_policy(text)
+        assert (clause.failure(row) is None) is kept
+
+
+def test_pages_print_the_figures_of_comparison_json(stored: Any, tmp_path: Path) -> None:
+    comparison = merge([read_source(str(stored(jetson_report(), "a")))])
+    comparison_pages.write_comparison(comparison, tmp_path)
+    written = json.loads((tmp_path / "comparison.json").read_text())
+    table = (tmp_path / "comparison.md").read_text().split("## Every file on every machine")[1]
+    lines = [line for line in table.split("\n## ")[0].splitlines() if line.startswith("| ")][2:]
+    assert len(lines) == len(written["rows"])
+    for line, row in zip(lines, written["rows"], strict=True):
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert cells[1] == row["machine"]
+        if row["latency_ms"]:
+            assert float(cells[4]) == pytest.approx(row["latency_ms"]["p50"], abs=0.005)
+
+
+def test_a_real_bundle_beside_a_stored_report(
+    run: Run, bundle: Bundle, stored: Any, tmp_path: Path
+) -> None:
+    other = copy.deepcopy(json.loads((bundle.path / "report.json").read_text()))
+    other["created"] = "2026-11-22T21:00:00+00:00"
+    other["environment"] |= {"cpu": "Another CPU", "gpu": None}
+    status, output, error = run(bundle.path, stored(other, "b"), "--json", "--out", tmp_path)
+    assert status == 0, error
+    rows = json.loads(output)["rows"]
+    assert len(rows) == 2 * (1 + len(other["results"]))
+    assert {row["machine"] for row in rows} == {rows[0]["machine"], "Another CPU"}
+    assert (tmp_path / "comparison.html").stat().st_size < 2_000_000
+
+
+def test_a_report_that_is_not_the_bundles_own_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    for name in ("manifest.json", "report.json"):
+        (tmp_path / name).write_bytes((bundle.path / name).read_bytes())
+    read_source(str(tmp_path))
+    with (tmp_path / "report.json").open("a") as file:
+        file.write(" ")
+    with pytest.raises(InputError, match=r"report\.json"):
+        read_source(str(tmp_path))
