@@ -39,6 +39,7 @@ class ExportOptions:
         max_drop: largest accepted top-1 drop in points.
         threads: of every runtime; None takes all usable CPUs.
         bench_seconds: time spent on measuring each file.
+        tune: search each OpenVINO file's fastest settings on this machine by measuring.
         gpu_archs: compute capabilities of the engines, such as `sm86`; empty takes the default.
         out: the bundle's folder; None means `cmt_VARIANT` in the current one.
         command: how the run was started, for the report.
@@ -59,6 +60,7 @@ class ExportOptions:
     max_drop: float = 1.0
     threads: int | None = None
     bench_seconds: float = 5.0
+    tune: bool = False
     gpu_archs: tuple[str, ...] = ()
     seed: int = 0
     out: Path | None = None

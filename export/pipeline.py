@@ -42,6 +42,7 @@ from measure.latency import ROUNDS, Timing, measure_alternately
 from measure.parity import TOLERANCES, compare_outputs, require
 from measure.report import REPORT_FILES, write_report
 from measure.runners import LOADERS, Settings, run_all
+from measure.tune import tune
 from quantize.recipe import SCHEMES
 
 PARITY_IMAGES = 32
@@ -363,10 +364,28 @@ class Run:
             )
             with self.progress.step(f"building {candidate.name}"):
                 info = target.build(request)
+            if self.options.tune and target.runtime == "openvino":
+                info["settings"], info["tuning"] = self._tune(candidate, request.path, info)
             (folder / "built.json").write_text(json.dumps(info))
 
         inputs = {"batch": self.options.batch, "gpu_archs": self.options.gpu_archs}
+        if self.options.tune:
+            inputs |= {"tune": self.options.bench_seconds, "threads": self.options.thread_count}
+            after.append("images/validation")
         return self.stages.run(f"build/{candidate.name}", inputs, make, after)
+
+    def _tune(
+        self, candidate: Candidate, path: Path, built: dict[str, Any]
+    ) -> tuple[Settings, list[dict[str, Any]]]:
+        with self.progress.task(f"tuning {candidate.name}", ROUNDS) as advance:
+            return tune(
+                path,
+                self.fed.batch(0, self.options.batch),
+                built["settings"],
+                self.options.thread_count,
+                self.options.bench_seconds,
+                advance,
+            )
 
     # Measuring
 

@@ -22,6 +22,7 @@ from measure import environment
 from measure.latency import Timing
 from measure.report import REPORT_FILES
 from measure.report import VERSION as REPORT_VERSION
+from measure.runners import THREADS
 from measure.statistics import compare, worst_classes
 
 WORST_CLASSES = 3
@@ -186,7 +187,8 @@ def _thumbnail(pixels: np.ndarray) -> str:
 
 
 def _settings(options: ExportOptions, own: Row) -> Row:
-    return {"threads": options.thread_count, "batch": options.batch, **own}
+    threads = own.get(THREADS, options.thread_count)
+    return {"threads": threads, "batch": options.batch, **own}
 
 
 def _accuracy(results: Results, outputs: Outputs, reasons: dict[str, str]) -> Row | None:

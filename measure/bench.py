@@ -17,7 +17,7 @@ from cmt.errors import InputError
 from measure import environment
 from measure.bundle import Entry, OpenBundle, replace_report
 from measure.latency import ROUNDS, Timing, measure_alternately
-from measure.runners import missing_runtime
+from measure.runners import THREADS, missing_runtime
 
 SAME_MACHINE = ("cpu", "cpu_flags", "gpu")
 """What of a machine's environment does not change with its software."""
@@ -32,7 +32,7 @@ class Sweep:
 
     Attributes:
         batches: images per inference; empty takes the bundle's.
-        threads: of the runtime; empty takes all usable CPUs.
+        threads: of the runtime; empty takes what a file was tuned to, else all usable CPUs.
         streams: OpenVINO's parallel streams, each with a caller of its own; empty takes the
             file's own setting.
         seconds: spent on each file and combination.
@@ -110,7 +110,10 @@ def _measure_point(
 ) -> list[Row]:
     """One alternating run of all files, a row for each."""
     artefacts = {artefact["path"]: artefact for artefact in bundle.artefacts}
-    settings = {path: _settings(artefact, streams) for path, artefact in artefacts.items()}
+    settings = {
+        path: _settings(artefact, streams, tuned=not sweep.threads)
+        for path, artefact in artefacts.items()
+    }
     reasons = {path: _not_measured(artefact, streams) for path, artefact in artefacts.items()}
     files = {
         path: (artefact["target"], bundle.file(artefact).absolute())
@@ -129,7 +132,11 @@ def _measure_point(
         _row(
             bundle,
             artefact,
-            {"threads": threads, "batch": batch, **settings[path]},
+            {
+                "threads": settings[path].get(THREADS, threads),
+                "batch": batch,
+                **settings[path],
+            },
             timings,
             reasons[path],
         )
@@ -137,8 +144,9 @@ def _measure_point(
     ]
 
 
-def _settings(artefact: Entry, streams: int | None) -> Row:
-    own = artefact["settings"]
+def _settings(artefact: Entry, streams: int | None, tuned: bool) -> Row:
+    """The file's own settings; the tuned number of threads unless the sweep names others."""
+    own = {k: v for k, v in artefact["settings"].items() if tuned or k != THREADS}
     return own if streams is None else {**own, "NUM_STREAMS": streams}
 
 

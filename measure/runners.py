@@ -75,6 +75,9 @@ def load_torch(
     return run
 
 
+THREADS = "INFERENCE_NUM_THREADS"
+"""OpenVINO's name for the number of CPU threads."""
+
 # Float32 wherever the file says float: OpenVINO would otherwise pick BF16 by itself where the
 # CPU has it, and the report would compare precisions that nobody asked for.
 OPENVINO_SETTINGS: dict[str, Any] = {
@@ -87,14 +90,17 @@ OPENVINO_SETTINGS: dict[str, Any] = {
 def load_openvino(
     path: Path, threads: int, settings: Settings | None = None, batch: int | None = None
 ) -> Runner:
-    """An IR file on the CPU, compiled with `settings` (`OPENVINO_SETTINGS` by default)."""
+    """An IR file on the CPU, compiled with `settings` (`OPENVINO_SETTINGS` by default).
+
+    A number of threads in the settings, as `measure.tune` finds it, comes before `threads`.
+    """
     import openvino as ov
 
     core = ov.Core()
     model = core.read_model(path)
     if batch is not None and model.input(0).shape[0] != batch:
         model.reshape([batch, *list(model.input(0).shape)[1:]])
-    properties = {**(settings or OPENVINO_SETTINGS), "INFERENCE_NUM_THREADS": threads}
+    properties = {THREADS: threads, **(settings or OPENVINO_SETTINGS)}
     compiled = core.compile_model(model, "CPU", properties)
     count = len(compiled.outputs)
     own = threading.local()

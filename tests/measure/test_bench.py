@@ -107,6 +107,19 @@ def test_threads_and_streams_are_swept(copy: Path) -> None:
     assert all(row["latency_ms"]["p50"] > 0 for row in rows)
 
 
+def test_a_tuned_number_of_threads_holds_unless_another_is_asked_for(copy: Path) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    for artefact in manifest["artefacts"]:
+        if "settings" in artefact:
+            artefact["settings"]["INFERENCE_NUM_THREADS"] = 1
+    write_manifest(copy, manifest)
+    for arguments, expected in (((), 1), (("--threads", "2"), 2)):
+        result = cmt_bench(copy, *arguments, "--seconds", "0.1", "--json")
+        assert result.returncode == 0, result.stderr
+        rows = json.loads(result.stdout)["results"]
+        assert {row["settings"]["threads"] for row in rows} == {expected}
+
+
 def test_verify_passes_on_a_good_bundle_without_torch(openvino_bundle: Path) -> None:
     result = cmt_bench(openvino_bundle, "--verify")
     assert result.returncode == 0, result.stderr

@@ -159,6 +159,22 @@ def test_bench_gives_what_the_report_takes(runtime: Path, copy: Path) -> None:
     assert open_bundle(copy).report["machines"] == [entry]
 
 
+def test_a_tuned_number_of_threads_holds_unless_another_is_asked_for(
+    runtime: Path, copy: Path
+) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        for artefact in manifest["artefacts"]:
+            if "settings" in artefact:
+                artefact["settings"]["INFERENCE_NUM_THREADS"] = 1
+
+    rewrite(copy, change)
+    for arguments, expected in (((), 1), (("--threads", "2"), 2)):
+        result = run(runtime / "cmt_bench", copy, *arguments, "--seconds", "0.1", "--json")
+        assert result.returncode == 0, result.stderr
+        rows = json.loads(result.stdout)["results"]
+        assert {row["settings"]["threads"] for row in rows} == {expected}
+
+
 def test_one_byte_changed_anywhere_is_refused_and_the_file_named(runtime: Path, copy: Path) -> None:
     for path in sorted(path for path in copy.rglob("*") if path.is_file()):
         content = path.read_bytes()

@@ -26,7 +26,7 @@ constexpr const char* kUsage =
     "Times the files that this build can run, in alternating bursts.\n"
     "  --artefact NAME  only this one, such as openvino/int8\n"
     "  --seconds S      spent on each file; default: 5\n"
-    "  --threads N      CPU threads; default: all\n"
+    "  --threads N      CPU threads; default: as tuned, or all\n"
     "  --machine NAME   name of this machine; default: its host name\n"
     "  --json           print what report.json's `machines` holds of a machine\n";
 
@@ -35,6 +35,9 @@ constexpr int kRounds = 8;
 constexpr double kWarmUpSeconds = 0.5;
 constexpr int kUncounted = 2;
 constexpr std::size_t kFewest = 3;
+
+// OpenVINO's name for the number of threads, among an artefact's settings where it was tuned.
+constexpr const char* kThreads = "INFERENCE_NUM_THREADS";
 
 double milliseconds_since(Clock::time_point begin) {
   return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
@@ -60,6 +63,14 @@ struct Candidate {
     }
   }
 };
+
+// As many threads as were asked for, else as the file was tuned to, else all.
+int threads_of(const cmt::Artefact& artefact, int asked) {
+  if (asked > 0) return asked;
+  const auto tuned = artefact.settings.find(kThreads);
+  if (tuned != artefact.settings.end()) return std::stoi(tuned->second);
+  return static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+}
 
 Candidate load(const cmt::Bundle& bundle, const cmt::Artefact& artefact, int threads) {
   const auto begin = Clock::now();
@@ -96,7 +107,9 @@ Json row(const Candidate& candidate, const std::vector<Candidate>& all, std::siz
   const cmt::Artefact& artefact = *candidate.artefact;
   const cmt::tools::Latency latency = cmt::tools::summarise(candidate.times);
   Json settings{{"threads", threads}, {"batch", batch}};
-  for (const auto& [name, value] : artefact.settings) settings[name] = value;
+  for (const auto& [name, value] : artefact.settings) {
+    if (name != kThreads) settings[name] = value;
+  }
   Json reasons{{"accuracy", "cmt_bench measures speed; see the exporting machine's row"},
                {"speedup_vs_baseline", "there is no torch in this measurement"},
                {"peak_rss_mb", "all files were measured in one process"}};
@@ -134,8 +147,7 @@ Json row(const Candidate& candidate, const std::vector<Candidate>& all, std::siz
 
 int bench(const cmt::tools::Arguments& arguments) {
   const double seconds = arguments.number("seconds", 5, 1e-3, 3600);
-  const int threads = arguments.count(
-      "threads", static_cast<int>(std::max(1U, std::thread::hardware_concurrency())), 1, 4096);
+  const int threads = arguments.count("threads", 0, 1, 4096);
   const std::string wanted = arguments.text("artefact", "");
   const cmt::Bundle bundle(arguments.positional.front());
   std::vector<Candidate> candidates;
@@ -145,13 +157,14 @@ int bench(const cmt::tools::Arguments& arguments) {
       std::cerr << "skipped " << artefact.file.path << ": " << *reason << '\n';
       continue;
     }
-    candidates.push_back(load(bundle, artefact, threads));
+    candidates.push_back(load(bundle, artefact, threads_of(artefact, threads)));
   }
   if (candidates.empty()) throw cmt::InputError("this build can run none of the bundle's files");
   measure(candidates, seconds);
   Json rows = Json::array();
   for (const Candidate& candidate : candidates) {
-    rows.push_back(row(candidate, candidates, bundle.manifest().batch, threads));
+    rows.push_back(row(candidate, candidates, bundle.manifest().batch,
+                       threads_of(*candidate.artefact, threads)));
   }
   if (arguments.has("json")) {
     std::string command = "cmt_bench";
