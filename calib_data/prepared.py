@@ -48,19 +48,29 @@ class PreparedImages:
         pairs = zip(self.keys, self.digests, strict=True)
         return list_hash([f"{key} {digest}" for key, digest in pairs])
 
-    def batches(self, size: int, count: int | None = None) -> Iterator[NDArray[Any]]:
-        """Batches of the first `count` images, in order, as `Preprocessing.feed` gives them."""
-        total = len(self) if count is None else min(count, len(self))
-        return (self.batch(begin, size) for begin in range(0, total, size))
+    def batches(self, size: int, places: NDArray[np.int64] | None = None) -> Iterator[NDArray[Any]]:
+        """Batches of the images at these places (all), as `Preprocessing.feed` gives them.
 
-    def batch(self, begin: int, size: int) -> NDArray[Any]:
-        """`size` images from `begin` on, starting over at the end.
-
-        Exported graphs have a fixed batch, so the last one is filled up, and with different
-        images, so that no image weighs more than twice in calibration.
+        The last batch is filled up from the beginning.
         """
-        places = np.arange(begin, begin + size) % len(self)
-        return self.preprocessing.feed(np.asarray(self.pixels[places]))
+        if places is None:
+            places = np.arange(len(self))
+        for begin in range(0, len(places), size):
+            # Different images, so that none weighs more in calibration than it must.
+            chosen = np.take(places, np.arange(begin, begin + size), mode="wrap")
+            yield self.preprocessing.feed(np.asarray(self.pixels[chosen]))
+
+    def batch(self, size: int) -> NDArray[Any]:
+        """The first `size` images, starting over at the end."""
+        return next(self.batches(size))
+
+
+def spread(total: int, count: int) -> NDArray[np.int64]:
+    """`count` places, or all, evenly over `total`.
+
+    Folders list their images class by class: the first ones would be of one class alone.
+    """
+    return np.linspace(0, total - 1, min(count, total)).round().astype(np.int64)
 
 
 def prepare(

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from calib_data.prepared import PreparedImages, open_prepared, prepare
+from calib_data.prepared import PreparedImages, open_prepared, prepare, spread
 from calib_data.sources import ImageSource, choose
 from cmt.errors import GateError, InputError
 from cmt.network import CMT
@@ -296,7 +296,7 @@ class Run:
             from quantize.activation import IMAGES, fit_activations
 
             assert self.calibration is not None
-            batches = self.calibration.batches(1, min(IMAGES, len(self.calibration)))
+            batches = self.calibration.batches(1, spread(len(self.calibration), IMAGES))
             fit_activations(network, map(torch.from_numpy, batches))
         return network
 
@@ -327,7 +327,7 @@ class Run:
 
             from export.half import measure_ranges
 
-            batches = images.batches(self.options.batch, count)
+            batches = images.batches(self.options.batch, spread(len(images), count))
             ranges = measure_ranges(onnx.load(graph), batches)
             (folder / "ranges.json").write_text(json.dumps(ranges))
 
@@ -339,12 +339,12 @@ class Run:
     def _parity(
         self, name: str, graph: Graph, path: Path, images: PreparedImages
     ) -> dict[str, Any]:
-        count = min(PARITY_IMAGES, len(images))
+        places = spread(len(self.reference[0]), PARITY_IMAGES)
         runner = LOADERS[graph.runtime](path, self.options.thread_count)
-        batches = images.batches(self.options.batch, count)
-        outputs = run_all(runner, batches, count, lambda _: None)
+        batches = images.batches(self.options.batch, places)
+        outputs = run_all(runner, batches, len(places), lambda _: None)
         row = compare_outputs(
-            name, outputs, [r[:count] for r in self.reference], TOLERANCES[graph.precision]
+            name, outputs, [r[places] for r in self.reference], TOLERANCES[graph.precision]
         )
         require(row)
         return row
@@ -380,7 +380,7 @@ class Run:
         with self.progress.task(f"tuning {candidate.name}", ROUNDS) as advance:
             return tune(
                 path,
-                self.fed.batch(0, self.options.batch),
+                self.fed.batch(self.options.batch),
                 built["settings"],
                 self.options.thread_count,
                 self.options.bench_seconds,
@@ -407,7 +407,7 @@ class Run:
         def make(folder: Path) -> None:
             runner = LOADERS[runtime](path, self.options.thread_count, settings, batch)
             with self.progress.task(f"running {name} on {total} images", total) as advance:
-                arrays = run_all(runner, images.batches(batch, total), total, advance)
+                arrays = run_all(runner, images.batches(batch, np.arange(total)), total, advance)
             np.savez(folder / "outputs.npz", *arrays)
 
         inputs = {"runtime": runtime, "batch": batch, "threads": self.options.thread_count}
@@ -421,11 +421,11 @@ class Run:
         settings = _built_settings(folder)
         outputs = self._outputs(candidate.name, candidate.target.runtime, path, stage, settings)
         if not candidate.target.runs_graph:  # else the graph's own row says it
-            count = min(PARITY_IMAGES, len(self.validation))
+            places = spread(len(outputs[0]), PARITY_IMAGES)
             row = compare_outputs(
                 candidate.name,
-                [array[:count] for array in outputs],
-                [array[:count] for array in self.reference],
+                [array[places] for array in outputs],
+                [array[places] for array in self.reference],
                 TOLERANCES[candidate.precision],
             )
             require(row)
@@ -438,8 +438,8 @@ class Run:
             if candidate.target.not_timed is None:
                 path = self._evaluated_file(candidate, built[candidate.name])
                 files[candidate.name] = (candidate.target.runtime, path)
-        batch = self.fed.batch(0, self.options.batch)
-        torch_batch = self.validation.batch(0, self.options.batch)
+        batch = self.fed.batch(self.options.batch)
+        torch_batch = self.validation.batch(self.options.batch)
 
         def make(folder: Path) -> None:
             title = f"timing {len(files)} files alternately"

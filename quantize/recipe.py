@@ -49,6 +49,12 @@ RECIPE: tuple[Role, ...] = (
     Role("attention key bias", rf"{_BLOCK}\.attention\.key_bias", (), "one row"),
     Role("attention output", rf"{_BLOCK}\.attention\.proj", _BOTH, "0.1 %"),
     Role(
+        "first reduction",
+        r"stages\.0\.blocks\.\d+\.attention\.reduce\.conv",
+        _BOTH,
+        "as below; where depthwise, its input has no other INT8 reader",
+    ),
+    Role(
         "reduction",
         rf"{_BLOCK}\.attention\.reduce\.conv",
         _BOTH,

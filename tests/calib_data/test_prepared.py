@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from calib_data.prepared import PreparedImages, open_prepared, prepare
+from calib_data.prepared import PreparedImages, open_prepared, prepare, spread
 from calib_data.preprocessing import Preprocessing
 from calib_data.sources import FolderImages
 from cmt.errors import InputError
@@ -16,10 +16,10 @@ from cmt.errors import InputError
 PREPROCESSING = Preprocessing((32, 32), (32, 32))
 
 
-def make_folder(root: Path, count: int) -> Path:
+def make_folder(root: Path, count: int, name: str = "class") -> Path:
     for i in range(count):
-        (root / "class").mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (32, 32), (10 * i, 0, 0)).save(root / "class" / f"{i}.png")
+        (root / name).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (10 * i, ord(name[0]), 0)).save(root / name / f"{i}.png")
     return root
 
 
@@ -81,7 +81,20 @@ def test_the_last_batch_is_filled_up_with_the_first_images(tmp_path: Path) -> No
     batches = list(images.batches(2))
     assert [batch.shape for batch in batches] == [(2, 3, 32, 32)] * 3
     np.testing.assert_array_equal(batches[2][1], batches[0][0])
-    np.testing.assert_array_equal(batches[2][0], images.batch(4, 1)[0])
+    np.testing.assert_array_equal(batches[2][0], list(images.batches(1))[4][0])
+
+
+def test_a_few_images_of_a_folder_are_of_all_its_classes(tmp_path: Path) -> None:
+    for name in "abcd":
+        make_folder(tmp_path / "in", 5, name)
+    images = prepared(FolderImages(tmp_path / "in"), tmp_path / "out")
+    assert images.labels is not None
+    places = spread(len(images), 8)
+    assert np.bincount(images.labels[places]).tolist() == [2, 2, 2, 2]
+    fed = np.concatenate(list(images.batches(3, places)))
+    every = np.concatenate(list(images.batches(1)))
+    np.testing.assert_array_equal(fed[:8], every[places])
+    np.testing.assert_array_equal(fed[8], every[places[0]])
 
 
 def test_the_hash_tells_images_of_the_same_names_apart(tmp_path: Path) -> None:

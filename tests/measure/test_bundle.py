@@ -116,6 +116,7 @@ def test_a_newer_schema_is_refused_with_its_version(copy: Path) -> None:
         lambda m: m["input"]["resize"].update(filter="bilinear"),
         lambda m: m["input"].update(std=[0.2, 0.2, 0]),
         lambda m: m["artefacts"][0].update(sha256="x"),
+        lambda m: m["artefacts"][-1]["settings"].update(CACHE_DIR="/tmp/elsewhere"),
         lambda m: m.update(surprise=1),
         lambda m: m.update(schema="1"),
     ],

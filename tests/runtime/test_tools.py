@@ -209,6 +209,18 @@ def test_a_link_out_of_the_bundle_is_refused(runtime: Path, copy: Path, tmp_path
     assert "leads out of the bundle" in result.stderr
 
 
+def test_settings_that_could_write_files_are_refused(
+    runtime: Path, copy: Path, tmp_path: Path
+) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["artefacts"][-1]["settings"]["CACHE_DIR"] = str(tmp_path / "cache")
+
+    rewrite(copy, change)
+    result = run(runtime / "cmt_check", copy)
+    assert result.returncode == 2
+    assert "the setting CACHE_DIR is not allowed" in result.stderr
+
+
 def test_a_newer_schema_is_refused_with_its_version(runtime: Path, copy: Path) -> None:
     rewrite(copy, lambda manifest: manifest.update(schema=7, something="new"))
     result = run(runtime / "cmt_check", copy)

@@ -5,6 +5,7 @@
 #include <cmt/error.hpp>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <utility>
 
 #include "files.hpp"
@@ -147,6 +148,10 @@ std::string description_of_build(const Json& value) {
   return text;
 }
 
+// As in manifest.schema.json: other properties could make OpenVINO write files.
+const std::set<std::string> kSettings{"PERFORMANCE_HINT", "NUM_STREAMS",
+                                      "INFERENCE_PRECISION_HINT", "INFERENCE_NUM_THREADS"};
+
 Artefact artefact(const Json& value, std::size_t outputs) {
   Artefact result;
   result.target = value.at("target").get<std::string>();
@@ -154,6 +159,7 @@ Artefact artefact(const Json& value, std::size_t outputs) {
   result.file = file_entry(value);
   result.built = description_of_build(value);
   for (const auto& [name, setting] : value.at("settings").items()) {
+    if (kSettings.count(name) == 0) damaged("the setting " + name + " is not allowed");
     if (setting.is_structured() || setting.is_null()) damaged("the setting " + name);
     result.settings[name] = setting.is_string() ? setting.get<std::string>() : setting.dump();
   }
