@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -189,7 +190,10 @@ def _refuse_same_names(rows: Sequence[Row]) -> None:
 
 
 def _name(rows: Sequence[Row]) -> None:
-    """Give each row a `name`: variant, file, and those settings that its machine varied."""
+    """Give each row a `name`: variant, file, and those settings that its machine varied.
+
+    Rows of one machine that would still have one name say their weights, then their time.
+    """
     for row in rows:
         name = f"{row['variant']} {row_name(row)}" + (" *" if is_simulated(row) else "")
         identity = ("machine", "variant", "weights_sha256", "target", "precision", "artefact")
@@ -201,6 +205,23 @@ def _name(rows: Sequence[Row]) -> None:
             if len({one.get(key, 1) for one in same}) > 1
         ]
         row["name"] = ", ".join([name, *varied])
+    _tell_apart(rows, lambda row: f"weights {(row['weights_sha256'] or 'random')[:8]}")
+    _tell_apart(rows, lambda row: f"measured {row['measured']}")
+    seen: Counter[tuple[str, str]] = Counter()
+    for row in rows:
+        seen[row["machine"], row["name"]] += 1
+        if (number := seen[row["machine"], row["name"]]) > 1:
+            row["name"] += f", row {number}"
+
+
+def _tell_apart(rows: Sequence[Row], words: Callable[[Row], str]) -> None:
+    """Add the words to the names of a machine's rows that have one name but not one word."""
+    said: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        said.setdefault((row["machine"], row["name"]), set()).add(words(row))
+    for row in rows:
+        if len(said[row["machine"], row["name"]]) > 1:
+            row["name"] += f", {words(row)}"
 
 
 def choose(comparison: Report, machines: Sequence[str], files: Sequence[str]) -> Report:
@@ -239,13 +260,13 @@ def require(comparison: Report, clauses: Sequence[Clause]) -> Report:
     """
     passed, failures = [], []
     for machine, rows in files_by_machine(comparison).items():
-        broken = {row["name"]: [f for c in clauses if (f := c.failure(row))] for row in rows}
-        good = [name for name, problems in broken.items() if not problems]
+        broken = [(row["name"], [f for c in clauses if (f := c.failure(row))]) for row in rows]
+        good = [name for name, problems in broken if not problems]
         passed += [f"{machine}: {name}" for name in good]
         if not good:
             failures += [
                 f"{machine}: {name}: {problem}"
-                for name, problems in broken.items()
+                for name, problems in broken
                 for problem in problems
             ]
     texts = [clause.text for clause in clauses]

@@ -238,6 +238,51 @@ def test_a_clause_on_what_was_not_measured_fails_with_the_reason(run: Run, store
     assert "p50<=6ms failed: n/a (TensorRT is not installed here" in error
 
 
+def other_weights(p50: float) -> dict[str, Any]:
+    """The report of another training of the same network, with one file."""
+    report = make_report()
+    report["weights"] = {**report["weights"], "sha256": "12" * 32}
+    report["created"] = "2026-11-22T21:00:00+00:00"
+    report["results"] = [make_row("openvino", "int8", p50, 1.0)]
+    return report
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_policy_does_not_depend_on_the_order_of_the_reports(
+    run: Run, stored: Any, order: tuple[int, int]
+) -> None:
+    paths = stored(make_report(), "a"), stored(other_weights(2.0), "b")
+    policy = ("--require", "p50<=6ms", "--file", "openvino/int8", "--json")
+    status, output, _ = run(*(paths[i] for i in order), *policy)
+    assert status == 0
+    kept = json.loads(output)["requirements"]["kept_by"]
+    assert kept == ["AMD EPYC 7B13: ti openvino int8, weights 12121212"]
+
+
+def test_rows_of_one_file_on_one_machine_have_names_of_their_own(run: Run, stored: Any) -> None:
+    report = make_report()
+    again = {**make_row("openvino", "int8", 2.0, 1.0), "bytes": 10_204_000}
+    entry = {
+        "machine": "box",
+        "measured": "2026-11-23T08:00:00+00:00",
+        "command": "cmt-bench bundle --threads 2 --threads 2",
+        "environment": report["environment"],
+        "results": [again, {**again, "latency_ms": {**again["latency_ms"], "p50": 9.0}}],
+    }
+    path = stored({**report, "machines": [entry]}, "a")
+    policy = ("--require", "p50<=6ms", "--file", "openvino/int8", "--json")
+    status, output, _ = run(f"box={path}", *policy)
+    assert status == 0
+    comparison = json.loads(output)
+    names = [row["name"] for row in comparison["rows"]]
+    assert names == [
+        "ti openvino int8, measured 2026-11-22T19:00:00+00:00",
+        "ti openvino int8, measured 2026-11-23T08:00:00+00:00",
+        "ti openvino int8, measured 2026-11-23T08:00:00+00:00, row 2",
+    ]
+    assert comparison["requirements"]["kept_by"] == [f"box: {names[1]}"]
+
+
 def test_clauses_are_inclusive_where_they_say_so() -> None:
     row = make_row("openvino", "int8", 6.0, 1.0)
     for text, kept in (("p50<=6", True), ("p50<6", False), ("p50>=6", True), ("p50>6", False)):
