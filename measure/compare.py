@@ -253,21 +253,31 @@ def _file(row: Row) -> str:
     return f"{row['target']}/{row['precision']}"
 
 
-def require(comparison: Report, clauses: Sequence[Clause]) -> Report:
+def machine_names(comparison: Report) -> list[str]:
+    """The machines that rows are of, each once."""
+    return list(dict.fromkeys(row["machine"] for row in comparison["rows"]))
+
+
+def require(comparison: Report, clauses: Sequence[Clause], machines: Sequence[str]) -> Report:
     """The comparison with its `requirements`: on each machine, some file keeps every clause.
 
     Where none does, every clause that fails is named, file by file.
+
+    Args:
+        machines: all that must have such a file, those that `choose` left no row of included.
     """
     passed, failures = [], []
-    for machine, rows in files_by_machine(comparison).items():
+    by_machine = files_by_machine(comparison)
+    for machine in machines:
+        rows = by_machine.get(machine, [])
+        if not rows:
+            failures.append(f"{machine}: has no such file")
         broken = [(row["name"], [f for c in clauses if (f := c.failure(row))]) for row in rows]
         good = [name for name, problems in broken if not problems]
         passed += [f"{machine}: {name}" for name in good]
         if not good:
             failures += [
-                f"{machine}: {name}: {problem}"
-                for name, problems in broken
-                for problem in problems
+                f"{machine}: {name}: {problem}" for name, problems in broken for problem in problems
             ]
     texts = [clause.text for clause in clauses]
     return {

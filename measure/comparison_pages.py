@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from measure import pages
-from measure.compare import files_by_machine, is_simulated
+from measure.compare import files_by_machine, is_simulated, machine_names
 from measure.pages import Chart, Column, Entry, Table
 from measure.report import render, table_of_text, write_pages
 from measure.verdict import (
@@ -50,7 +50,7 @@ class Page:
 def build_page(comparison: Report) -> Page:
     """The page of a comparison."""
     rows = comparison["rows"]
-    machines = list(dict.fromkeys(row["machine"] for row in rows))
+    machines = machine_names(comparison)
     limits = {report["max_drop_pp"] for report in comparison["reports"]}
     entries = [
         # A baseline keeps its own colour, wherever it was measured.

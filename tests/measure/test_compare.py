@@ -283,6 +283,20 @@ def test_rows_of_one_file_on_one_machine_have_names_of_their_own(run: Run, store
     assert comparison["requirements"]["kept_by"] == [f"box: {names[1]}"]
 
 
+def test_a_machine_without_such_a_file_keeps_no_policy(run: Run, stored: Any) -> None:
+    plain = xs_report()
+    plain["results"] = plain["results"][:1]
+    good, no_int8 = stored(make_report(), "a"), f"noint8={stored(plain, 'b')}"
+    policy = ("--require", "p50<=100ms", "--file")
+    status, _, error = run(good, no_int8, *policy, "openvino/int8")
+    assert status == 1
+    assert error == "cmt-report: noint8: has no such file\n"
+    status, _, error = run(good, *policy, "torch/fp32")
+    assert status == 1
+    assert error == "cmt-report: AMD EPYC 7B13: has no such file\n"
+    assert run(good, no_int8, *policy, "openvino/int8", "--machine", "AMD EPYC 7B13")[0] == 0
+
+
 def test_clauses_are_inclusive_where_they_say_so() -> None:
     row = make_row("openvino", "int8", 6.0, 1.0)
     for text, kept in (("p50<=6", True), ("p50<6", False), ("p50>=6", True), ("p50>6", False)):
