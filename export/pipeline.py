@@ -76,6 +76,11 @@ def export(options: ExportOptions, show_progress: bool = False) -> Bundle:
             An accuracy gate that fails is no exception: the bundle is there to look at, and
             `Bundle.failures` says so.
     """
+    with bundles.locked(options.bundle):
+        return _export(options, show_progress)
+
+
+def _export(options: ExportOptions, show_progress: bool) -> Bundle:
     bundles.recover(options.bundle)
     if options.resume and bundles.is_finished(options.bundle, options.identity):
         bundles.Workspace(options.bundle, resume=True).remove()

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from cmt.errors import InputError
 from cmt.variants import Variant
 from export import bundle as bundles
 from measure.bundle import open_bundle
@@ -139,6 +140,34 @@ def test_a_changed_input_is_not_answered_from_the_stages(
     before = log.read_text().split()
     assert status_of([*options, "--resume"], log, "torch.outputs", "after", signal.SIGKILL) == -9
     assert set(log.read_text().split()[len(before) :]) == again
+
+
+def test_a_second_run_of_one_bundle_is_refused_and_leaves_the_first_its_stages(
+    arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    place, log = tmp_path / "new" / "bundle", tmp_path / "log"
+    stage = bundles.workspace_folder(place) / "stage"
+    with bundles.locked(place):
+        stage.mkdir(parents=True)
+        assert status_of(arguments("new/bundle"), log) == 2
+        assert stage.is_dir()
+        with pytest.raises(InputError, match=f"another run is writing {place}"):
+            bundles.locked(place).__enter__()
+    assert [path.name for path in place.parent.iterdir()] == [".bundle.partial"]
+
+
+def test_a_killed_run_keeps_no_lock_and_a_refused_one_no_folders(
+    arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    killed = status_of(arguments("new/b"), log, "reference", "after", signal.SIGKILL)
+    assert killed == -signal.SIGKILL
+    with bundles.locked(tmp_path / "new" / "b"):
+        pass
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [".b.partial"]
+    with bundles.locked(tmp_path / "other" / "folder" / "b"):
+        pass
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_bundle_that_is_being_replaced_is_never_lost(
