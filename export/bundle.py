@@ -112,20 +112,20 @@ def recover(bundle: Path) -> None:
         old.replace(bundle)
 
 
-def is_finished(bundle: Path, identity: str) -> bool:
-    """Whether this very run put the bundle in its place and was killed before it ended."""
+def finished_run(bundle: Path) -> str | None:
+    """The identity of the run that put the bundle in its place and was killed before it ended."""
     try:
         noted = json.loads((workspace_folder(bundle) / FINISHED).read_text())
-        return noted == {"run": identity, "manifest": sha256_file(bundle / MANIFEST)}
+        return noted["run"] if noted["manifest"] == sha256_file(bundle / MANIFEST) else None
     except (OSError, ValueError):
-        return False
+        return None
 
 
 def place(finished: Path, bundle: Path, identity: str) -> None:
     """Rename the finished folder to its place; an old bundle goes only when the new one is in.
 
     Args:
-        identity: tells this run from others, for `is_finished`.
+        identity: tells this run from others, for `finished_run`.
     """
     old = finished.with_name("replaced")
     noted = {"run": identity, "manifest": sha256_file(finished / MANIFEST)}
