@@ -15,7 +15,7 @@ from measure.bundle import MANIFEST, check_file, file_entries
 from measure.policy import Clause
 from measure.report import VERSION as REPORT_VERSION
 from measure.report import validate
-from measure.verdict import printable, row_name
+from measure.verdict import decimal, printable, row_name
 
 VERSION = 1
 
@@ -184,9 +184,14 @@ def _refuse_same_names(rows: Sequence[Row]) -> None:
         first = known.setdefault(row["machine"], row)
         if any(row[key] != first[key] for key in SAME_MACHINE):
             raise InputError(
-                f"two machines are called '{row['machine']}' ({first['cpu']} and {row['cpu']}): "
-                "measure one again with another cmt-bench --machine, or export's with NAME=PATH"
+                f"two machines are called '{row['machine']}' ({_hardware(first)} and "
+                f"{_hardware(row)}): measure one again with another cmt-bench "
+                "--machine, or call the one that exported NAME=PATH"
             )
+
+
+def _hardware(row: Row) -> str:
+    return f"{row['cpu']}, {row['cores']} cores, {decimal(row['memory_gb'])} GB"
 
 
 def _name(rows: Sequence[Row]) -> None:

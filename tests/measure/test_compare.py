@@ -141,7 +141,23 @@ def test_different_validation_images_are_refused_unless_told(run: Run, stored: A
 def test_two_machines_of_one_name_are_refused(run: Run, stored: Any) -> None:
     status, _, error = run(f"x={stored(make_report(), 'a')}", f"x={stored(xs_report(), 'b')}")
     assert status == 2
-    assert "two machines are called 'x' (AMD EPYC 7B13 and Ryzen 9 9950X)" in error
+    assert "two machines are called 'x' (AMD EPYC 7B13, 2 cores, 15.6 GB and Ryzen" in error
+
+
+@pytest.mark.parametrize("change", [{"cores": 64}, {"memory_gb": 512.0}])
+def test_machines_of_one_processor_and_other_size_are_two(
+    run: Run, stored: Any, change: dict[str, Any]
+) -> None:
+    large = make_report()
+    large["environment"] = {**large["environment"], **change}
+    paths = stored(make_report(), "a"), stored(large, "b")
+    status, _, error = run(*paths)
+    assert status == 2
+    assert "two machines are called 'AMD EPYC 7B13'" in error
+    assert "NAME=PATH" in error
+    status, output, _ = run(paths[0], f"large={paths[1]}", "--json")
+    assert status == 0
+    assert len(json.loads(output)["rows"]) == 8
 
 
 def test_a_destination_that_is_a_file_is_bad_input(run: Run, stored: Any) -> None:
