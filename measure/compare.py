@@ -40,7 +40,7 @@ def read_source(argument: str) -> Source:
     Raises:
         InputError: no report there, or one that is damaged or breaks its schema.
     """
-    name, _, rest = argument.rpartition("=")
+    name, _, rest = argument.partition("=")
     if name and not Path(argument).exists():
         path = Path(rest)
     else:

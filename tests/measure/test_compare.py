@@ -169,6 +169,27 @@ def test_a_destination_that_is_a_file_is_bad_input(run: Run, stored: Any) -> Non
     assert path.read_bytes() == before
 
 
+def test_a_path_may_hold_an_equals_sign(
+    run: Run, stored: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lr=0.1").mkdir()
+    stored(make_report(), "lr=0.1/report")
+    monkeypatch.chdir(tmp_path)
+    for argument, machine in (("lr=0.1", "AMD EPYC 7B13"), ("ws=lr=0.1", "ws")):
+        status, output, error = run(argument, "--json")
+        assert status == 0, error
+        assert json.loads(output)["rows"][0]["machine"] == machine
+
+
+def test_a_setting_that_is_no_scalar_is_bad_input(run: Run, stored: Any) -> None:
+    report = make_report()
+    report["results"][0]["settings"] = {"batch": [1]}
+    status, output, error = run(stored(report, "a"))
+    assert (status, output) == (2, "")
+    assert "[1]" in error
+    assert len(error.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
