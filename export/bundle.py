@@ -131,6 +131,7 @@ def place(finished: Path, bundle: Path, identity: str) -> None:
     noted = {"run": identity, "manifest": sha256_file(finished / MANIFEST)}
     finished.with_name(FINISHED).write_text(json.dumps(noted))
     if bundle.exists():
+        shutil.rmtree(old, ignore_errors=True)  # what a run that was killed left of it
         bundle.replace(old)
     finished.replace(bundle)
     shutil.rmtree(old, ignore_errors=True)

@@ -236,3 +236,11 @@ def test_a_bundle_that_is_being_replaced_is_never_lost(
     bundles.place(new, old, "run")
     assert (old / "manifest.json").read_text() == "new"
     assert bundles.finished_run(old) == "run"
+
+    leftover = bundles.workspace_folder(old) / "replaced" / "model"  # killed while removing it
+    leftover.mkdir(parents=True)
+    new.mkdir()
+    (new / "manifest.json").write_text("newer")
+    bundles.place(new, old, "run")
+    assert (old / "manifest.json").read_text() == "newer"
+    assert not leftover.exists()
