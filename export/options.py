@@ -80,6 +80,8 @@ class ExportOptions:
         for name in ("val_count", "threads"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} must be at least 1")
+        if not self.bundle.name:
+            raise InputError(f"--out {self.out} has no name: name a folder in it, such as cmt")
         if not 0 < self.bench_seconds < math.inf:
             raise InputError("--bench-seconds must be positive and finite")
         if not math.isfinite(self.max_drop):
