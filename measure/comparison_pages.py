@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cmt.errors import InputError
 from measure import pages
 from measure.compare import files_by_machine, is_simulated, machine_names
 from measure.pages import Chart, Column, Entry, Table
@@ -209,11 +210,20 @@ def _method(rows: Sequence[Row]) -> tuple[str, ...]:
 
 
 def write_comparison(comparison: Report, folder: Path) -> None:
-    """Write comparison.json, comparison.md and comparison.html into a folder."""
+    """Write comparison.json, comparison.md and comparison.html into a folder.
+
+    Raises:
+        InputError: they cannot be written there.
+    """
     page = build_page(comparison)
     texts = (
         json.dumps(comparison, indent=1, allow_nan=False) + "\n",
         render("comparison.md.j2", page),
         render("comparison.html.j2", page),
     )
-    write_pages(dict(zip(FILES, texts, strict=True)), folder)
+    try:
+        write_pages(dict(zip(FILES, texts, strict=True)), folder)
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {folder} ({error.strerror}): choose another --out"
+        ) from error

@@ -190,6 +190,21 @@ def test_a_setting_that_is_no_scalar_is_bad_input(run: Run, stored: Any) -> None
     assert len(error.splitlines()) == 1
 
 
+def test_pages_that_cannot_be_written_are_bad_input_and_leave_the_old_ones(
+    run: Run, stored: Any, tmp_path: Path
+) -> None:
+    path, out = stored(make_report(), "a"), tmp_path / "out"
+    status, output, error = run(path, "--out", path / "x")
+    assert (status, output) == (2, "")
+    assert f"cannot write to {path / 'x'}" in error
+    assert len(error.splitlines()) == 1
+    (out / "comparison.html").mkdir(parents=True)
+    (out / "comparison.md").write_text("old")
+    assert run(path, "--out", out)[0] == 2
+    assert (out / "comparison.md").read_text() == "old"
+    assert sorted(file.name for file in out.iterdir()) == ["comparison.html", "comparison.md"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
