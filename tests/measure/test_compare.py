@@ -15,7 +15,7 @@ from example_report import make_report, make_row
 import cli
 from cmt.errors import InputError
 from export.pipeline import Bundle
-from measure import comparison_pages
+from measure import charts, comparison_pages
 from measure.compare import merge, read_source
 from measure.policy import parse_policy
 
@@ -198,11 +198,11 @@ def test_pages_that_cannot_be_written_are_bad_input_and_leave_the_old_ones(
     assert (status, output) == (2, "")
     assert f"cannot write to {path / 'x'}" in error
     assert len(error.splitlines()) == 1
-    (out / "comparison.html").mkdir(parents=True)
+    (out / "comparison.json").mkdir(parents=True)
     (out / "comparison.md").write_text("old")
     assert run(path, "--out", out)[0] == 2
     assert (out / "comparison.md").read_text() == "old"
-    assert sorted(file.name for file in out.iterdir()) == ["comparison.html", "comparison.md"]
+    assert sorted(file.name for file in out.iterdir()) == ["comparison.json", "comparison.md"]
 
 
 @pytest.mark.parametrize(
@@ -354,6 +354,31 @@ def test_clauses_are_inclusive_where_they_say_so() -> None:
     for text, kept in (("p50<=6", True), ("p50<6", False), ("p50>=6", True), ("p50>6", False)):
         (clause,) = parse_policy(text)
         assert (clause.failure(row) is None) is kept
+
+
+def floors_of(comparison: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
+    """The lowest top-1 accepted that each drawn chart was given."""
+    floors, draw = [], charts.pareto
+
+    def noting(marks: Any, floor: float | None, said: str) -> str:
+        floors.append(floor)
+        return draw(marks, floor, said)
+
+    monkeypatch.setattr(charts, "pareto", noting)
+    comparison_pages.build_page(comparison)
+    return floors
+
+
+def test_the_lowest_top1_accepted_is_drawn_where_all_baselines_agree(
+    stored: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = xs_report()
+    sources = [read_source(str(stored(make_report(), "a"))), read_source(str(stored(other, "b")))]
+    assert floors_of(merge(sources), monkeypatch) == [pytest.approx(92.15)]
+    for row in (other["baseline"], *other["results"]):
+        row["accuracy"] = {**row["accuracy"], "top1": row["accuracy"]["top1"] - 2}
+    sources[1] = read_source(str(stored(other, "b")))
+    assert floors_of(merge(sources), monkeypatch) == [None]
 
 
 def test_pages_print_the_figures_of_comparison_json(stored: Any, tmp_path: Path) -> None:
