@@ -86,7 +86,7 @@ def test_every_row_names_its_machine(run: Run, stored: Any, tmp_path: Path) -> N
     assert "| workstation | 93.05 |" in lines[0]
     for name in ("comparison.md", "comparison.html"):
         text = (tmp_path / "out" / name).read_text()
-        assert "edge-box: ship ti openvino int8, 21.50 ms, top-1 drop" in text
+        assert "edge-box: ship ti openvino int8, 21.50 ms per image, top-1 drop" in text
 
 
 def test_rows_of_cmt_bench_take_the_accuracy_of_the_same_file_and_say_where_from(
@@ -354,6 +354,28 @@ def test_clauses_are_inclusive_where_they_say_so() -> None:
     for text, kept in (("p50<=6", True), ("p50<6", False), ("p50>=6", True), ("p50>6", False)):
         (clause,) = parse_policy(text)
         assert (clause.failure(row) is None) is kept
+
+
+def test_what_to_ship_is_said_for_each_variant_and_batch(stored: Any) -> None:
+    report, other = jetson_report(), jetson_report()
+    (row,) = report["machines"][0]["results"]
+    large = make_row("openvino", "int8", 80.0, 1.0, settings={"threads": 2, "batch": 8})
+    large.update({key: row[key] for key in ("accuracy", "bytes", "speedup_vs_baseline", "reasons")})
+    report["machines"][0]["results"].append(large)
+    other.update(variant="xs", created="2026-11-22T21:00:00+00:00", results=[], machines=[])
+    over = make_row("openvino", "fp16", 2.0, 3.0)
+    over["accuracy"] = {**over["accuracy"], "drop_pp": 1.5}
+    other["results"] = [over]
+    sources = [read_source(str(stored(r, name))) for r, name in ((report, "a"), (other, "b"))]
+    headlines = comparison_pages.build_page(merge(sources)).headlines
+    drop = "top-1 drop +0.10 [-0.20, +0.40]"
+    assert headlines == (
+        "AMD EPYC 7B13: ship ti openvino int8, 9.128 ms per image, 1.62x as fast as torch, "
+        f"{drop}.",
+        "AMD EPYC 7B13: no xs file that keeps the limit was timed.",
+        f"edge-box: ship ti openvino int8, batch 1, 21.50 ms per image, {drop}.",
+        f"edge-box: ship ti openvino int8, batch 8, 80.00 ms per batch of 8, {drop}.",
+    )
 
 
 def floors_of(comparison: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
