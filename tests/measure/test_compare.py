@@ -378,6 +378,24 @@ def test_what_to_ship_is_said_for_each_variant_and_batch(stored: Any) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("policy", "changes", "figure"),
+    [
+        ("p50<=6", {"latency_ms": {"p50": 6.0004}}, "6.0004 ms"),
+        ("p50<6", {"latency_ms": {"p50": 6.0}}, "6.000 ms"),
+        ("drop<=0.3", {"accuracy": {"drop_pp": 0.3049}}, "+0.305 points"),
+        ("speedup>=1.5", {"speedup_vs_baseline": 1.4999}, "1.4999x"),
+        ("size<=1234.5", {"bytes": 1_234_510_000}, "1,234.51 MB"),
+    ],
+)
+def test_a_figure_that_fails_does_not_read_as_if_it_passed(
+    policy: str, changes: dict[str, Any], figure: str
+) -> None:
+    (clause,) = parse_policy(policy)
+    failure = clause.failure(make_row("openvino", "int8", 6.0, 1.0, **changes))
+    assert failure == f"{policy} failed: {figure}"
+
+
 def floors_of(comparison: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
     """The lowest top-1 accepted that each drawn chart was given."""
     floors, draw = [], charts.pareto
