@@ -220,10 +220,10 @@ def report_cli(
     from measure.policy import parse_policy
 
     clauses = parse_policy(policy) if policy is not None else ()
-    comparison = compare.merge([compare.read_source(r) for r in reports], mix_images)
-    comparison = compare.choose(comparison, machines, files)
+    merged = compare.merge([compare.read_source(r) for r in reports], mix_images)
+    comparison = compare.choose(merged, machines, files)
     if clauses:
-        comparison = compare.require(comparison, clauses)
+        comparison = compare.require(comparison, clauses, machines or compare.machine_names(merged))
     if out is not None:
         comparison_pages.write_comparison(comparison, out)
     if as_json:

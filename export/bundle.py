@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,29 +26,56 @@ def workspace_folder(bundle: Path) -> Path:
     return bundle.with_name(f".{bundle.name}.partial")
 
 
+@contextmanager
+def locked(bundle: Path) -> Iterator[None]:
+    """Keep the bundle's place to this run; folders above it that stay empty go again.
+
+    The system releases the lock of a run that is killed; its file is then of no account.
+
+    Raises:
+        InputError: another run is writing this bundle, or nothing can be written there.
+    """
+    from filelock import FileLock, Timeout
+
+    file = bundle.with_name(f".{bundle.name}.lock")
+    missing = [parent for parent in bundle.parents if not parent.exists()]
+    lock = FileLock(file, timeout=0)
+    try:
+        bundle.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(
+            f"another run is writing {bundle}: wait for it, or choose another --out"
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {bundle.parent} ({error.strerror}): choose another --out"
+        ) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows keeps a file that is open
+            file.unlink()  # while it is locked: whoever gets it next looks for a new one
+        lock.release()
+        with suppress(OSError):
+            for parent in missing:  # innermost first, up to one that is not empty
+                parent.rmdir()
+
+
 class Workspace:
     """The folder of a run's intermediate files, beside the bundle so that a rename completes it.
 
     Args:
-        bundle: where the bundle will be.
+        bundle: where the bundle will be, `locked`.
         resume: go on with what an interrupted run left, in place of starting afresh.
-
-    Raises InputError when nothing can be written there.
     """
 
     def __init__(self, bundle: Path, resume: bool) -> None:
         self.folder = workspace_folder(bundle)
         self._resumed = resume and self.folder.is_dir()
-        missing = [parent for parent in bundle.parents if not parent.exists()]
-        try:
-            if not self._resumed:
-                shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"cannot write to {bundle.parent} ({error.strerror}): choose another --out"
-            ) from error
-        self._created = missing
+        if not self._resumed:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(exist_ok=True)
 
     def remove(self) -> None:
         """Remove the intermediate files of a finished run."""
@@ -55,11 +83,8 @@ class Workspace:
 
     def discard(self) -> None:
         """Leave no trace of a run that was refused, unless it went on from an earlier one."""
-        if self._resumed:
-            return
-        self.remove()
-        for parent in self._created:  # innermost first
-            parent.rmdir()
+        if not self._resumed:
+            self.remove()
 
 
 def check_destination(bundle: Path, force: bool) -> None:
@@ -87,25 +112,26 @@ def recover(bundle: Path) -> None:
         old.replace(bundle)
 
 
-def is_finished(bundle: Path, identity: str) -> bool:
-    """Whether this very run put the bundle in its place and was killed before it ended."""
+def finished_run(bundle: Path) -> str | None:
+    """The identity of the run that put the bundle in its place and was killed before it ended."""
     try:
         noted = json.loads((workspace_folder(bundle) / FINISHED).read_text())
-        return noted == {"run": identity, "manifest": sha256_file(bundle / MANIFEST)}
+        return noted["run"] if noted["manifest"] == sha256_file(bundle / MANIFEST) else None
     except (OSError, ValueError):
-        return False
+        return None
 
 
 def place(finished: Path, bundle: Path, identity: str) -> None:
     """Rename the finished folder to its place; an old bundle goes only when the new one is in.
 
     Args:
-        identity: tells this run from others, for `is_finished`.
+        identity: tells this run from others, for `finished_run`.
     """
     old = finished.with_name("replaced")
     noted = {"run": identity, "manifest": sha256_file(finished / MANIFEST)}
     finished.with_name(FINISHED).write_text(json.dumps(noted))
     if bundle.exists():
+        shutil.rmtree(old, ignore_errors=True)  # what a run that was killed left of it
         bundle.replace(old)
     finished.replace(bundle)
     shutil.rmtree(old, ignore_errors=True)

@@ -80,6 +80,8 @@ class ExportOptions:
         for name in ("val_count", "threads"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} must be at least 1")
+        if not self.bundle.name:
+            raise InputError(f"--out {self.out} has no name: name a folder in it, such as cmt")
         if not 0 < self.bench_seconds < math.inf:
             raise InputError("--bench-seconds must be positive and finite")
         if not math.isfinite(self.max_drop):
@@ -99,8 +101,8 @@ class ExportOptions:
 
     @property
     def identity(self) -> str:
-        """The same for a run and for the one that goes on with it."""
-        return repr(replace(self, resume=False, force=False))
+        """The same for a run and for the one that goes on with it, however they are written."""
+        return repr(replace(self, resume=False, force=False, command=""))
 
     @property
     def thread_count(self) -> int:

@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +77,14 @@ def export(options: ExportOptions, show_progress: bool = False) -> Bundle:
             An accuracy gate that fails is no exception: the bundle is there to look at, and
             `Bundle.failures` says so.
     """
+    with bundles.locked(options.bundle):
+        return _export(options, show_progress)
+
+
+def _export(options: ExportOptions, show_progress: bool) -> Bundle:
     bundles.recover(options.bundle)
-    if options.resume and bundles.is_finished(options.bundle, options.identity):
-        bundles.Workspace(options.bundle, resume=True).remove()
-        written = (options.bundle / REPORT_FILES[0]).read_text(encoding="utf-8")
-        return Bundle(options.bundle, json.loads(written))
-    bundles.check_destination(options.bundle, options.force)
+    finished = bundles.finished_run(options.bundle) if options.resume else None
+    bundles.check_destination(options.bundle, options.force or finished is not None)
     candidates = [
         Candidate(target, precision)
         for target in (get_target(name) for name in dict.fromkeys(options.targets))
@@ -89,15 +92,21 @@ def export(options: ExportOptions, show_progress: bool = False) -> Bundle:
     ]
     inputs = resolve(options, any(c.precision == "int8" for c in candidates))
     inputs.warnings += _precisions_left_out(options, candidates)
-    workspace = bundles.Workspace(options.bundle, options.resume)
-    try:
-        with ProgressBars(show_progress) as progress:
-            report = Run(options, candidates, inputs, workspace.folder, progress).finish()
-    except InputError:
-        workspace.discard()
-        raise
-    except GateError as error:
-        raise GateError(f"{error}; finished stages are kept in {workspace.folder}") from error
+    with ProgressBars(show_progress) as progress:
+        run = Run(options, candidates, inputs, bundles.workspace_folder(options.bundle), progress)
+        if finished == run.identity:
+            bundles.Workspace(options.bundle, resume=True).remove()
+            written = (options.bundle / REPORT_FILES[0]).read_text(encoding="utf-8")
+            return Bundle(options.bundle, json.loads(written))
+        bundles.check_destination(options.bundle, options.force)
+        workspace = bundles.Workspace(options.bundle, options.resume)
+        try:
+            report = run.finish()
+        except InputError:
+            workspace.discard()
+            raise
+        except GateError as error:
+            raise GateError(f"{error}; finished stages are kept in {workspace.folder}") from error
     workspace.remove()
     return Bundle(options.bundle, report)
 
@@ -130,23 +139,36 @@ class Run:
         self.options, self.candidates, self.inputs = options, candidates, inputs
         self.progress = progress
         self.workspace = workspace
-        common = {"machine": environment.describe(options.seed), "source": _source_digest()}
-        self.stages = Stages(workspace, common)
+        self.common = {"machine": environment.describe(options.seed), "source": _source_digest()}
+        self.stages = Stages(workspace, self.common)
+        self.sources: dict[str, tuple[ImageSource, int | None]] = {
+            "validation": (inputs.validation, inputs.validation_count)
+        }
+        if inputs.calibration is not None:
+            self.sources["calibration"] = (inputs.calibration, options.calib_count)
+        self.preprocessing = replace(inputs.preprocessing, in_graph=False)
         self.parity: list[dict[str, Any]] = []
         self.file_stem = f"cmt_{options.variant}"
 
+    @cached_property
+    def identity(self) -> str:
+        """Hash of all that decides the bundle: options, bytes that are read, program, machine."""
+        content = {
+            "options": self.options.identity,
+            "weights": self.inputs.weights_sha256,
+            "images": self._image_keys,
+            "common": self.common,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
     def finish(self) -> dict[str, Any]:
         """All stages in order, then the bundle; returns the report."""
-        self.validation = self._prepare(
-            "validation", self.inputs.validation, self.inputs.validation_count
-        )
+        self.validation = self._prepare("validation")
         # The same images as the files take them.
         self.fed = replace(self.validation, preprocessing=self.inputs.preprocessing)
         self.calibration = None
-        if self.inputs.calibration is not None:
-            self.calibration = self._prepare(
-                "calibration", self.inputs.calibration, self.options.calib_count
-            )
+        if "calibration" in self.sources:
+            self.calibration = self._prepare("calibration")
         reference = self._reference()
         self.reference = self._outputs("torch", "torch", reference, "reference")
         self._graph("simplified")  # in every bundle
@@ -157,10 +179,30 @@ class Run:
 
     # Inputs
 
-    def _prepare(self, name: str, source: ImageSource, count: int | None) -> PreparedImages:
+    def _label_map(self, name: str) -> dict[int, int] | None:
+        return self.inputs.label_map if name == "validation" else None
+
+    @cached_property
+    def _image_keys(self) -> dict[str, dict[str, Any]]:
+        """What decides each set of prepared images, the images' bytes included."""
+        keys = {}
+        for name, (source, count) in self.sources.items():
+            chosen = choose(source, count, self.options.seed)
+            keys[name] = {
+                "source": source.description,
+                "available": len(source),
+                "images": [[source.key(i), source.digest(i)] for i in chosen],
+                "classes": None if source.labels is None else [source.labels[i] for i in chosen],
+                "labels": self._label_map(name),
+                "preprocessing": asdict(self.preprocessing),
+            }
+        return keys
+
+    def _prepare(self, name: str) -> PreparedImages:
+        source, count = self.sources[name]
         total = min(len(source), count or len(source))
-        label_map = self.inputs.label_map if name == "validation" else None
-        preprocessing = replace(self.inputs.preprocessing, in_graph=False)
+        label_map = self._label_map(name)
+        preprocessing = self.preprocessing
 
         def make(folder: Path) -> None:
             with self.progress.task(f"preparing {name} images", total) as advance:
@@ -174,16 +216,7 @@ class Run:
                     advance=advance,
                 )
 
-        chosen = choose(source, count, self.options.seed)
-        inputs = {
-            "source": source.description,
-            "available": len(source),
-            "images": [[source.key(i), source.digest(i)] for i in chosen],
-            "classes": None if source.labels is None else [source.labels[i] for i in chosen],
-            "labels": label_map,
-            "preprocessing": asdict(preprocessing),
-        }
-        folder = self.stages.run(f"images/{name}", inputs, make)
+        folder = self.stages.run(f"images/{name}", self._image_keys[name], make)
         images = open_prepared(folder, preprocessing)
         if images.skipped:
             self.inputs.warnings.append(
@@ -498,7 +531,7 @@ class Run:
         report = build_report(results)
         write_report(report, folder)
         write_manifest(folder, build_manifest(results, golden, folder))
-        bundles.place(folder, self.options.bundle, self.options.identity)
+        bundles.place(folder, self.options.bundle, self.identity)
         return report
 
 

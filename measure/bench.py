@@ -19,7 +19,7 @@ from measure.bundle import Entry, OpenBundle, replace_report
 from measure.latency import ROUNDS, Timing, measure_alternately
 from measure.runners import THREADS, missing_runtime
 
-SAME_MACHINE = ("cpu", "cpu_flags", "gpu")
+SAME_MACHINE = ("cpu", "cpu_flags", "cores", "memory_gb", "gpu")
 """What of a machine's environment does not change with its software."""
 
 Row = dict[str, Any]

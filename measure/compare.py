@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from measure.bundle import MANIFEST, check_file, file_entries
 from measure.policy import Clause
 from measure.report import VERSION as REPORT_VERSION
 from measure.report import validate
-from measure.verdict import printable, row_name
+from measure.verdict import decimal, printable, row_name
 
 VERSION = 1
 
@@ -39,7 +40,7 @@ def read_source(argument: str) -> Source:
     Raises:
         InputError: no report there, or one that is damaged or breaks its schema.
     """
-    name, _, rest = argument.rpartition("=")
+    name, _, rest = argument.partition("=")
     if name and not Path(argument).exists():
         path = Path(rest)
     else:
@@ -183,13 +184,21 @@ def _refuse_same_names(rows: Sequence[Row]) -> None:
         first = known.setdefault(row["machine"], row)
         if any(row[key] != first[key] for key in SAME_MACHINE):
             raise InputError(
-                f"two machines are called '{row['machine']}' ({first['cpu']} and {row['cpu']}): "
-                "measure one again with another cmt-bench --machine, or export's with NAME=PATH"
+                f"two machines are called '{row['machine']}' ({_hardware(first)} and "
+                f"{_hardware(row)}): measure one again with another cmt-bench "
+                "--machine, or call the one that exported NAME=PATH"
             )
 
 
+def _hardware(row: Row) -> str:
+    return f"{row['cpu']}, {row['cores']} cores, {decimal(row['memory_gb'])} GB"
+
+
 def _name(rows: Sequence[Row]) -> None:
-    """Give each row a `name`: variant, file, and those settings that its machine varied."""
+    """Give each row a `name`: variant, file, and those settings that its machine varied.
+
+    Rows of one machine that would still have one name say their weights, then their time.
+    """
     for row in rows:
         name = f"{row['variant']} {row_name(row)}" + (" *" if is_simulated(row) else "")
         identity = ("machine", "variant", "weights_sha256", "target", "precision", "artefact")
@@ -201,6 +210,23 @@ def _name(rows: Sequence[Row]) -> None:
             if len({one.get(key, 1) for one in same}) > 1
         ]
         row["name"] = ", ".join([name, *varied])
+    _tell_apart(rows, lambda row: f"weights {(row['weights_sha256'] or 'random')[:8]}")
+    _tell_apart(rows, lambda row: f"measured {row['measured']}")
+    seen: Counter[tuple[str, str]] = Counter()
+    for row in rows:
+        seen[row["machine"], row["name"]] += 1
+        if (number := seen[row["machine"], row["name"]]) > 1:
+            row["name"] += f", row {number}"
+
+
+def _tell_apart(rows: Sequence[Row], words: Callable[[Row], str]) -> None:
+    """Add the words to the names of a machine's rows that have one name but not one word."""
+    said: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        said.setdefault((row["machine"], row["name"]), set()).add(words(row))
+    for row in rows:
+        if len(said[row["machine"], row["name"]]) > 1:
+            row["name"] += f", {words(row)}"
 
 
 def choose(comparison: Report, machines: Sequence[str], files: Sequence[str]) -> Report:
@@ -232,21 +258,31 @@ def _file(row: Row) -> str:
     return f"{row['target']}/{row['precision']}"
 
 
-def require(comparison: Report, clauses: Sequence[Clause]) -> Report:
+def machine_names(comparison: Report) -> list[str]:
+    """The machines that rows are of, each once."""
+    return list(dict.fromkeys(row["machine"] for row in comparison["rows"]))
+
+
+def require(comparison: Report, clauses: Sequence[Clause], machines: Sequence[str]) -> Report:
     """The comparison with its `requirements`: on each machine, some file keeps every clause.
 
     Where none does, every clause that fails is named, file by file.
+
+    Args:
+        machines: all that must have such a file, those that `choose` left no row of included.
     """
     passed, failures = [], []
-    for machine, rows in files_by_machine(comparison).items():
-        broken = {row["name"]: [f for c in clauses if (f := c.failure(row))] for row in rows}
-        good = [name for name, problems in broken.items() if not problems]
+    by_machine = files_by_machine(comparison)
+    for machine in machines:
+        rows = by_machine.get(machine, [])
+        if not rows:
+            failures.append(f"{machine}: has no such file")
+        broken = [(row["name"], [f for c in clauses if (f := c.failure(row))]) for row in rows]
+        good = [name for name, problems in broken if not problems]
         passed += [f"{machine}: {name}" for name in good]
         if not good:
             failures += [
-                f"{machine}: {name}: {problem}"
-                for name, problems in broken.items()
-                for problem in problems
+                f"{machine}: {name}: {problem}" for name, problems in broken for problem in problems
             ]
     texts = [clause.text for clause in clauses]
     return {

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cmt.errors import InputError
 from measure import pages
-from measure.compare import files_by_machine, is_simulated
+from measure.compare import files_by_machine, is_simulated, machine_names
 from measure.pages import Chart, Column, Entry, Table
 from measure.report import render, table_of_text, write_pages
 from measure.verdict import (
@@ -17,9 +18,11 @@ from measure.verdict import (
     drop_text,
     megabytes,
     milliseconds,
+    over_limit,
     p50,
     percent,
     ratio,
+    run_time,
 )
 
 if TYPE_CHECKING:
@@ -50,7 +53,7 @@ class Page:
 def build_page(comparison: Report) -> Page:
     """The page of a comparison."""
     rows = comparison["rows"]
-    machines = list(dict.fromkeys(row["machine"] for row in rows))
+    machines = machine_names(comparison)
     limits = {report["max_drop_pp"] for report in comparison["reports"]}
     entries = [
         # A baseline keeps its own colour, wherever it was measured.
@@ -76,23 +79,25 @@ def build_page(comparison: Report) -> Page:
 
 
 def _headlines(comparison: Report) -> Iterator[str]:
-    """For each machine the fastest file that keeps its report's limit."""
+    """For each machine, variant and batch the fastest file that keeps its report's limit."""
     for machine, rows in files_by_machine(comparison).items():
-        timed = [row for row in rows if p50(row) is not None and _keeps_limit(comparison, row)]
-        best = min(timed, key=lambda row: row["latency_ms"]["p50"], default=None)
-        if best is None:
-            yield f"{machine}: no file that keeps the limit was timed."
-            continue
-        speedup = best["speedup_vs_baseline"]
-        faster = "" if speedup is None else f", {ratio(speedup)} as fast as torch"
-        cost = f"top-1 drop {drop_text(best['accuracy'])}" if best["accuracy"] else "no accuracy"
-        yield f"{machine}: ship {best['name']}, {milliseconds(p50(best))} ms{faster}, {cost}."
+        for variant in dict.fromkeys(row["variant"] for row in rows):
+            fastest: dict[int | None, Row] = {}
+            for row in sorted(rows, key=lambda row: p50(row) or 0):
+                limit = comparison["reports"][row["report"]]["max_drop_pp"]
+                timed = row["variant"] == variant and p50(row) is not None
+                if timed and not over_limit(row, limit):
+                    fastest.setdefault(row["settings"].get("batch"), row)
+            if not fastest:
+                yield f"{machine}: no {variant} file that keeps the limit was timed."
+            yield from (f"{machine}: {_advice(row)}" for row in fastest.values())
 
 
-def _keeps_limit(comparison: Report, row: Row) -> bool:
-    limit = comparison["reports"][row["report"]]["max_drop_pp"]
-    drop = row["accuracy"] and row["accuracy"]["drop_pp"]
-    return limit is None or drop is None or drop <= limit
+def _advice(row: Row) -> str:
+    speedup = row["speedup_vs_baseline"]
+    faster = "" if speedup is None else f", {ratio(speedup)} as fast as torch"
+    cost = f"top-1 drop {drop_text(row['accuracy'])}" if row["accuracy"] else "no accuracy"
+    return f"ship {row['name']}, {run_time(row)}{faster}, {cost}."
 
 
 def _requirement_lines(comparison: Report) -> Iterator[tuple[str, str]]:
@@ -209,11 +214,20 @@ def _method(rows: Sequence[Row]) -> tuple[str, ...]:
 
 
 def write_comparison(comparison: Report, folder: Path) -> None:
-    """Write comparison.json, comparison.md and comparison.html into a folder."""
+    """Write comparison.json, comparison.md and comparison.html into a folder.
+
+    Raises:
+        InputError: they cannot be written there.
+    """
     page = build_page(comparison)
     texts = (
         json.dumps(comparison, indent=1, allow_nan=False) + "\n",
         render("comparison.md.j2", page),
         render("comparison.html.j2", page),
     )
-    write_pages(dict(zip(FILES, texts, strict=True)), folder)
+    try:
+        write_pages(dict(zip(FILES, texts, strict=True)), folder)
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {folder} ({error.strerror}): choose another --out"
+        ) from error

@@ -406,14 +406,16 @@ def draw_charts(entries: Sequence[Entry], limit: float | None) -> tuple[Chart, .
     found = []
     both = [pair for pair in named if pair[1].p50 is not None and pair[1].top1 is not None]
     if both:
-        accuracy = both[0][0].row["accuracy"]
-        floor = None if limit is None else accuracy["top1"] + (accuracy["drop_pp"] or 0) - limit
+        accuracies = [entry.row["accuracy"] for entry, _ in both]
+        # Rounded: sums of decimal fractions differ in their last bits.
+        baselines = {round(a["top1"] + (a["drop_pp"] or 0), 6) for a in accuracies}
+        floor = baselines.pop() - limit if limit is not None and len(baselines) == 1 else None
         found.append(
             chart(
                 "Top-1 against latency",
                 "Up and left is better; the line joins what nothing beats in both. Bars: 95 % "
                 "interval of the difference from the baseline. Area: file size. Dashed: the "
-                "lowest top-1 accepted, where it is in reach.",
+                "lowest top-1 accepted, where it is one for all and in reach.",
                 both,
                 lambda marks, said: charts.pareto(marks, floor, said),
                 _pareto_text,

@@ -75,8 +75,17 @@ class Clause:
             return f"{self.text} failed: {NOT_MEASURED} ({self.metric.reason(row)})"
         if self.keeps(value, self.limit):
             return None
+        return f"{self.text} failed: {self._broken_by(value)}"
+
+    def _broken_by(self, value: float) -> str:
+        """The figure and its unit, in as many digits as show that it breaks the clause."""
+        text, digits = self.metric.form(value).removesuffix("x"), 2
+        sign = "+" if text.startswith("+") else ""
+        while self.keeps(float(text.replace(",", "")), self.limit):
+            text = f"{value:{sign},.{digits}f}"
+            digits += 1
         unit = self.metric.units[0]
-        return f"{self.text} failed: {self.metric.form(value)}{'' if unit == 'x' else ' ' + unit}"
+        return f"{text}{'' if unit == 'x' else ' '}{unit}"
 
 
 def parse_policy(text: str) -> tuple[Clause, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -118,10 +119,16 @@ def write_report(report: dict[str, Any], folder: Path) -> None:
 
 
 def write_pages(files: dict[str, str], folder: Path) -> None:
-    """Write texts by file name into a folder, made where it is missing."""
+    """Write texts by file name into a folder, made where it is missing.
+
+    All are written beside their places first, so that a full disk changes none.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        (folder / name).write_text(text, encoding="utf-8", newline="\n")
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".pages-") as temporary:
+        for name, text in files.items():
+            (Path(temporary) / name).write_text(text, encoding="utf-8", newline="\n")
+        for name in files:
+            (Path(temporary) / name).replace(folder / name)
 
 
 def escape_markdown(value: Any) -> str:

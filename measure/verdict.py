@@ -155,6 +155,13 @@ def p50(row: Row) -> float | None:
     return row["latency_ms"]["p50"] if row["latency_ms"] else None
 
 
+def run_time(row: Row) -> str:
+    """The median latency with what it is the time of."""
+    batch = row["settings"].get("batch")
+    per = "" if batch is None else " per image" if batch == 1 else f" per batch of {batch}"
+    return f"{milliseconds(p50(row))} ms{per}"
+
+
 def reason(row: Row, field: str) -> str:
     """Why the field is null, without a full stop."""
     return row["reasons"][field].strip().rstrip(".")
@@ -198,7 +205,8 @@ def _speed_clause(row: Row) -> str:
     return "is " + " and ".join(comparisons)
 
 
-def _over_limit(row: Row, limit: float | None) -> bool:
+def over_limit(row: Row, limit: float | None) -> bool:
+    """The row's top-1 dropped by more than the limit, in points; not so where either is None."""
     drop = row["accuracy"] and row["accuracy"]["drop_pp"]
     return limit is not None and drop is not None and drop > limit
 
@@ -217,14 +225,14 @@ def _accuracy_sentence(row: Row, limit: float | None) -> str:
         words = f"a gain of {percent(-drop)} points (drop{interval(bounds)}) on {images}"
     else:
         words = f"no drop that {images} can resolve ({points(drop)} points{interval(bounds)})"
-    over = f", over the limit of {percent(limit)} points" if _over_limit(row, limit) else ""
+    over = f", over the limit of {percent(limit)} points" if over_limit(row, limit) else ""
     simulated = " (simulated)" if is_simulated(row) else ""
     return f"Top-1 is {percent(accuracy['top1'])} %{simulated}, {words}{over}."
 
 
 def _describe(row: Row, limit: float | None) -> Finding:
     text = f"{row_name(row)} {_speed_clause(row)}. {_accuracy_sentence(row, limit)}"
-    return Finding(text, "bad" if _over_limit(row, limit) else "plain")
+    return Finding(text, "bad" if over_limit(row, limit) else "plain")
 
 
 def _precision_that_does_not_pay(report: Report) -> Iterable[Finding]:
@@ -264,7 +272,7 @@ def fastest(report: Report) -> Row | None:
     timed = [
         row
         for row in report["results"]
-        if p50(row) is not None and row["artefact"] and not _over_limit(row, limit)
+        if p50(row) is not None and row["artefact"] and not over_limit(row, limit)
     ]
     return min(timed, key=lambda row: row["latency_ms"]["p50"], default=None)
 
@@ -280,9 +288,7 @@ def headline(report: Report) -> str:
     if row is None:
         checks = "All checks passed" if gates["passed"] else "Accuracy was not checked"
         return f"{checks}. No exported file was timed on this machine."
-    batch = row["settings"].get("batch")
-    per = "" if batch is None else " per image" if batch == 1 else f" per batch of {batch}"
-    takes = f"{milliseconds(p50(row))} ms{per} at the median"
+    takes = f"{run_time(row)} at the median"
     cost = _cost_clause(row["accuracy"])
     speedup = row["speedup_vs_baseline"]
     if speedup is None:

@@ -247,6 +247,11 @@ def test_output_folder_that_cannot_be_written(run: Run, tmp_path: Path) -> None:
     assert "cannot write" in line
 
 
+def test_a_destination_without_a_name_is_refused(run: Run, tmp_path: Path) -> None:
+    line = refused(run, tmp_path, *TI, "--weights", "random", "--out", "/", "--force")
+    assert "--out /" in line
+
+
 def test_demo_weights_fit_the_bundled_images() -> None:
     inputs = resolve(ExportOptions("ti", ("openvino",)), needs_calibration=True)
     assert inputs.label_map == {i: i for i in range(10)}

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+from cmt.errors import InputError
 from cmt.variants import Variant
 from export import bundle as bundles
 from measure.bundle import open_bundle
@@ -141,6 +143,72 @@ def test_a_changed_input_is_not_answered_from_the_stages(
     assert set(log.read_text().split()[len(before) :]) == again
 
 
+@pytest.mark.parametrize("changed", ["weights", "image"])
+def test_a_bundle_finished_from_other_inputs_is_no_result_of_a_resumed_run(
+    arguments: Callable[..., list[str]],
+    tiny_weights: Path,
+    photos: Path,
+    tmp_path: Path,
+    changed: str,
+) -> None:
+    log, bundle = tmp_path / "log", tmp_path / "b"
+    weights = Path(shutil.copy(tiny_weights, tmp_path))
+    images = shutil.copytree(photos, tmp_path / "photos")
+    copies = {str(tiny_weights): str(weights), str(photos): str(images)}
+    options = [copies.get(a, a) for a in arguments("b")]
+    assert status_of(options, log, "bundle", "after", signal.SIGKILL) == -signal.SIGKILL
+    old = (bundle / "report.json").read_bytes()
+    if changed == "weights":
+        state, metadata = load_file(weights), {"labels": json.dumps(["blue", "red"])}
+        save_file({k: v * 1.01 for k, v in state.items()}, weights, metadata)
+    else:
+        (images / "red" / "1.png").write_bytes((images / "red" / "2.png").read_bytes())
+    assert status_of([*options, "--resume"], log) == 2, "it exists, and is of something else"
+    assert (bundle / "report.json").read_bytes() == old
+    assert status_of([*options, "--resume", "--force"], log) == 0
+    assert (bundle / "report.json").read_bytes() != old
+
+
+def test_a_run_that_replaced_a_bundle_is_finished_whether_or_not_told_so_again(
+    arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    log, forced = tmp_path / "log", arguments("b", "--force")
+    assert status_of(forced, log, "bundle", "after", signal.SIGKILL) == -signal.SIGKILL
+    finished, made = (tmp_path / "b" / "report.json").read_bytes(), log.read_text()
+    assert status_of(arguments("b", "--resume"), log) == 0
+    assert (tmp_path / "b" / "report.json").read_bytes() == finished
+    assert log.read_text() == made
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+def test_a_second_run_of_one_bundle_is_refused_and_leaves_the_first_its_stages(
+    arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    place, log = tmp_path / "new" / "bundle", tmp_path / "log"
+    stage = bundles.workspace_folder(place) / "stage"
+    with bundles.locked(place):
+        stage.mkdir(parents=True)
+        assert status_of(arguments("new/bundle"), log) == 2
+        assert stage.is_dir()
+        with pytest.raises(InputError, match=f"another run is writing {place}"):
+            bundles.locked(place).__enter__()
+    assert [path.name for path in place.parent.iterdir()] == [".bundle.partial"]
+
+
+def test_a_killed_run_keeps_no_lock_and_a_refused_one_no_folders(
+    arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    killed = status_of(arguments("new/b"), log, "reference", "after", signal.SIGKILL)
+    assert killed == -signal.SIGKILL
+    with bundles.locked(tmp_path / "new" / "b"):
+        pass
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [".b.partial"]
+    with bundles.locked(tmp_path / "other" / "folder" / "b"):
+        pass
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_bundle_that_is_being_replaced_is_never_lost(
     arguments: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,8 +232,15 @@ def test_a_bundle_that_is_being_replaced_is_never_lost(
     assert not old.exists()
     bundles.recover(old)
     assert (old / "manifest.json").read_text() == "old"
-    assert not bundles.is_finished(old, "run")
+    assert bundles.finished_run(old) is None
     bundles.place(new, old, "run")
     assert (old / "manifest.json").read_text() == "new"
-    assert bundles.is_finished(old, "run")
-    assert not bundles.is_finished(old, "another run")
+    assert bundles.finished_run(old) == "run"
+
+    leftover = bundles.workspace_folder(old) / "replaced" / "model"  # killed while removing it
+    leftover.mkdir(parents=True)
+    new.mkdir()
+    (new / "manifest.json").write_text("newer")
+    bundles.place(new, old, "run")
+    assert (old / "manifest.json").read_text() == "newer"
+    assert not leftover.exists()

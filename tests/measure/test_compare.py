@@ -15,7 +15,7 @@ from example_report import make_report, make_row
 import cli
 from cmt.errors import InputError
 from export.pipeline import Bundle
-from measure import comparison_pages
+from measure import charts, comparison_pages
 from measure.compare import merge, read_source
 from measure.policy import parse_policy
 
@@ -86,7 +86,7 @@ def test_every_row_names_its_machine(run: Run, stored: Any, tmp_path: Path) -> N
     assert "| workstation | 93.05 |" in lines[0]
     for name in ("comparison.md", "comparison.html"):
         text = (tmp_path / "out" / name).read_text()
-        assert "edge-box: ship ti openvino int8, 21.50 ms, top-1 drop" in text
+        assert "edge-box: ship ti openvino int8, 21.50 ms per image, top-1 drop" in text
 
 
 def test_rows_of_cmt_bench_take_the_accuracy_of_the_same_file_and_say_where_from(
@@ -141,7 +141,23 @@ def test_different_validation_images_are_refused_unless_told(run: Run, stored: A
 def test_two_machines_of_one_name_are_refused(run: Run, stored: Any) -> None:
     status, _, error = run(f"x={stored(make_report(), 'a')}", f"x={stored(xs_report(), 'b')}")
     assert status == 2
-    assert "two machines are called 'x' (AMD EPYC 7B13 and Ryzen 9 9950X)" in error
+    assert "two machines are called 'x' (AMD EPYC 7B13, 2 cores, 15.6 GB and Ryzen" in error
+
+
+@pytest.mark.parametrize("change", [{"cores": 64}, {"memory_gb": 512.0}])
+def test_machines_of_one_processor_and_other_size_are_two(
+    run: Run, stored: Any, change: dict[str, Any]
+) -> None:
+    large = make_report()
+    large["environment"] = {**large["environment"], **change}
+    paths = stored(make_report(), "a"), stored(large, "b")
+    status, _, error = run(*paths)
+    assert status == 2
+    assert "two machines are called 'AMD EPYC 7B13'" in error
+    assert "NAME=PATH" in error
+    status, output, _ = run(paths[0], f"large={paths[1]}", "--json")
+    assert status == 0
+    assert len(json.loads(output)["rows"]) == 8
 
 
 def test_a_destination_that_is_a_file_is_bad_input(run: Run, stored: Any) -> None:
@@ -151,6 +167,42 @@ def test_a_destination_that_is_a_file_is_bad_input(run: Run, stored: Any) -> Non
     assert status == 2
     assert len(error.splitlines()) == 1
     assert path.read_bytes() == before
+
+
+def test_a_path_may_hold_an_equals_sign(
+    run: Run, stored: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lr=0.1").mkdir()
+    stored(make_report(), "lr=0.1/report")
+    monkeypatch.chdir(tmp_path)
+    for argument, machine in (("lr=0.1", "AMD EPYC 7B13"), ("ws=lr=0.1", "ws")):
+        status, output, error = run(argument, "--json")
+        assert status == 0, error
+        assert json.loads(output)["rows"][0]["machine"] == machine
+
+
+def test_a_setting_that_is_no_scalar_is_bad_input(run: Run, stored: Any) -> None:
+    report = make_report()
+    report["results"][0]["settings"] = {"batch": [1]}
+    status, output, error = run(stored(report, "a"))
+    assert (status, output) == (2, "")
+    assert "[1]" in error
+    assert len(error.splitlines()) == 1
+
+
+def test_pages_that_cannot_be_written_are_bad_input_and_leave_the_old_ones(
+    run: Run, stored: Any, tmp_path: Path
+) -> None:
+    path, out = stored(make_report(), "a"), tmp_path / "out"
+    status, output, error = run(path, "--out", path / "x")
+    assert (status, output) == (2, "")
+    assert f"cannot write to {path / 'x'}" in error
+    assert len(error.splitlines()) == 1
+    (out / "comparison.json").mkdir(parents=True)
+    (out / "comparison.md").write_text("old")
+    assert run(path, "--out", out)[0] == 2
+    assert (out / "comparison.md").read_text() == "old"
+    assert sorted(file.name for file in out.iterdir()) == ["comparison.json", "comparison.md"]
 
 
 @pytest.mark.parametrize(
@@ -238,11 +290,135 @@ def test_a_clause_on_what_was_not_measured_fails_with_the_reason(run: Run, store
     assert "p50<=6ms failed: n/a (TensorRT is not installed here" in error
 
 
+def other_weights(p50: float) -> dict[str, Any]:
+    """The report of another training of the same network, with one file."""
+    report = make_report()
+    report["weights"] = {**report["weights"], "sha256": "12" * 32}
+    report["created"] = "2026-11-22T21:00:00+00:00"
+    report["results"] = [make_row("openvino", "int8", p50, 1.0)]
+    return report
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_policy_does_not_depend_on_the_order_of_the_reports(
+    run: Run, stored: Any, order: tuple[int, int]
+) -> None:
+    paths = stored(make_report(), "a"), stored(other_weights(2.0), "b")
+    policy = ("--require", "p50<=6ms", "--file", "openvino/int8", "--json")
+    status, output, _ = run(*(paths[i] for i in order), *policy)
+    assert status == 0
+    kept = json.loads(output)["requirements"]["kept_by"]
+    assert kept == ["AMD EPYC 7B13: ti openvino int8, weights 12121212"]
+
+
+def test_rows_of_one_file_on_one_machine_have_names_of_their_own(run: Run, stored: Any) -> None:
+    report = make_report()
+    again = {**make_row("openvino", "int8", 2.0, 1.0), "bytes": 10_204_000}
+    entry = {
+        "machine": "box",
+        "measured": "2026-11-23T08:00:00+00:00",
+        "command": "cmt-bench bundle --threads 2 --threads 2",
+        "environment": report["environment"],
+        "results": [again, {**again, "latency_ms": {**again["latency_ms"], "p50": 9.0}}],
+    }
+    path = stored({**report, "machines": [entry]}, "a")
+    policy = ("--require", "p50<=6ms", "--file", "openvino/int8", "--json")
+    status, output, _ = run(f"box={path}", *policy)
+    assert status == 0
+    comparison = json.loads(output)
+    names = [row["name"] for row in comparison["rows"]]
+    assert names == [
+        "ti openvino int8, measured 2026-11-22T19:00:00+00:00",
+        "ti openvino int8, measured 2026-11-23T08:00:00+00:00",
+        "ti openvino int8, measured 2026-11-23T08:00:00+00:00, row 2",
+    ]
+    assert comparison["requirements"]["kept_by"] == [f"box: {names[1]}"]
+
+
+def test_a_machine_without_such_a_file_keeps_no_policy(run: Run, stored: Any) -> None:
+    plain = xs_report()
+    plain["results"] = plain["results"][:1]
+    good, no_int8 = stored(make_report(), "a"), f"noint8={stored(plain, 'b')}"
+    policy = ("--require", "p50<=100ms", "--file")
+    status, _, error = run(good, no_int8, *policy, "openvino/int8")
+    assert status == 1
+    assert error == "cmt-report: noint8: has no such file\n"
+    status, _, error = run(good, *policy, "torch/fp32")
+    assert status == 1
+    assert error == "cmt-report: AMD EPYC 7B13: has no such file\n"
+    assert run(good, no_int8, *policy, "openvino/int8", "--machine", "AMD EPYC 7B13")[0] == 0
+
+
 def test_clauses_are_inclusive_where_they_say_so() -> None:
     row = make_row("openvino", "int8", 6.0, 1.0)
     for text, kept in (("p50<=6", True), ("p50<6", False), ("p50>=6", True), ("p50>6", False)):
         (clause,) = parse_policy(text)
         assert (clause.failure(row) is None) is kept
+
+
+def test_what_to_ship_is_said_for_each_variant_and_batch(stored: Any) -> None:
+    report, other = jetson_report(), jetson_report()
+    (row,) = report["machines"][0]["results"]
+    large = make_row("openvino", "int8", 80.0, 1.0, settings={"threads": 2, "batch": 8})
+    large.update({key: row[key] for key in ("accuracy", "bytes", "speedup_vs_baseline", "reasons")})
+    report["machines"][0]["results"].append(large)
+    other.update(variant="xs", created="2026-11-22T21:00:00+00:00", results=[], machines=[])
+    over = make_row("openvino", "fp16", 2.0, 3.0)
+    over["accuracy"] = {**over["accuracy"], "drop_pp": 1.5}
+    other["results"] = [over]
+    sources = [read_source(str(stored(r, name))) for r, name in ((report, "a"), (other, "b"))]
+    headlines = comparison_pages.build_page(merge(sources)).headlines
+    drop = "top-1 drop +0.10 [-0.20, +0.40]"
+    assert headlines == (
+        "AMD EPYC 7B13: ship ti openvino int8, 9.128 ms per image, 1.62x as fast as torch, "
+        f"{drop}.",
+        "AMD EPYC 7B13: no xs file that keeps the limit was timed.",
+        f"edge-box: ship ti openvino int8, batch 1, 21.50 ms per image, {drop}.",
+        f"edge-box: ship ti openvino int8, batch 8, 80.00 ms per batch of 8, {drop}.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("policy", "changes", "figure"),
+    [
+        ("p50<=6", {"latency_ms": {"p50": 6.0004}}, "6.0004 ms"),
+        ("p50<6", {"latency_ms": {"p50": 6.0}}, "6.000 ms"),
+        ("drop<=0.3", {"accuracy": {"drop_pp": 0.3049}}, "+0.305 points"),
+        ("speedup>=1.5", {"speedup_vs_baseline": 1.4999}, "1.4999x"),
+        ("size<=1234.5", {"bytes": 1_234_510_000}, "1,234.51 MB"),
+    ],
+)
+def test_a_figure_that_fails_does_not_read_as_if_it_passed(
+    policy: str, changes: dict[str, Any], figure: str
+) -> None:
+    (clause,) = parse_policy(policy)
+    failure = clause.failure(make_row("openvino", "int8", 6.0, 1.0, **changes))
+    assert failure == f"{policy} failed: {figure}"
+
+
+def floors_of(comparison: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
+    """The lowest top-1 accepted that each drawn chart was given."""
+    floors, draw = [], charts.pareto
+
+    def noting(marks: Any, floor: float | None, said: str) -> str:
+        floors.append(floor)
+        return draw(marks, floor, said)
+
+    monkeypatch.setattr(charts, "pareto", noting)
+    comparison_pages.build_page(comparison)
+    return floors
+
+
+def test_the_lowest_top1_accepted_is_drawn_where_all_baselines_agree(
+    stored: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = xs_report()
+    sources = [read_source(str(stored(make_report(), "a"))), read_source(str(stored(other, "b")))]
+    assert floors_of(merge(sources), monkeypatch) == [pytest.approx(92.15)]
+    for row in (other["baseline"], *other["results"]):
+        row["accuracy"] = {**row["accuracy"], "top1": row["accuracy"]["top1"] - 2}
+    sources[1] = read_source(str(stored(other, "b")))
+    assert floors_of(merge(sources), monkeypatch) == [None]
 
 
 def test_pages_print_the_figures_of_comparison_json(stored: Any, tmp_path: Path) -> None:

@@ -137,9 +137,9 @@ def test_engines_need_a_cuda_device(runtime: Path, bundle: Bundle, tmp_path: Pat
         manifest["artefacts"] = [a for a in files if a["target"] in ("tensorrt", "onnx")]
 
     rewrite(folder, engines_only)
+    if Path("/dev/nvidiactl").exists():
+        pytest.skip("there is an NVIDIA GPU")
     result = run(runtime / "cmt_check", folder)
-    if "skipped" not in result.stdout:
-        pytest.skip("there is a GPU")
     assert result.returncode == 2
     assert "engine: no CUDA device" in result.stdout
     result = run(runtime / "cmt_classify", folder, "x.jpg", "--artefact", "tensorrt/int8")
