@@ -27,13 +27,13 @@ from rich.console import Console
 
 from benchmarks.contenders import PEAK, Contender, Files, describe
 from benchmarks.networks import RIVAL_GROUPS
-from benchmarks.ratios import paired_ratio
 from benchmarks.tables import make_tables, to_markdown, to_rich
 from benchmarks.worker import THROUGHPUT
 from cmt.variants import VARIANTS
 from export.progress import ProgressBars
 from measure import environment
 from measure.latency import ROUNDS, Worker, alternate
+from measure.statistics import paired_ratio
 
 MODES = ("latency", "throughput")
 """One request at a time, or as many as OpenVINO's throughput hint asks for."""

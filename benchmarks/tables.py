@@ -18,7 +18,7 @@ from benchmarks.contenders import (
     PLAIN,
     PLAIN_BF16,
 )
-from benchmarks.ratios import paired_ratio
+from measure.statistics import paired_ratio
 
 Row = dict[str, Any]
 Point = tuple[str, int]

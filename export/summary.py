@@ -22,7 +22,7 @@ from measure import environment
 from measure.latency import Timing
 from measure.report import REPORT_FILES
 from measure.report import VERSION as REPORT_VERSION
-from measure.runners import THREADS
+from measure.runners import settings_of_run
 from measure.statistics import compare, worst_classes
 
 WORST_CLASSES = 3
@@ -187,8 +187,7 @@ def _thumbnail(pixels: np.ndarray) -> str:
 
 
 def _settings(options: ExportOptions, own: Row) -> Row:
-    threads = own.get(THREADS, options.thread_count)
-    return {"threads": threads, "batch": options.batch, **own}
+    return settings_of_run(own, options.thread_count, options.batch)
 
 
 def _accuracy(results: Results, outputs: Outputs, reasons: dict[str, str]) -> Row | None:

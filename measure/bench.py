@@ -17,7 +17,7 @@ from cmt.errors import InputError
 from measure import environment
 from measure.bundle import Entry, OpenBundle, replace_report
 from measure.latency import ROUNDS, Timing, measure_alternately
-from measure.runners import THREADS, missing_runtime
+from measure.runners import THREADS, missing_runtime, settings_of_run
 
 SAME_MACHINE = ("cpu", "cpu_flags", "cores", "memory_gb", "gpu")
 """What of a machine's environment does not change with its software."""
@@ -132,11 +132,7 @@ def _measure_point(
         _row(
             bundle,
             artefact,
-            {
-                "threads": settings[path].get(THREADS, threads),
-                "batch": batch,
-                **settings[path],
-            },
+            settings_of_run(settings[path], threads, batch),
             timings,
             reasons[path],
         )

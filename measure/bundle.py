@@ -97,12 +97,16 @@ def _parse(content: bytes) -> dict[str, Any]:
         version = manifest["schema"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{MANIFEST} is damaged ({error}): copy the bundle again") from error
-    if isinstance(version, int) and version > VERSION:
-        raise InputError(
-            f"{MANIFEST} has schema {version}, this version reads up to {VERSION}: "
-            "update cmt-export"
-        )
+    refuse_newer(MANIFEST, version, VERSION)
     return manifest
+
+
+def refuse_newer(what: object, version: Any, known: int) -> None:
+    """Raise InputError for a file whose schema is of a later cmt-export."""
+    if isinstance(version, int) and version > known:
+        raise InputError(
+            f"{what} has schema {version}, this version reads up to {known}: update cmt-export"
+        )
 
 
 @cache

@@ -11,7 +11,7 @@ from typing import Any
 
 from cmt.errors import InputError
 from measure.bench import SAME_MACHINE
-from measure.bundle import MANIFEST, check_file, file_entries
+from measure.bundle import MANIFEST, check_file, file_entries, refuse_newer
 from measure.policy import Clause
 from measure.report import VERSION as REPORT_VERSION
 from measure.report import validate
@@ -67,11 +67,7 @@ def _read(path: Path) -> Report:
         ) from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{file} is no report.json ({error}): copy it again") from error
-    if isinstance(version, int) and version > REPORT_VERSION:
-        raise InputError(
-            f"{file} has schema {version}, this version reads up to {REPORT_VERSION}: "
-            "update cmt-export"
-        )
+    refuse_newer(file, version, REPORT_VERSION)
     try:
         validate(report)
     except InputError as error:

@@ -78,6 +78,12 @@ def load_torch(
 THREADS = "INFERENCE_NUM_THREADS"
 """OpenVINO's name for the number of CPU threads."""
 
+
+def settings_of_run(own: Settings, threads: int, batch: int) -> dict[str, Any]:
+    """Settings as the report gives them: a file's own (tuned) threads come before `threads`."""
+    return {"threads": own.get(THREADS, threads), "batch": batch, **own}
+
+
 # Float32 wherever the file says float: OpenVINO would otherwise pick BF16 by itself where the
 # CPU has it, and the report would compare precisions that nobody asked for.
 OPENVINO_SETTINGS: dict[str, Any] = {

@@ -203,3 +203,13 @@ def worst_classes(
         if right[mine].sum() < before[mine].sum()
     ]
     return sorted(found, key=lambda row: row["top1"] - row["baseline_top1"])[:limit]
+
+
+def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
+    """How many times as fast as `theirs` `ours` is: median and quartiles over the rounds.
+
+    Args:
+        ours, theirs: milliseconds, one number for each round.
+    """
+    low, median, high = np.percentile(np.divide(theirs, ours), (25, 50, 75))
+    return {"median": float(median), "q1": float(low), "q3": float(high)}

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from measure.latency import Timing, measure_alternately
+from measure.latency import measure_alternately
 from measure.runners import THREADS, Batch, Settings
+from measure.statistics import paired_ratio
 
 PRECISION = "INFERENCE_PRECISION_HINT"
 CLEARLY = 1.02
@@ -55,16 +56,12 @@ def tune(
     files = {str(i): ("openvino", path) for i in range(len(space))}
     named = {str(i): choice for i, choice in enumerate(space)}
     timings = measure_alternately(files, batch, threads, seconds, advance, named)
-    speedups = [_speedup(timings["0"], timings[name]) for name in named]
+    # By round, which the machine's drift meets alike.
+    medians = {name: [float(np.median(ms)) for ms in t.rounds] for name, t in timings.items()}
+    speedups = [paired_ratio(medians[name], medians["0"])["median"] for name in named]
     best = int(np.argmax(speedups))
     rows = [
         {"settings": choice, "p50_ms": timings[name].latency["p50"]}
         for name, choice in named.items()
     ]
     return (space[best] if speedups[best] > CLEARLY else settings), rows
-
-
-def _speedup(base: Timing, other: Timing) -> float:
-    """The median over rounds, each of which the machine's drift meets alike."""
-    pairs = zip(base.rounds, other.rounds, strict=True)
-    return float(np.median([np.median(a) / np.median(b) for a, b in pairs]))

@@ -8,7 +8,7 @@ solved anew for what it gave before.
 
 This is no exact rewrite. It belongs to INT8 alone, and the accuracy gate judges it. Relative error
 of the logits (root mean square), CMT-Ti trained on Imagenette, 300 photos, no INT8: 1.76 %, and
-1.21 % with the projections solved anew. The stem's GELUs stay: replaced too, they made it 3.3 %.
+1.24 % with the projections solved anew. The stem's GELUs stay: replaced too, they made it 3.3 %.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _SAMPLES = 512
 _POSITIONS = 20_000
 """Positions that a projection is solved on."""
 _RIDGE = 1e-2
-"""Weight of staying as it was, per input channel relative to that channel's power. The error was
-1.21, 1.25 and 1.30 % with 1e-2, 1e-3 and 1e-4."""
+"""Weight of staying as it was, per input channel relative to that channel's power. Fitted on
+64 images, the error was 1.21, 1.25 and 1.30 % with 1e-2, 1e-3 and 1e-4."""
 _SLOPES = torch.linspace(0.9, 4.5, 19)
 _OFFSETS = torch.linspace(-0.6, 0.6, 7)
 
@@ -144,13 +144,15 @@ def _solve(layer: nn.Conv2d, x: Tensor, target: Tensor) -> None:
 
 def _by_position(x: Tensor) -> Tensor:
     """(B, C, H, W) -> (positions, C), float64, evenly spread ones where there are many."""
-    values = x.permute(0, 2, 3, 1).flatten(0, 2)
-    count = min(len(values), _POSITIONS)
-    return values[torch.linspace(0, len(values) - 1, count).long()].double()
+    return _evenly(x.permute(0, 2, 3, 1).flatten(0, 2), 0, _POSITIONS).double()
 
 
 def _spread(x: Tensor) -> Tensor:
     """(B, C, H, W) -> (C, samples): the same evenly spread positions of every channel."""
-    values = x.permute(1, 0, 2, 3).flatten(1)
-    count = min(values.shape[1], _SAMPLES)
-    return values[:, torch.linspace(0, values.shape[1] - 1, count).long()]
+    return _evenly(x.permute(1, 0, 2, 3).flatten(1), 1, _SAMPLES)
+
+
+def _evenly(values: Tensor, dim: int, count: int) -> Tensor:
+    """`count` slices along one dimension, or all, evenly spread."""
+    total = values.shape[dim]
+    return values.index_select(dim, torch.linspace(0, total - 1, min(count, total)).long())

@@ -17,10 +17,10 @@ from rich.console import Console
 from benchmarks import contenders, cpu
 from benchmarks.contenders import PEAK, Contender, int8_product
 from benchmarks.networks import CMT_TOP1, RIVAL_GROUPS, RIVALS
-from benchmarks.ratios import paired_ratio
 from benchmarks.tables import make_tables, to_markdown, to_rich
 from cmt.network import count_macs
 from measure.runners import OPENVINO_SETTINGS
+from measure.statistics import paired_ratio
 
 SIDE = 64
 
