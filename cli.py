@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from measure.bundle import OpenBundle
 
 TARGET_NAMES = ("openvino", "tensorrt", "onnxruntime")
-EXPORT_PACKAGES = ("torch", "safetensors", "onnx", "onnxscript", "onnxsim", "onnxruntime", "nncf")
+EXPORT_PACKAGES = ("torch", "safetensors", "onnx", "onnxscript", "onnxsim", "onnxruntime")
 """What the `export` extra adds to the base install."""
 
 
