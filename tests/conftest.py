@@ -6,6 +6,7 @@ import importlib.util
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
+from hypothesis import settings
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -27,10 +30,14 @@ from measure.bundle import file_entries, write_manifest
 
 # The tensors here are small, and OpenMP's threads wait by spinning where cores are busy.
 torch.set_num_threads(1)
+# Two workers share the machine, so how long an example takes says little.
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 
 REFERENCE = Path(__file__).parent / "reference"
 SHARED = Path(__file__).parents[1].parent / "shared"
 SIZE = 32
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 TINY = Variant("tiny", 32, 8, (8, 16, 32, 64), (1, 1, 2, 1), {"official": 3.6, "flyegle": 3.6})
 
 
@@ -129,33 +136,48 @@ def tiny_network() -> Callable[..., CMT]:
 
 
 @pytest.fixture(scope="session")
-def float_graph(
-    tmp_path_factory: pytest.TempPathFactory, tiny_network: Callable[[str], CMT]
-) -> Callable[[str], Path]:
+def made_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MadeOnce:
+    """`made_once(name, make)`: a path that `make` wrote to, once for all workers of the run."""
+    root = tmp_path_factory.getbasetemp()
+    root = (root if worker_id == "master" else root.parent) / "made_once"
+    root.mkdir(exist_ok=True)
+
+    def path_of(name: str, make: Callable[[Path], object]) -> Path:
+        path, done = root / name, root / f"{name}.done"
+        with FileLock(root / f"{name}.lock"):
+            if not done.exists():
+                make(path)
+                done.touch()
+        return path
+
+    return path_of
+
+
+@pytest.fixture(scope="session")
+def float_graph(made_once: MadeOnce, tiny_network: Callable[[str], CMT]) -> Callable[[str], Path]:
     """`float_graph(family)`: simplified float32 ONNX of a tiny network, input (2, 3, 64, 64)."""
-    folder = tmp_path_factory.mktemp("graphs")
-    return lambda family: _graph(folder / f"{family}.onnx", tiny_network(family))
+    return lambda family: made_once(
+        f"{family}.onnx", lambda path: _write_graph(tiny_network(family), path)
+    )
 
 
 @pytest.fixture(scope="session")
 def rewritten_graph(
-    tmp_path_factory: pytest.TempPathFactory, tiny_network: Callable[[str], CMT]
+    made_once: MadeOnce, tiny_network: Callable[[str], CMT]
 ) -> Callable[[str], Path]:
     """The same of the network rewritten for inference."""
-    folder = tmp_path_factory.mktemp("rewritten")
-    return lambda family: _graph(
-        folder / f"{family}.onnx", rewrite_for_inference(tiny_network(family))
+    return lambda family: made_once(
+        f"{family}-rewritten.onnx",
+        lambda path: _write_graph(rewrite_for_inference(tiny_network(family)), path),
     )
 
 
-def _graph(path: Path, model: CMT | InferenceCMT) -> Path:
+def _write_graph(model: CMT | InferenceCMT, path: Path) -> None:
     from export.onnx_graph import export_onnx, simplify_onnx
 
-    if not path.exists():
-        raw = path.with_suffix(".raw")
-        export_onnx(model, 2, raw)
-        simplify_onnx(raw, path)
-    return path
+    raw = path.with_suffix(".raw")
+    export_onnx(model, 2, raw)
+    simplify_onnx(raw, path)
 
 
 @pytest.fixture(scope="session")
@@ -196,22 +218,31 @@ def _save_labelled(model: CMT, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="session")
-def bundle(photos: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def bundle(photos: Path, weights: Path, made_once: MadeOnce) -> Bundle:
     """CMT-Ti at 32 pixels, batch 3, exported to every target; not to be changed."""
-    return _export(photos, weights, tmp_path_factory, precisions=("fp16", "int8"))
+    make = partial(_export, photos, weights, precisions=("fp16", "int8"))
+    return _read(made_once("bundle", make))
 
 
 @pytest.fixture(scope="session")
-def uint8_bundle(photos: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def uint8_bundle(photos: Path, weights: Path, made_once: MadeOnce) -> Bundle:
     """The same with the preprocessing inside the files."""
-    return _export(photos, weights, tmp_path_factory, precisions=("int8",), embed_preprocess=True)
+    make = partial(_export, photos, weights, precisions=("int8",), embed_preprocess=True)
+    return _read(made_once("uint8_bundle", make))
 
 
-def _export(
-    photos: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory, **options: Any
-) -> Bundle:
+def _read(path: Path) -> Bundle:
+    return Bundle(path, json.loads(_returned(path).read_text()))
+
+
+def _returned(bundle: Path) -> Path:
+    """Where the report that `export` returned is kept for the other workers."""
+    return bundle.with_suffix(".returned.json")
+
+
+def _export(photos: Path, weights: Path, out: Path, **options: Any) -> None:
     available = tuple(name for name, target in TARGETS.items() if target.missing() is None)
-    return export(
+    made = export(
         variant="ti",
         targets=available,
         weights=str(weights),
@@ -219,11 +250,12 @@ def _export(
         val_data=photos,
         batch=3,
         gpu_archs=("sm86",) if "tensorrt" in available else (),
-        out=tmp_path_factory.mktemp("out") / "bundle",
+        out=out,
         bench_seconds=0.1,
         max_drop=100.0,
         **options,
     )
+    _returned(out).write_text(json.dumps(made.report))
 
 
 @pytest.fixture(scope="session")
