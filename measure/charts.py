@@ -91,6 +91,7 @@ def pareto(marks: Sequence[Mark], floor: float | None, label: str) -> str:
             textcoords="offset points",
             fontweight="bold",
             color=_COLOURS["text"],
+            bbox={"facecolor": _COLOURS["card"], "edgecolor": "none", "alpha": 0.8, "pad": 0.3},
             zorder=4,
         )
     axes.plot(*zip(*front, strict=True), color=_COLOURS["muted"], linewidth=1, zorder=1)

@@ -26,7 +26,7 @@ from training.recipe import main
 
 README = (ROOT / "README.md").read_text()
 NEEDS_HARDWARE = 'console title="Needs a'
-BENCHMARK = "python benchmarks/cpu.py "
+BENCHMARK = "python benchmarks/"
 CPP = ("cmake ", "build/runtime/")
 # CI runs these, and the tests of the C++ library the last.
 MAKE = ("make demo", "make test", "make docs", "make runtime")

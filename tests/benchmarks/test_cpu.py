@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from documented import commands
 from rich.console import Console
 
-from benchmarks import contenders, cpu
+from benchmarks import contenders, cpu, where_time_goes
 from benchmarks.contenders import PEAK, Contender, int8_product
 from benchmarks.networks import CMT_TOP1, RIVAL_GROUPS, RIVALS
 from benchmarks.tables import make_tables, to_markdown, to_rich
@@ -131,6 +131,18 @@ def test_documented_commands_measure_and_then_print(
         result = CliRunner().invoke(cpu.main, arguments, catch_exceptions=False)
         assert result.exit_code == 0
         assert contenders.PLAIN in result.output
+
+
+def test_documented_command_says_where_time_goes(
+    openvino_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (command,) = commands("python benchmarks/where_time_goes.py ")
+    (tmp_path / "bundle").symlink_to(openvino_bundle)
+    monkeypatch.chdir(tmp_path)
+    arguments = shlex.split(command)[2:]
+    result = CliRunner().invoke(where_time_goes.main, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "depthwise convolutions" in result.output
 
 
 def _result(name: str, network: str, precision: str, reason: str | None = None) -> dict[str, Any]:

@@ -306,8 +306,9 @@ def report_problems(pieces: list[Piece], report: Report) -> list[str]:
             row = by_heading[heading][piece.row]
             streams = [row["settings"].get("NUM_STREAMS", 1)] if column == "Streams" else []
             if column == "Settings":
-                said = ", ".join(f"{name} {value}" for name, value in row["settings"].items())
-                return None if piece.text == said else f"{piece.text} for {said}"
+                values = [str(value) for value in row["settings"].values()]
+                said = [words.split()[-1] for words in piece.text.split(", ")]
+                return None if said == values else f"{piece.text} for {values}"
             return _sentence_problem(piece.text, strings, [] if streams else [row], streams)
         named = [row for row in rows if _names_row(piece.text, row)]
         limit = [report["gates"]["max_drop_pp"] or 0.0]
