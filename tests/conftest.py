@@ -183,40 +183,40 @@ def _write_graph(model: CMT | InferenceCMT, path: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def photos(made_once: MadeOnce) -> Path:
     """Two classes of ten pictures that differ in colour, one more that is no picture."""
-    root = tmp_path_factory.mktemp("photos")
+    return made_once("photos", _write_photos)
+
+
+def _write_photos(root: Path) -> None:
     rng = np.random.default_rng(0)
     for name, channel in (("red", 0), ("blue", 2)):
-        (root / name).mkdir()
+        (root / name).mkdir(parents=True)
         for i in range(10):
             pixels = rng.integers(0, 120, (40, 48, 3), np.uint8)
             pixels[..., channel] += 100
             Image.fromarray(pixels).save(root / name / f"{i}.png")
     (root / "red" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a picture")
-    return root
 
 
 @pytest.fixture(scope="session")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def weights(made_once: MadeOnce) -> Path:
     """A file of random weights for CMT-Ti at 32 pixels with two labelled classes."""
     torch.manual_seed(1)
-    return _save_labelled(load_model("ti", img_size=SIZE, num_classes=2), tmp_path_factory)
+    model = load_model("ti", img_size=SIZE, num_classes=2)
+    return made_once("ti.safetensors", partial(_save_labelled, model))
 
 
 @pytest.fixture(scope="session")
-def tiny_weights(
-    tiny_network: Callable[..., CMT], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def tiny_weights(tiny_network: Callable[..., CMT], made_once: MadeOnce) -> Path:
     """A file of `tiny_network`'s weights with two labelled classes."""
-    return _save_labelled(tiny_network("official", 2), tmp_path_factory)
+    model = tiny_network("official", 2)
+    return made_once("tiny.safetensors", partial(_save_labelled, model))
 
 
-def _save_labelled(model: CMT, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / f"{model.variant.name}.safetensors"
+def _save_labelled(model: CMT, path: Path) -> None:
     state = {key: value.contiguous() for key, value in to_public_layout(model).items()}
     save_file(state, path, {"labels": json.dumps(["blue", "red"])})
-    return path
 
 
 @pytest.fixture(scope="session")
