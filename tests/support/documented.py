@@ -18,7 +18,7 @@ BLOCKS = [
 def commands(*beginnings: str) -> list[str]:
     """Those that begin like this, each once; none of a block whose title says what it needs."""
     lines = [
-        line.removeprefix("$ ").split("  #")[0].strip()
+        " ".join(line.removeprefix("$ ").split("  #")[0].split())
         for language, block in BLOCKS
         if language == "console"
         for line in block.replace("\\\n", " ").splitlines()
