@@ -20,11 +20,9 @@ Row = dict[str, Any]
 NUMBER = re.compile(
     r"(?<![\w.])([<>] )?([+-]?\d(?:[\d,]*\d)?(?:\.\d+)?(?:e[+-]\d+)?)(?: ?(ms|MB|%|x))?(?!\w|\.\d)"
 )
-# Names and parts of fixed sentences, which no measurement changes.
-WORDS = re.compile(
-    r"[Tt]op-[15]( %)?|FP32|FP16|INT8|p50|p90|p99|sha256|\b95 %(?= interval| of the runs)"
-    r"|\b5 %, half and"
-)
+# Parts of fixed sentences, and names, which no measurement changes.
+PHRASES = re.compile(r"\b95 %(?= interval| of the runs)|\b5 %(?=, half and)")
+NAMES = re.compile(r"[Tt]op-[15]( %)?|FP32|FP16|INT8|p50|p90|p99|sha256")
 # What this section says holds for every report.
 FIXED = "How each number was taken"
 TEXTS = ("p", "li", "dd", "dt", "caption", "figcaption", "h1", "h2", "h3", "th", "td")
@@ -226,12 +224,13 @@ def row_figures(row: Row) -> dict[str, list[float]]:
 
 def _sentence_problem(text: str, strings: list[str], rows: Iterable[Row], more: list[float]) -> str:
     figures = [row_figures(row) for row in rows]
-    rest = text
+    rest = PHRASES.sub("", text)  # first: a word of them may be a text of the file
     for string in strings:
         if string in rest:
             rest = re.sub(rf"(?<!\w){re.escape(string)}(?!\w)", "·", rest)
     wrong = []
-    for sign, number, unit in NUMBER.findall(WORDS.sub("", rest)):
+    rest = NAMES.sub("", rest)
+    for sign, number, unit in NUMBER.findall(rest):
         allowed = [v for f in figures for u, values in f.items() for v in values if unit in ("", u)]
         allowed = [*allowed, *more]
         if number[0] not in "+-":
@@ -239,7 +238,7 @@ def _sentence_problem(text: str, strings: list[str], rows: Iterable[Row], more: 
         if not any(rounds_to(value, sign, number) for value in allowed):
             wrong.append(f"{number} {unit}".strip())
     # Digits of neither a number nor a text of the file.
-    wrong += re.findall(r"\S*\d\S*", NUMBER.sub("", WORDS.sub("", rest)))
+    wrong += re.findall(r"\S*\d\S*", NUMBER.sub("", rest))
     return f"{', '.join(wrong)} in: {text}" if wrong else ""
 
 
@@ -358,7 +357,10 @@ def spoiled(pieces: list[Piece]) -> Iterator[tuple[int, Piece]]:
         if piece.heading == FIXED:
             continue
         # Lines of the same length stand for names, so that places stay what they are.
-        for match in NUMBER.finditer(WORDS.sub(lambda word: "_" * len(word[0]), piece.text)):
+        text = piece.text
+        for fixed in (PHRASES, NAMES):
+            text = fixed.sub(lambda word: "_" * len(word[0]), text)
+        for match in NUMBER.finditer(text):
             end = match.end(2)
             digits = match[2].partition("e")[0]
             end = match.start(2) + len(digits)
