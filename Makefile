@@ -18,7 +18,7 @@ demo: $(INSTALLED)
 		--out $(DEMO) --force
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -40,12 +40,9 @@ lint-cpp: runtime
 	clang-format --dry-run -Werror runtime/cpp/*/*.[ch]pp runtime/cpp/include/cmt/*.hpp
 	clang-tidy --quiet -p $(RUNTIME) runtime/cpp/src/*.cpp runtime/cpp/tools/*.cpp
 
-# The C++ tests once more, with every leak, memory error and undefined behaviour an abort. What
-# other projects link is left out: they would need the sanitizers too.
+# The C++ tests with every leak, memory error and undefined behaviour an abort.
 sanitize: $(INSTALLED)
-	RUNTIME=build/sanitized TBB_ENABLE_SANITIZERS=1 \
-		RUNTIME_OPTIONS="-DCMT_SANITIZERS=address,undefined -DCMAKE_BUILD_TYPE=RelWithDebInfo" \
-		$(BIN)/pytest tests/runtime -k "not another_project"
+	RUNTIMES=sanitized $(BIN)/pytest tests/runtime
 
 # Needs clang; BUNDLE gives the files that mutations start from.
 fuzz: BUNDLE ?= $(DEMO)

@@ -227,7 +227,7 @@ def report_cli(
     if out is not None:
         comparison_pages.write_comparison(comparison, out)
     if as_json:
-        click.echo(json.dumps(comparison, indent=1))
+        click.echo(compare.to_json(comparison))
     else:
         _print_table(comparison_pages.terminal_table(comparison))
     for warning in comparison["warnings"]:

@@ -7,6 +7,7 @@ a colour and a shape; what a letter stands for and its figures are beside the ch
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,6 +73,7 @@ def pareto(marks: Sequence[Mark], floor: float | None, label: str) -> str:
     """
     figure, axes = _figure(3.6)
     largest = max((mark.bytes or 0 for mark in marks), default=0)
+    times = [mark.p50 for mark in marks if mark.p50 is not None]
     front: list[tuple[float, float]] = []
     for mark in sorted(marks, key=lambda mark: mark.p50 or 0):
         assert mark.p50 is not None
@@ -82,13 +84,15 @@ def pareto(marks: Sequence[Mark], floor: float | None, label: str) -> str:
         if mark.top1_interval:
             axes.vlines(mark.p50, *mark.top1_interval, color=colour, linewidth=1.3, zorder=2)
         area = _LARGEST_AREA * mark.bytes / largest if mark.bytes else 40
+        side = _roomier_side(mark.p50, times)
         style: dict[str, Any] = {"marker": _SHAPES[mark.series % SERIES], "s": area, "zorder": 3}
         axes.scatter(mark.p50, mark.top1, color=colour, alpha=0.55, linewidths=0, **style)
         axes.annotate(
             mark.letter,
             (mark.p50, mark.top1),
-            (area**0.5 / 2 + 2, 3),
+            (side * (area**0.5 / 2 + 2), 3),
             textcoords="offset points",
+            horizontalalignment="left" if side > 0 else "right",
             fontweight="bold",
             color=_COLOURS["text"],
             zorder=4,
@@ -96,10 +100,17 @@ def pareto(marks: Sequence[Mark], floor: float | None, label: str) -> str:
     axes.plot(*zip(*front, strict=True), color=_COLOURS["muted"], linewidth=1, zorder=1)
     if floor is not None and floor > axes.get_ylim()[0] - 2 * _span(axes.get_ylim()):
         axes.axhline(floor, color=_COLOURS["bad"], linestyle=(0, (4, 3)), linewidth=1.2)
-    _latency_axis(axes, [mark.p50 for mark in marks if mark.p50])
+    _latency_axis(axes, times)
     axes.set_ylabel("top-1, %")
     axes.margins(0.12, 0.14)
     return _svg(figure, "pareto", label)
+
+
+def _roomier_side(time: float, times: Sequence[float]) -> int:
+    """-1 where the next mark to the left is further away than that to the right, else 1."""
+    left = max((other for other in times if other < time), default=0.0)
+    right = min((other for other in times if other > time), default=math.inf)
+    return -1 if time - left > right - time else 1
 
 
 def drops(marks: Sequence[Mark], limit: float | None, label: str) -> str:

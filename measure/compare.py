@@ -14,7 +14,7 @@ from measure.bench import SAME_MACHINE
 from measure.bundle import MANIFEST, check_file, file_entries, refuse_newer
 from measure.policy import Clause
 from measure.report import VERSION as REPORT_VERSION
-from measure.report import validate
+from measure.report import schema_problems, validate
 from measure.verdict import decimal, printable, row_name
 
 VERSION = 1
@@ -285,6 +285,17 @@ def require(comparison: Report, clauses: Sequence[Clause], machines: Sequence[st
         **comparison,
         "requirements": {"clauses": texts, "kept_by": passed, "failures": failures},
     }
+
+
+def to_json(comparison: Report) -> str:
+    """The text of comparison.json.
+
+    Raises:
+        InputError: the comparison breaks `measure/schema/comparison.schema.json`.
+    """
+    for problem in schema_problems("comparison", comparison):
+        raise InputError(f"the comparison is unusable: {problem}")
+    return json.dumps(comparison, indent=1, allow_nan=False)
 
 
 def files_by_machine(comparison: Report) -> dict[str, list[Row]]:

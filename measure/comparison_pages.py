@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from cmt.errors import InputError
 from measure import pages
-from measure.compare import files_by_machine, is_simulated, machine_names
+from measure.compare import files_by_machine, is_simulated, machine_names, to_json
 from measure.pages import Chart, Column, Entry, Table
 from measure.report import render, table_of_text, write_pages
 from measure.verdict import (
     NOT_MEASURED,
+    decimal,
     drop_text,
     megabytes,
     milliseconds,
@@ -79,25 +79,35 @@ def build_page(comparison: Report) -> Page:
 
 
 def _headlines(comparison: Report) -> Iterator[str]:
-    """For each machine, variant and batch the fastest file that keeps its report's limit."""
+    """For each machine, variant, batch and number of streams the fastest file within its limit."""
     for machine, rows in files_by_machine(comparison).items():
         for variant in dict.fromkeys(row["variant"] for row in rows):
-            fastest: dict[int | None, Row] = {}
+            fastest: dict[tuple[int | None, int], Row] = {}
             for row in sorted(rows, key=lambda row: p50(row) or 0):
                 limit = comparison["reports"][row["report"]]["max_drop_pp"]
                 timed = row["variant"] == variant and p50(row) is not None
                 if timed and not over_limit(row, limit):
-                    fastest.setdefault(row["settings"].get("batch"), row)
+                    fastest.setdefault((row["settings"].get("batch"), _streams(row)), row)
             if not fastest:
                 yield f"{machine}: no {variant} file that keeps the limit was timed."
-            yield from (f"{machine}: {_advice(row)}" for row in fastest.values())
+            several = len({_streams(row) for row in fastest.values()}) > 1
+            yield from (f"{machine}: {_advice(row, several)}" for row in fastest.values())
 
 
-def _advice(row: Row) -> str:
+def _streams(row: Row) -> int:
+    return int(row["settings"].get("NUM_STREAMS", 1))
+
+
+def _advice(row: Row, several_streams: bool) -> str:
+    """What to ship; where numbers of streams differ, with what each of them is for."""
+    rate = ""
+    if several_streams:
+        callers = "one caller" if _streams(row) == 1 else f"{_streams(row)} callers at once"
+        rate = f" for {callers}, {decimal(row['throughput_ips'])} images/s"
     speedup = row["speedup_vs_baseline"]
     faster = "" if speedup is None else f", {ratio(speedup)} as fast as torch"
     cost = f"top-1 drop {drop_text(row['accuracy'])}" if row["accuracy"] else "no accuracy"
-    return f"ship {row['name']}, {run_time(row)}{faster}, {cost}."
+    return f"ship {row['name']}, {run_time(row)}{rate}{faster}, {cost}."
 
 
 def _requirement_lines(comparison: Report) -> Iterator[tuple[str, str]]:
@@ -217,11 +227,12 @@ def write_comparison(comparison: Report, folder: Path) -> None:
     """Write comparison.json, comparison.md and comparison.html into a folder.
 
     Raises:
-        InputError: they cannot be written there.
+        InputError: they cannot be written there, or the comparison breaks its schema.
     """
+    data = to_json(comparison) + "\n"
     page = build_page(comparison)
     texts = (
-        json.dumps(comparison, indent=1, allow_nan=False) + "\n",
+        data,
         render("comparison.md.j2", page),
         render("comparison.html.j2", page),
     )

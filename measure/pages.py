@@ -202,8 +202,17 @@ def _accuracy_table(report: Report) -> Table | None:
     )
 
 
+# OpenVINO's names are too long for a table.
+_SETTINGS = {
+    "PERFORMANCE_HINT": "hint",
+    "NUM_STREAMS": "streams",
+    "INFERENCE_PRECISION_HINT": "floats as",
+}
+
+
 def _settings_text(row: Row) -> str:
-    return ", ".join(f"{name} {value}" for name, value in row["settings"].items()) or "default"
+    named = (f"{_SETTINGS.get(name, name)} {value}" for name, value in row["settings"].items())
+    return ", ".join(named) or "default"
 
 
 def _latency_table(report: Report) -> Table | None:
@@ -469,7 +478,8 @@ def _changes(report: Report) -> tuple[Changes, ...]:
             _worst_classes(changes["classes"]),
             tuple(
                 (
-                    f"{image['key']}, a {image['label']}: {report['baseline']['target']} says "
+                    f"{image['key']}, labelled {image['label']}: "
+                    f"{report['baseline']['target']} says "
                     f"{image['baseline']}, this file {image['answer']}",
                     image["thumbnail"],
                 )

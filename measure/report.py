@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 HERE = Path(__file__).parent
-SCHEMA = HERE / "schema" / "report.schema.json"
+SCHEMAS = HERE / "schema"
 TEMPLATES = HERE / "templates"
 VERSION = 1
 REPORT_FILES = ("report.json", "report.md", "report.html")
@@ -46,7 +46,7 @@ def validate(report: dict[str, Any]) -> None:
 
 def _problems(report: dict[str, Any]) -> Iterator[str]:
     yield from _not_finite(report, "report")
-    yield from _schema_problems(report)
+    yield from schema_problems("report", report)
     yield from _gate_problems(report)
     rows = [("baseline", report["baseline"])]
     rows += [(f"results[{i}]", row) for i, row in enumerate(report["results"])]
@@ -68,18 +68,24 @@ def _not_finite(value: Any, place: str) -> Iterator[str]:
 
 
 @cache
-def _validator() -> Any:
+def _validator(name: str) -> Any:
     from jsonschema import Draft202012Validator
+    from referencing import Registry, Resource
 
-    return Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8")))
+    files = {path.name: json.loads(path.read_text("utf-8")) for path in SCHEMAS.glob("*.json")}
+    registry: Any = Registry().with_resources(
+        (file, Resource.from_contents(schema)) for file, schema in files.items()
+    )
+    return Draft202012Validator(files[f"{name}.schema.json"], registry=registry)
 
 
-def _schema_problems(report: dict[str, Any]) -> Iterator[str]:
+def schema_problems(name: str, value: Any) -> Iterator[str]:
+    """What of a report or comparison, by `name`, breaks its JSON Schema most, with the place."""
     from jsonschema.exceptions import best_match
 
-    error = best_match(_validator().iter_errors(report))
+    error = best_match(_validator(name).iter_errors(value))
     if error is not None:
-        yield f"{error.json_path.replace('$', 'report', 1)}: {error.message}"
+        yield f"{error.json_path.replace('$', name, 1)}: {error.message}"
 
 
 def _gate_problems(report: dict[str, Any]) -> Iterator[str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
+from hypothesis import settings
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -20,6 +24,7 @@ from cmt.checkpoints import load_model, to_public_layout
 from cmt.network import CMT, build
 from cmt.rewrite import InferenceCMT, rewrite_for_inference
 from cmt.variants import FAMILIES, VARIANTS, Variant
+from export import bundle as bundles
 from export import export
 from export.pipeline import Bundle
 from export.targets import TARGETS
@@ -27,10 +32,14 @@ from measure.bundle import file_entries, write_manifest
 
 # The tensors here are small, and OpenMP's threads wait by spinning where cores are busy.
 torch.set_num_threads(1)
+# Two workers share the machine, so how long an example takes says little.
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 
 REFERENCE = Path(__file__).parent / "reference"
 SHARED = Path(__file__).parents[1].parent / "shared"
 SIZE = 32
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 TINY = Variant("tiny", 32, 8, (8, 16, 32, 64), (1, 1, 2, 1), {"official": 3.6, "flyegle": 3.6})
 
 
@@ -129,88 +138,157 @@ def tiny_network() -> Callable[..., CMT]:
 
 
 @pytest.fixture(scope="session")
-def float_graph(
-    tmp_path_factory: pytest.TempPathFactory, tiny_network: Callable[[str], CMT]
-) -> Callable[[str], Path]:
+def made_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MadeOnce:
+    """`made_once(name, make)`: a path that `make` wrote to, once for all workers of the run."""
+    root = tmp_path_factory.getbasetemp()
+    root = (root if worker_id == "master" else root.parent) / "made_once"
+    root.mkdir(exist_ok=True)
+
+    def path_of(name: str, make: Callable[[Path], object]) -> Path:
+        path, done = root / name, root / f"{name}.done"
+        with FileLock(root / f"{name}.lock"):
+            if not done.exists():
+                make(path)
+                done.touch()
+        return path
+
+    return path_of
+
+
+@pytest.fixture(scope="session")
+def float_graph(made_once: MadeOnce, tiny_network: Callable[[str], CMT]) -> Callable[[str], Path]:
     """`float_graph(family)`: simplified float32 ONNX of a tiny network, input (2, 3, 64, 64)."""
-    folder = tmp_path_factory.mktemp("graphs")
-    return lambda family: _graph(folder / f"{family}.onnx", tiny_network(family))
+    return lambda family: made_once(
+        f"{family}.onnx", lambda path: _write_graph(tiny_network(family), path)
+    )
 
 
 @pytest.fixture(scope="session")
 def rewritten_graph(
-    tmp_path_factory: pytest.TempPathFactory, tiny_network: Callable[[str], CMT]
+    made_once: MadeOnce, tiny_network: Callable[[str], CMT]
 ) -> Callable[[str], Path]:
     """The same of the network rewritten for inference."""
-    folder = tmp_path_factory.mktemp("rewritten")
-    return lambda family: _graph(
-        folder / f"{family}.onnx", rewrite_for_inference(tiny_network(family))
+    return lambda family: made_once(
+        f"{family}-rewritten.onnx",
+        lambda path: _write_graph(rewrite_for_inference(tiny_network(family)), path),
     )
 
 
-def _graph(path: Path, model: CMT | InferenceCMT) -> Path:
+def _write_graph(model: CMT | InferenceCMT, path: Path) -> None:
     from export.onnx_graph import export_onnx, simplify_onnx
 
-    if not path.exists():
-        raw = path.with_suffix(".raw")
-        export_onnx(model, 2, raw)
-        simplify_onnx(raw, path)
-    return path
+    raw = path.with_suffix(".raw")
+    export_onnx(model, 2, raw)
+    simplify_onnx(raw, path)
 
 
 @pytest.fixture(scope="session")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def photos(made_once: MadeOnce) -> Path:
     """Two classes of ten pictures that differ in colour, one more that is no picture."""
-    root = tmp_path_factory.mktemp("photos")
+    return made_once("photos", _write_photos)
+
+
+def _write_photos(root: Path) -> None:
     rng = np.random.default_rng(0)
     for name, channel in (("red", 0), ("blue", 2)):
-        (root / name).mkdir()
+        (root / name).mkdir(parents=True)
         for i in range(10):
             pixels = rng.integers(0, 120, (40, 48, 3), np.uint8)
             pixels[..., channel] += 100
             Image.fromarray(pixels).save(root / name / f"{i}.png")
     (root / "red" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a picture")
-    return root
 
 
 @pytest.fixture(scope="session")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def weights(made_once: MadeOnce) -> Path:
     """A file of random weights for CMT-Ti at 32 pixels with two labelled classes."""
     torch.manual_seed(1)
-    return _save_labelled(load_model("ti", img_size=SIZE, num_classes=2), tmp_path_factory)
+    model = load_model("ti", img_size=SIZE, num_classes=2)
+    return made_once("ti.safetensors", partial(_save_labelled, model))
 
 
 @pytest.fixture(scope="session")
-def tiny_weights(
-    tiny_network: Callable[..., CMT], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def tiny_weights(tiny_network: Callable[..., CMT], made_once: MadeOnce) -> Path:
     """A file of `tiny_network`'s weights with two labelled classes."""
-    return _save_labelled(tiny_network("official", 2), tmp_path_factory)
+    model = tiny_network("official", 2)
+    return made_once("tiny.safetensors", partial(_save_labelled, model))
 
 
-def _save_labelled(model: CMT, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / f"{model.variant.name}.safetensors"
+def _save_labelled(model: CMT, path: Path) -> None:
     state = {key: value.contiguous() for key, value in to_public_layout(model).items()}
     save_file(state, path, {"labels": json.dumps(["blue", "red"])})
-    return path
 
 
 @pytest.fixture(scope="session")
-def bundle(photos: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def bundle(photos: Path, weights: Path, made_once: MadeOnce) -> Bundle:
     """CMT-Ti at 32 pixels, batch 3, exported to every target; not to be changed."""
-    return _export(photos, weights, tmp_path_factory, precisions=("fp16", "int8"))
+    make = partial(_export, photos, weights, precisions=("fp16", "int8"))
+    return _read(made_once("bundle", make))
 
 
 @pytest.fixture(scope="session")
-def uint8_bundle(photos: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def uint8_bundle(photos: Path, weights: Path, made_once: MadeOnce) -> Bundle:
     """The same with the preprocessing inside the files."""
-    return _export(photos, weights, tmp_path_factory, precisions=("int8",), embed_preprocess=True)
+    make = partial(_export, photos, weights, precisions=("int8",), embed_preprocess=True)
+    return _read(made_once("uint8_bundle", make))
 
 
-def _export(
-    photos: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory, **options: Any
-) -> Bundle:
+def _read(path: Path) -> Bundle:
+    return Bundle(path, json.loads(_returned(path).read_text()))
+
+
+@pytest.fixture
+def resumable(bundle: Bundle) -> Callable[[Path], Path]:
+    """`resumable(out)`: an export there with `small`'s options finds the stages of `bundle` made.
+
+    Without them an export of the same network would take five times as long.
+    """
+
+    def prepare(out: Path) -> Path:
+        workspace = bundles.workspace_folder(out)
+        shutil.copytree(_stages(bundle.path), workspace, copy_function=os.link)
+        return out
+
+    return prepare
+
+
+@pytest.fixture(scope="session")
+def small(photos: Path, weights: Path) -> str:
+    """Options for cmt-export that put CMT-Ti at 32 pixels in the place of any network."""
+    return (
+        f"--variant ti --weights {weights} --calib-data {photos} --val-data {photos} --batch 3 "
+        "--gpu-arch sm86 --bench-seconds 0.1 --max-drop 100 --resume"
+    )
+
+
+def _stages(bundle: Path) -> Path:
+    """Where the stages of an export are kept that would have been removed."""
+    return bundle.with_suffix(".stages")
+
+
+def _returned(bundle: Path) -> Path:
+    """Where the report that `export` returned is kept for the other workers."""
+    return bundle.with_suffix(".returned.json")
+
+
+def _export(photos: Path, weights: Path, out: Path, **options: Any) -> None:
     available = tuple(name for name, target in TARGETS.items() if target.missing() is None)
+    place = bundles.place
+
+    def keep_stages(finished: Path, *arguments: Any) -> None:
+        left_out = shutil.ignore_patterns(finished.name)
+        shutil.copytree(finished.parent, _stages(out), copy_function=os.link, ignore=left_out)
+        place(finished, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bundles, "place", keep_stages)
+        made = _export_to(out, available, photos, weights, **options)
+    _returned(out).write_text(json.dumps(made.report))
+
+
+def _export_to(
+    out: Path, available: tuple[str, ...], photos: Path, weights: Path, **options: Any
+) -> Bundle:
     return export(
         variant="ti",
         targets=available,
@@ -219,7 +297,7 @@ def _export(
         val_data=photos,
         batch=3,
         gpu_archs=("sm86",) if "tensorrt" in available else (),
-        out=tmp_path_factory.mktemp("out") / "bundle",
+        out=out,
         bench_seconds=0.1,
         max_drop=100.0,
         **options,

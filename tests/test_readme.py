@@ -1,36 +1,47 @@
-"""What the README and the documentation show works as shown."""
+"""What the README and the documentation show works as shown.
+
+Every command is run, on small inputs: docs/design.md says which. Those of the C++ tools and of the
+benchmarks are run by tests/runtime/test_tools.py and tests/benchmarks/test_cpu.py.
+"""
 
 from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from documented import BLOCKS, ROOT, commands
 
 import cli
+from export.pipeline import Bundle
+from export.targets import TARGETS
+from measure.bundle import open_bundle
 from training.recipe import main
 
-ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-README = PAGES[0].read_text()
-BLOCKS = [
-    block
-    for page in PAGES
-    for block in re.findall(r"^```(\w+.*)\n((?:.|\n)*?)^```", page.read_text(), re.MULTILINE)
-]
-NEEDS_HARDWARE = 'console title="Needs a '
-BENCHMARK = "python benchmarks/cpu.py "
+README = (ROOT / "README.md").read_text()
+NEEDS_HARDWARE = 'console title="Needs a'
+BENCHMARK = "python benchmarks/"
 CPP = ("cmake ", "build/runtime/")
-COMMANDS = list(
-    dict.fromkeys(
-        command.removeprefix("$ ").split("  #")[0].strip()
-        for language, block in BLOCKS
-        if language == "console"
-        for command in block.replace("\\\n", " ").splitlines()
-        if command.startswith("$ ")
-    )
+# Without what `small` replaces: made through Python, with a few other options, by tests that look
+# at the result. Exports cost seconds, so their command lines are only parsed here.
+RUN_ELSEWHERE = (
+    # the fixture `bundle`
+    "cmt-export --target openvino --target tensorrt --target onnxruntime --fp16 --int8",
+    # the fixture `uint8_bundle`
+    "cmt-export --target openvino --embed-preprocess",
+    # tests/export/test_pipeline.py
+    "cmt-export --target openvino --output features --img-size 192x256",
+    # tests/measure/test_tune.py
+    "cmt-export --target openvino --int8 --tune",
 )
+# CI runs these, and the tests of the C++ library the last.
+MAKE = ("make demo", "make test", "make docs", "make runtime")
 
 
 def test_python_examples_run() -> None:
@@ -40,44 +51,120 @@ def test_python_examples_run() -> None:
         exec(compile(example, "README.md", "exec"), {})
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("cmt-")])
-def test_command_lines_are_accepted(command: str) -> None:
-    name, *arguments = shlex.split(command)
-    commands = {"cmt-export": cli.export_cli, "cmt-bench": cli.bench_cli, "cmt-train": main}
-    commands["cmt-report"] = cli.report_cli
-    commands[name].make_context(name, arguments)
+def run(entry: Callable[[], None], command: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Exit status of a command in this process."""
+    monkeypatch.setattr(sys, "argv", shlex.split(command))
+    with pytest.raises(SystemExit) as stop:
+        entry()
+    return int(stop.value.code or 0)
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith(BENCHMARK)])
-def test_benchmark_command_lines_are_accepted(command: str, tmp_path: Path) -> None:
-    from benchmarks.cpu import main as benchmark
-
-    # Its options open files that must exist; here they are empty ones.
-    arguments = [
-        str(tmp_path / word) if word.endswith(".json") else word
-        for word in shlex.split(command)[2:]
-    ]
-    (tmp_path / "results.json").touch()
-    benchmark.make_context("cpu.py", arguments)
+def demo() -> str:
+    """The command of `make demo`, to where there is a TensorRT for this machine."""
+    recipe = (ROOT / "Makefile").read_text().split("\ndemo:")[1].split("\n\n")[0]
+    command = " ".join(recipe.split("$(BIN)/")[1].replace("\\\n", " ").split())
+    tensorrt = "--target tensorrt" if TARGETS["tensorrt"].missing() is None else ""
+    return command.replace("$(TENSORRT)", tensorrt).replace("$(DEMO)", "demo")
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make")])
-def test_make_targets_exist(command: str) -> None:
-    target = command.split()[1]
-    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+def without_replaced(command: str) -> str:
+    """What of a command `small` does not replace; commands alike in it make the same bundle."""
+    options = "variant|weights|calib-data|val-data|max-drop|gpu-arch|out"
+    return re.sub(rf" --(({options}) \S+|resume|force)", "", command)
 
 
-def test_every_command_is_covered_by_one_of_these_tests() -> None:
-    assert COMMANDS
-    covered = ("cmt-export ", "cmt-bench ", "cmt-report ", "cmt-train ", "make ", BENCHMARK, *CPP)
-    assert [command for command in COMMANDS if not command.startswith(covered)] == []
+def run_here(shown: list[str]) -> list[str]:
+    """One of those that make the same bundle, and none that another test makes at some cost."""
+    different = {without_replaced(command): command for command in shown}
+    for elsewhere in RUN_ELSEWHERE:
+        del different[elsewhere]
+    return list(different.values())
+
+
+@pytest.mark.parametrize("command", [*commands("cmt-export "), demo()])
+def test_exports_are_accepted(command: str) -> None:
+    cli.export_cli.make_context("cmt-export", shlex.split(command)[1:])
+
+
+@pytest.mark.parametrize("command", run_here([*commands("cmt-export "), demo()]))
+def test_exports_make_a_bundle(
+    command: str,
+    resumable: Callable[[Path], Path],
+    small: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    missing = [name for name in cli.TARGET_NAMES if TARGETS[name].missing() is not None]
+    if any(f"--target {name}" in command for name in missing):
+        pytest.skip(f"{missing[0]} has no wheel for this machine")
+    words = shlex.split(command)
+    out = tmp_path / (words[words.index("--out") + 1] if "--out" in words else "cmt_ti")
+    monkeypatch.chdir(tmp_path)
+    resumable(out)
+    assert run(cli.export_command, f"{command} {small}", monkeypatch) == 0
+    made = open_bundle(out)
+    asked = {word for before, word in pairwise(words) if before == "--target"}
+    assert {artefact["target"] for artefact in made.artefacts} == asked
+    for precision in ("fp16", "int8"):
+        given = any(artefact["precision"] == precision for artefact in made.artefacts)
+        assert given or f"--{precision}" not in words
+
+
+@pytest.mark.parametrize("command", commands("cmt-bench "))
+def test_bundles_are_measured(
+    command: str, openvino_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(openvino_bundle, tmp_path / "bundle")
+    monkeypatch.chdir(tmp_path)
+    assert run(cli.bench_command, f"{command} --seconds 0.1", monkeypatch) == 0
+    assert ("--verify" in command) is ("machines" not in open_bundle(tmp_path / "bundle").report)
+
+
+@pytest.mark.parametrize("command", commands("cmt-report "))
+def test_reports_are_compared(
+    command: str,
+    bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("bundle", "cmt_ti", "other"):
+        (tmp_path / name).symlink_to(bundle.path)
+    monkeypatch.chdir(tmp_path)
+    status = run(cli.report_command, command, monkeypatch)
+    output = capsys.readouterr()
+    assert "openvino" in output.out
+    # Whether the policy is kept is the small network's and this machine's affair.
+    assert status == (1 if "failed: " in output.err else 0)
+    assert status == 0 or "--require" in command
+    assert ("--out" in command) is (tmp_path / "comparison" / "comparison.html").is_file()
+
+
+def test_networks_are_trained(
+    photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(weights, tmp_path / "cmt_ti_imagenette.safetensors")
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "photos" / "red" / "broken.jpg").unlink()
+    small = ["--data", "photos", "--val", "photos", "--schedule", "32:4:2"]
+    shown = commands("cmt-train ")
+    assert len(shown) == 2
+    for command in shown:  # the second starts from what the first made
+        words = shlex.split(command)
+        result = CliRunner().invoke(main, [*words[1:], *small], catch_exceptions=False)
+        assert result.exit_code == 0
+        assert (tmp_path / words[words.index("--out") + 1] / "cmt_ti.safetensors").is_file()
+
+
+def test_every_command_is_run_by_some_test_or_marked() -> None:
+    tested = ("cmt-export ", "cmt-bench ", "cmt-report ", "cmt-train ", BENCHMARK, *CPP)
+    assert set(commands()) == {*commands(*tested), *commands(*MAKE)}
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert "make test" in ci
+    assert "make docs" in ci
     languages = {language for language, _ in BLOCKS if language.startswith("console")}
     assert all(one == "console" or one.startswith(NEEDS_HARDWARE) for one in languages)
-    # Those of the C++ tools are run by tests/runtime/test_tools.py.
-    assert {command.split()[0] for command in COMMANDS if command.startswith(CPP)} == {
-        "cmake",
-        *(f"build/runtime/{tool}" for tool in ("cmt_check", "cmt_classify", "cmt_bench")),
-    }
 
 
 def test_the_cpp_example_is_the_one_that_is_built() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,10 @@ import numpy as np
 import openvino as ov
 import pytest
 from click.testing import CliRunner
+from documented import commands
 from rich.console import Console
 
-from benchmarks import contenders, cpu
+from benchmarks import contenders, cpu, where_time_goes
 from benchmarks.contenders import PEAK, Contender, int8_product
 from benchmarks.networks import CMT_TOP1, RIVAL_GROUPS, RIVALS
 from benchmarks.tables import make_tables, to_markdown, to_rich
@@ -113,6 +116,33 @@ def test_finished_groups_are_kept_until_something_changes(
     run(seconds=1, fresh=True)
     run(seconds=2, fresh=False)
     assert len(measured) == 3
+
+
+def test_documented_commands_measure_and_then_print(
+    group: list[Contender], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = [replace(group[0], name=contenders.PLAIN), *group[1:]]
+    monkeypatch.setattr(cpu, "groups", lambda *_: [("runtimes", "latency", lambda: small)])
+    quick = ["--variants", "ti", "--batch", "1", "--seconds", "0.05"]
+    measuring, printing = commands("python benchmarks/cpu.py ")
+    for command, more in ((measuring, quick), (printing, [])):
+        arguments = [*shlex.split(command)[2:], *more]
+        result = CliRunner().invoke(cpu.main, arguments, catch_exceptions=False)
+        assert result.exit_code == 0
+        assert contenders.PLAIN in result.output
+
+
+def test_documented_command_says_where_time_goes(
+    openvino_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (command,) = commands("python benchmarks/where_time_goes.py ")
+    (tmp_path / "bundle").symlink_to(openvino_bundle)
+    monkeypatch.chdir(tmp_path)
+    arguments = shlex.split(command)[2:]
+    result = CliRunner().invoke(where_time_goes.main, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "depthwise convolutions" in result.output
 
 
 def _result(name: str, network: str, precision: str, reason: str | None = None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -200,14 +201,16 @@ def test_a_step_that_changes_the_function_stops_the_run_and_is_named(
 
 
 def test_failed_accuracy_gate_leaves_the_bundle_and_says_so(
-    weights: Path, photos: Path, tmp_path: Path
+    resumable: Callable[[Path], Path], weights: Path, photos: Path, tmp_path: Path
 ) -> None:
     result = export(
         variant="ti",
         targets=("onnxruntime",),
         weights=str(weights),
         val_data=photos,
-        out=tmp_path / "bundle",
+        batch=3,
+        out=resumable(tmp_path / "bundle"),
+        resume=True,
         max_drop=-1.0,
         bench_seconds=0.1,
     )

@@ -378,6 +378,59 @@ def test_what_to_ship_is_said_for_each_variant_and_batch(stored: Any) -> None:
     )
 
 
+def test_what_to_ship_is_said_for_each_number_of_streams(stored: Any) -> None:
+    report = jetson_report()
+    entry = report["machines"][0]
+    (row,) = entry["results"]
+    latency = row["latency_ms"]
+    entry["results"] = [
+        {
+            **row,
+            "settings": {**row["settings"], "NUM_STREAMS": streams},
+            "latency_ms": {**latency, "p50": ms},
+            "throughput_ips": 1000 * streams / ms,
+        }
+        for streams, ms in ((1, 20.0), (2, 32.0), (4, 80.0))
+    ]
+    headlines = comparison_pages.build_page(
+        merge([read_source(str(stored(report, "a")))])
+    ).headlines
+    drop = "top-1 drop +0.10 [-0.20, +0.40]"
+    assert headlines[1:] == (
+        "edge-box: ship ti openvino int8, streams 1, 20.00 ms per image for one caller, "
+        f"50.0 images/s, {drop}.",
+        "edge-box: ship ti openvino int8, streams 2, 32.00 ms per image for 2 callers at once, "
+        f"62.5 images/s, {drop}.",
+        "edge-box: ship ti openvino int8, streams 4, 80.00 ms per image for 4 callers at once, "
+        f"50.0 images/s, {drop}.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("place", "key", "value", "message"),
+    [
+        ((), "machines", [], "'machines' was unexpected"),
+        ((), "rows", [], r"comparison\.rows: "),
+        ((), "requirements", {"clauses": ["p50<=6"]}, r"comparison\.requirements: "),
+        (("rows", 0), "colour", "red", "'colour' was unexpected"),
+        (("rows", 0), "machine", "", r"comparison\.rows\[0\]\.machine: "),
+        (("rows", 0, "accuracy"), "top1", "93", r"comparison\.rows\[0\]\.accuracy"),
+        (("reports", 0, "weights"), "macs", None, r"comparison\.reports\[0\]\.weights\.macs: "),
+    ],
+)
+def test_a_comparison_that_breaks_its_schema_is_not_written(
+    stored: Any, tmp_path: Path, place: tuple[Any, ...], key: str, value: Any, message: str
+) -> None:
+    comparison = merge([read_source(str(stored(jetson_report(), "a")))])
+    part: Any = comparison
+    for step in place:
+        part = part[step]
+    part[key] = value
+    with pytest.raises(InputError, match=message):
+        comparison_pages.write_comparison(comparison, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("policy", "changes", "figure"),
     [

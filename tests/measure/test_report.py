@@ -395,7 +395,7 @@ def test_chart_keys_and_changes_are_the_figures_of_report_json(report: Report) -
             "+0.10 [-0.20, +0.40]",
             "8.306, 9.128, 9.950 ms",
             "5 images lost that torch gets right, 3 gained.",
-            "a.png, a Coat: torch says Coat, this file Shirt",
+            "a.png, labelled Coat: torch says Coat, this file Shirt",
         ):
             assert expected in text
     assert Tables(render_html(report)).tables["caption-changes-1"][1:] == [

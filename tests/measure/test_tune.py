@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,11 @@ def test_settings_change_only_for_what_is_clearly_faster(
 
 
 def test_a_tuned_export_runs_as_tuned_and_says_what_was_tried(
-    photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    resumable: Callable[[Path], Path],
+    photos: Path,
+    weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # The search is real; the choice is made for it, as a machine may find nothing to gain.
     measured = tune.tune
@@ -65,7 +70,9 @@ def test_a_tuned_export_runs_as_tuned_and_says_what_was_tried(
         targets=("openvino",),
         weights=str(weights),
         val_data=photos,
-        out=tmp_path / "bundle",
+        batch=3,
+        out=resumable(tmp_path / "bundle"),
+        resume=True,
         tune=True,
         threads=2,
         bench_seconds=0.1,

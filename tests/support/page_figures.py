@@ -1,0 +1,368 @@
+"""Every number that a page prints, held against the JSON file beside it.
+
+A page is read as its reader sees it: cells of tables by heading, column and row; all other texts,
+those for people who do not see the charts included, one by one. What is wrong comes back as words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from html.parser import HTMLParser
+from typing import Any
+
+from markdown_it import MarkdownIt
+
+Report = dict[str, Any]
+Row = dict[str, Any]
+
+NUMBER = re.compile(
+    r"(?<![\w.])([<>] )?([+-]?\d(?:[\d,]*\d)?(?:\.\d+)?(?:e[+-]\d+)?)(?: ?(ms|MB|%|x))?(?!\w|\.\d)"
+)
+# Parts of fixed sentences, and names, which no measurement changes.
+PHRASES = re.compile(r"\b95 %(?= interval| of the runs)|\b5 %(?=, half and)")
+NAMES = re.compile(r"[Tt]op-[15]( %)?|FP32|FP16|INT8|p50|p90|p99|sha256")
+# What this section says holds for every report.
+FIXED = "How each number was taken"
+TEXTS = ("p", "li", "dd", "dt", "caption", "figcaption", "h1", "h2", "h3", "th", "td")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A text of a page; `row` counts a table's body rows, `column` is the title of a cell's."""
+
+    heading: str
+    text: str
+    column: str | None = None
+    row: int = 0
+
+
+class _Reader(HTMLParser):
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.pieces: list[Piece] = []
+        self._open: list[list[str]] = []
+        self._headings = ["", ""]
+        self._columns: list[str] = []
+        self._row = self._cell = -1
+        self._drawn = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "svg":
+            self._drawn = True
+            label = dict(attrs)["aria-label"] or ""
+            self.pieces += [Piece(self._heading, text) for text in label.split("; ")]
+        elif tag == "table":
+            self._columns, self._row = [], -2
+        elif tag == "tr":
+            self._row, self._cell = self._row + 1, -1
+        elif tag in TEXTS and not self._drawn:
+            self._open.append([])
+            self._cell += tag in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        if self._open and not self._drawn:
+            self._open[-1].append(data)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "svg":
+            self._drawn = False
+        elif tag in TEXTS and self._open and not self._drawn:
+            text = " ".join(" ".join(self._open.pop()).split())
+            if tag in ("h2", "h3"):
+                self._headings = [text, ""] if tag == "h2" else [self._headings[0], text]
+            in_table = tag in ("td", "th")
+            if in_table and self._row < 0:
+                self._columns.append(text)
+                in_table = False
+            column = self._columns[self._cell] if in_table else None
+            self.pieces.append(Piece(self._heading, text, column, max(self._row, 0)))
+
+    @property
+    def _heading(self) -> str:
+        return " / ".join(filter(None, self._headings))
+
+
+def html_pieces(page: str) -> list[Piece]:
+    """The texts of a page of HTML."""
+    return _Reader(page.split("</style>")[-1]).pieces
+
+
+def markdown_pieces(page: str) -> list[Piece]:
+    """The texts of a page of Markdown."""
+    return _Reader(MarkdownIt("commonmark").enable("table").render(page)).pieces
+
+
+# --- what a number may be -------------------------------------------------------------------
+
+
+def rounds_to(value: float, sign: str, number: str) -> bool:
+    """`number` is `value`, rounded to the digits that `number` has."""
+    digits, _, exponent = number.replace(",", "").partition("e")
+    shown = float(number.replace(",", ""))
+    if sign:
+        return (value < shown == 1e-4) if sign == "< " else (value > shown == 99.99)
+    unit = 10.0 ** (int(exponent or 0) - len(digits.partition(".")[2]))
+    return abs(value - shown) <= unit * (0.5 + 1e-6)
+
+
+def at(row: Any, path: str) -> Any:
+    """`at(row, "latency_ms.p50")`; None where any part of the way is missing."""
+    for key in path.split("."):
+        row = row[int(key)] if isinstance(row, list) else (row or {}).get(key)
+    return row
+
+
+def decimals(number: str) -> int:
+    return len(number.partition("e")[0].partition(".")[2])
+
+
+MS = -1  # two decimals, three below 10 ms, as the page promises
+COLUMNS: dict[str, tuple[tuple[str, ...], float, int]] = {
+    "Top-1 %": (("accuracy.top1",), 1, 2),
+    "Top-5 %": (("accuracy.top5",), 1, 2),
+    "Images": (("accuracy.images",), 1, 0),
+    "Same answer": (("accuracy.agreement",), 100, 2),
+    "McNemar p": (("accuracy.mcnemar_p",), 1, 4),
+    "Drop, points": (
+        ("accuracy.drop_pp", "accuracy.drop_ci95.0", "accuracy.drop_ci95.1"), 1, 2,
+    ),
+    **{f"{name} ms": ((f"latency_ms.{name}",), 1, MS) for name in ("p50", "p99")},
+    **{
+        name: ((f"latency_ms.{name}",), 1, MS)
+        for name in ("p50", "p90", "p99", "mean", "std", "first", "load")
+    },
+    "Runs": (("latency_ms.iterations",), 1, 0),
+    "Images/s": (("throughput_ips",), 1, 1),
+    "Peak MB": (("peak_rss_mb",), 1, 1),
+    "vs torch": (("speedup_vs_baseline",), 1, 2),
+    "vs FP32 graph": (("speedup_vs_fp32_graph",), 1, 2),
+    "vs FP32": (("speedup_vs_fp32_graph",), 1, 2),
+    "Size": (("bytes",), 1e-6, 1),
+    "Batch": (("settings.batch",), 1, 0),
+    "Threads": (("settings.threads",), 1, 0),
+}  # fmt: skip
+PARITY = {
+    "Images": (("images",), 1, 0),
+    "Max abs": (("max_abs",), 1, 2),
+    "Max rel": (("max_rel",), 1, 2),
+    "Cosine": (("cosine",), 1, 6),
+    "Same answer": (("top1_agreement",), 100, 2),
+}
+CLASSES = {
+    "Images": (("images",), 1, 0),
+    "Baseline top-1 %": (("baseline_top1",), 1, 2),
+    "Top-1 %": (("top1",), 1, 2),
+}
+
+
+def _cell_problem(
+    text: str, row: Row, paths: tuple[str, ...], scale: float, places: int
+) -> str | None:
+    values = [at(row, path) for path in paths]
+    numbers = NUMBER.findall(text)
+    if values[0] is None or text == "baseline":
+        return None if text in ("n/a", "baseline") else f"{text} for what was not measured"
+    if len(numbers) != len(values):
+        return f"{text} for {values}"
+    for value, (sign, number, _) in zip(values, numbers, strict=True):
+        wanted = places if places != MS else 2 if float(number.replace(",", "")) >= 10 else 3
+        if not rounds_to(value * scale, sign, number) or decimals(number) != wanted:
+            return f"{text} for {values}"
+    return None
+
+
+# --- what a sentence may say ----------------------------------------------------------------
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, dict):
+        for item in value.values():
+            yield from _numbers(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _numbers(item)
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield value
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from _strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+    elif isinstance(value, str):
+        yield value
+
+
+def row_figures(row: Row) -> dict[str, list[float]]:
+    """What a sentence about a row may say, by unit; without one, any of these."""
+    accuracy, latency = row["accuracy"] or {}, row["latency_ms"] or {}
+    drop, bounds = accuracy.get("drop_pp"), accuracy.get("drop_ci95") or []
+    plain = [drop, *bounds, accuracy.get("images"), row["settings"].get("batch")]
+    if drop is not None:
+        # The interval of the drop, laid around the baseline's top-1.
+        plain += [accuracy["top1"] + drop - bound for bound in bounds]
+    if "changes" in row:
+        plain += [row["changes"]["lost"], row["changes"]["gained"]]
+    quantiles = latency.get("quantiles")
+    times = [latency.get("p50"), *((quantiles[i] for i in (1, 10, 19)) if quantiles else ())]
+    figures = {
+        "ms": times,
+        "x": [row["speedup_vs_baseline"], row["speedup_vs_fp32_graph"]],
+        "MB": [row["bytes"] and row["bytes"] / 1e6],
+        "%": [accuracy.get("top1")],
+        "": plain,
+    }
+    return {unit: [v for v in values if v is not None] for unit, values in figures.items()}
+
+
+def _sentence_problem(text: str, strings: list[str], rows: Iterable[Row], more: list[float]) -> str:
+    figures = [row_figures(row) for row in rows]
+    rest = PHRASES.sub("", text)  # first: a word of them may be a text of the file
+    for string in strings:
+        if string in rest:
+            rest = re.sub(rf"(?<!\w){re.escape(string)}(?!\w)", "·", rest)
+    wrong = []
+    rest = NAMES.sub("", rest)
+    for sign, number, unit in NUMBER.findall(rest):
+        allowed = [v for f in figures for u, values in f.items() for v in values if unit in ("", u)]
+        allowed = [*allowed, *more]
+        if number[0] not in "+-":
+            allowed += [-value for value in allowed]  # "a gain of"
+        if not any(rounds_to(value, sign, number) for value in allowed):
+            wrong.append(f"{number} {unit}".strip())
+    # Digits of neither a number nor a text of the file.
+    wrong += re.findall(r"\S*\d\S*", NUMBER.sub("", rest))
+    return f"{', '.join(wrong)} in: {text}" if wrong else ""
+
+
+def _texts(report: Report) -> list[str]:
+    """The file's own texts, which may hold digits; the longest first."""
+    strings = {" ".join(s.split()) for s in _strings(report) if re.search("[a-zA-Z]", s)}
+    strings |= {s.replace("T", " ").replace("+00:00", " UTC") for s in strings}
+    strings |= {s.strip().rstrip(".") for s in strings} | {s[:12] for s in strings if len(s) == 64}
+    return sorted((s for s in strings if len(s) > 2), key=len, reverse=True)
+
+
+# --- the two pages --------------------------------------------------------------------------
+
+
+def report_problems(pieces: list[Piece], report: Report) -> list[str]:
+    """What the pieces of report.html or report.md say that is not in report.json."""
+    rows = [report["baseline"], *report["results"]]
+    machines = [row for machine in report.get("machines", []) for row in machine["results"]]
+    by_heading = {
+        "Every file compared": rows,
+        "Accuracy": [row for row in rows if row["accuracy"]],
+        "Latency": [row for row in rows if row["latency_ms"]],
+        "On this and other machines": machines,
+    }
+    strings = _texts(report)
+    environment, weights = report["environment"], report["weights"]
+    versions = {environment["python"], *environment["packages"].values()}
+    general = [
+        *_numbers([report["gates"], report["images"], report["img_size"]]),
+        *_numbers([environment["cores"], environment["memory_gb"], environment["seed"]]),
+        weights["parameters"] / 1e6,
+        weights["macs"] / 1e9,
+        len(report["gates"]["failures"]),
+    ]
+
+    def problem(piece: Piece) -> str | None:
+        heading, column = piece.heading, piece.column
+        if piece.text.rpartition(": ")[2] in versions:
+            return None
+        if column in COLUMNS and heading in by_heading:
+            return _cell_problem(piece.text, by_heading[heading][piece.row], *COLUMNS[column])
+        if column is not None and heading.startswith("Parity"):
+            row = report["parity"][piece.row]
+            if column in PARITY:
+                return _cell_problem(piece.text, row, *PARITY[column])
+            return _sentence_problem(piece.text, strings, (), list(_numbers(row["tolerance"])))
+        if column is not None and heading.startswith("INT8 sensitivity"):
+            value = report["sensitivity"][piece.row][column.replace(" ", "_")]
+            if isinstance(value, float):
+                same = float(f"{value:.4g}") == float(piece.text)
+            else:
+                same = piece.text == {True: "yes", False: "no"}.get(value, str(value))
+            return None if same else f"{piece.text} for {value}"
+        if heading.startswith("INT8 sensitivity") and report["sensitivity"]:
+            # Those that are not shown.
+            return _sentence_problem(piece.text, strings, (), [len(report["sensitivity"]) - 20])
+        if heading.startswith("Worst classes"):
+            named = [row for row in rows if _name(row) in heading]
+            if column in CLASSES:
+                entry = named[0]["changes"]["classes"][piece.row]
+                return _cell_problem(piece.text, entry, *CLASSES[column])
+            return _sentence_problem(piece.text, strings, named, [])
+        if column is not None and heading in by_heading:
+            row = by_heading[heading][piece.row]
+            streams = [row["settings"].get("NUM_STREAMS", 1)] if column == "Streams" else []
+            if column == "Settings":
+                values = [str(value) for value in row["settings"].values()]
+                said = [words.split()[-1] for words in piece.text.split(", ")]
+                return None if said == values else f"{piece.text} for {values}"
+            return _sentence_problem(piece.text, strings, [] if streams else [row], streams)
+        named = [row for row in rows if _names_row(piece.text, row)]
+        limit = [report["gates"]["max_drop_pp"] or 0.0]
+        return _sentence_problem(piece.text, strings, named, limit if named else general)
+
+    return _problems(pieces, problem)
+
+
+def _name(row: Row) -> str:
+    return f"{row['target']} {row['precision']}"
+
+
+def _names_row(text: str, row: Row) -> bool:
+    return _name(row) in text or (row["artefact"] or "\0") in text
+
+
+def comparison_problems(pieces: list[Piece], comparison: Report) -> list[str]:
+    """What the pieces of comparison.html or .md say that is not in comparison.json."""
+    rows, strings = comparison["rows"], _texts(comparison)
+    counts = [len(rows), len({row["machine"] for row in rows})]
+
+    def problem(piece: Piece) -> str | None:
+        if piece.column in COLUMNS and piece.heading == "Every file on every machine":
+            return _cell_problem(piece.text, rows[piece.row], *COLUMNS[piece.column])
+        if piece.column is not None and piece.heading == "Reports":
+            images = list(_numbers(comparison["reports"][piece.row]["images"]))
+            return _sentence_problem(piece.text, strings, (), images)
+        named = [r for r in rows if r["name"] in piece.text and r["machine"] in piece.text]
+        longest = max((len(row["name"]) for row in named), default=0)
+        named = [row for row in named if len(row["name"]) == longest]
+        return _sentence_problem(piece.text, strings, named, [] if named else counts)
+
+    return _problems(pieces, problem)
+
+
+def _problems(pieces: list[Piece], problem: Any) -> list[str]:
+    found = []
+    for piece in pieces:
+        if piece.heading != FIXED and (said := problem(piece)):
+            found.append(f"{piece.heading}, {piece.column or 'text'}: {said}")
+    return found
+
+
+def spoiled(pieces: list[Piece]) -> Iterator[tuple[int, Piece]]:
+    """Each piece with the last digit of one of its numbers changed, for every number."""
+    for i, piece in enumerate(pieces):
+        if piece.heading == FIXED:
+            continue
+        # Lines of the same length stand for names, so that places stay what they are.
+        text = piece.text
+        for fixed in (PHRASES, NAMES):
+            text = fixed.sub(lambda word: "_" * len(word[0]), text)
+        for match in NUMBER.finditer(text):
+            end = match.end(2)
+            digits = match[2].partition("e")[0]
+            end = match.start(2) + len(digits)
+            digit = str((int(piece.text[end - 1]) + 1) % 10)
+            yield i, replace(piece, text=piece.text[: end - 1] + digit + piece.text[end:])
