@@ -117,38 +117,74 @@ class Unit:
 
 def int8_units(model: onnx.ModelProto, scheme: Scheme) -> dict[str, Unit]:
     """The units (`quantize.recipe.unit_of`) that the scheme puts to INT8, in the graph's order."""
+    return _units(model, [(layer.node, layer.unit) for layer in _layers(model.graph, scheme)])
+
+
+def all_units(model: onnx.ModelProto) -> dict[str, Unit]:
+    """All units of a graph, in its order."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return _units(
+        model, [(n, unit) for n, unit in parts(model) if unit and _is_layer(n, constants)]
+    )
+
+
+def _units(model: onnx.ModelProto, layers: Sequence[tuple[onnx.NodeProto, str]]) -> dict[str, Unit]:
     typed = onnx.shape_inference.infer_shapes(model, strict_mode=True)
     infos = [*typed.graph.value_info, *typed.graph.output]
     shapes = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in infos}
     weights = {tensor.name: tensor.dims for tensor in model.graph.initializer}
     units: dict[str, Unit] = {}
-    for layer in _layers(model.graph, scheme):
-        unit = units.setdefault(layer.unit, Unit())
-        weight = weights[layer.node.input[1]]
+    for node, name in layers:
+        unit = units.setdefault(name, Unit())
         unit.layers += 1
-        unit.macs += prod(shapes[layer.node.output[0]]) * prod(weight) // weight[layer.axis]
+        weight = weights[node.input[1]]
+        unit.macs += prod(shapes[node.output[0]]) * prod(weight) // weight[_output_axis(node)]
     return units
 
 
-def _layers(graph: onnx.GraphProto, scheme: Scheme) -> list[_Layer]:
-    constants = {tensor.name for tensor in graph.initializer}
+def _output_axis(node: onnx.NodeProto) -> int:
+    """The dimension of a layer's weight that its output channels are on."""
+    transposed = any(a.name == "transB" and a.i for a in node.attribute)
+    return 0 if node.op_type == "Conv" or transposed else 1
+
+
+def parts(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, str | None]]:
+    """All nodes in order, with the unit of the last layer before or at them; None before any."""
+    readers, constants = _readers(model.graph), {t.name for t in model.graph.initializer}
+    unit = None
+    for node in model.graph.node:
+        if _is_layer(node, constants):
+            unit = unit_of(_parameters(node, readers, constants))
+        yield node, unit
+
+
+def _is_layer(node: onnx.NodeProto, constants: set[str]) -> bool:
+    return node.op_type in ("Conv", "Gemm", "MatMul") and node.input[1] in constants
+
+
+def _readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
+    return readers
+
+
+def _layers(graph: onnx.GraphProto, scheme: Scheme) -> list[_Layer]:
+    constants = {tensor.name for tensor in graph.initializer}
+    readers = _readers(graph)
     producers = {name: node for node in graph.node for name in node.output}
     layers = []
     for node in graph.node:
-        if node.op_type not in ("Conv", "Gemm", "MatMul") or node.input[1] not in constants:
+        if not _is_layer(node, constants):
             continue
         parameters = list(_parameters(node, readers, constants))
         attributes = {a.name: a.i for a in node.attribute}
         if scheme.is_int8(parameters, depthwise=attributes.get("group", 1) > 1):
-            transposed = attributes.get("transB", 0) == 1
-            axis = 0 if node.op_type == "Conv" or transposed else 1
             moves = _moves(node.input[0], producers) if scheme.at_source else ()
             source = moves[0].input[0] if moves else node.input[0]
-            layers.append(_Layer(node, axis, source, moves, unit_of(parameters)))
+            unit = unit_of(parameters)
+            layers.append(_Layer(node, _output_axis(node), source, moves, unit))
     return layers
 
 
