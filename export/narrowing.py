@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib_data.prepared import spread
+from calib_data.prepared import PreparedImages, spread
+from calib_data.shift import distance
 from export.candidates import GRAPHS, Candidate
 from measure.latency import ROUNDS, measure_alternately
 from measure.runners import LOADERS, SIMULATED, run_all
@@ -38,6 +39,12 @@ SENSITIVITY_IMAGES = 32
 all logits; the gate counts changed answers on all of them."""
 TIMED_UNITS = 8
 """The units with the largest errors, whose time in float is taken before the gate chooses."""
+FEW_IMAGES = 128
+FAR = 0.5
+"""Standard deviations between calibration and validation images, see docs/accuracy.md."""
+OUTSIDE = 1e-3
+OUTSIDE_IMAGES = 32
+_SAMPLED = 256
 _TIMING_SECONDS = 1.0
 _RUN_BATCH = 8
 
@@ -176,6 +183,64 @@ class Narrowing:
         places = spread(len(images), SENSITIVITY_IMAGES)
         batches = images.batches(_RUN_BATCH, places)
         return run_on(batches, len(places), self._run.options.thread_count)
+
+    def warnings(self) -> list[str]:
+        """What speaks against the calibration images, a line each."""
+        run, images = self._run, self._run.calibration
+        if images is None:
+            return []
+        lines = []
+        if len(images) < FEW_IMAGES:
+            lines.append(
+                f"{len(images)} calibration images are few, and the ranges hang on which: give "
+                f"{FEW_IMAGES} or more"
+            )
+        if run.inputs.not_labelled is not None:  # what validates is of no certain kind
+            return lines
+        far, feature = distance(_sample(images), _sample(run.validation))
+        if far > FAR:
+            lines.append(
+                "calibration images are unlike the validation images: their mean "
+                f"{feature} is {far:.1f} standard deviations away ({FAR:g} is accepted); "
+                "give images of the kind that the network will see"
+            )
+        for graph in dict.fromkeys(c.target.graphs[c.precision] for c in run.candidates):
+            name = _int8_graph(graph)
+            if name is not None:
+                outside = self._outside(name)
+                if outside > OUTSIDE:
+                    lines.append(
+                        f"{100 * outside:.2f} % of what INT8 layers are given on validation images "
+                        f"is beyond anything seen in calibration ({100 * OUTSIDE:g} % is "
+                        f"accepted, {GRAPHS[name].scheme} recipe): give more images, of the kind "
+                        "that the network will see"
+                    )
+        return lines
+
+    def _outside(self, name: str) -> float:
+        """The share of validation activations outside all that calibration met, tensors alike."""
+        run, graph = self._run, GRAPHS[name]
+        assert graph.source is not None
+        assert graph.scheme is not None
+        source, scheme = graph.source, SCHEMES[graph.scheme]
+        histograms, model = self._histograms(source, name), self._load(source)
+        places = spread(len(run.validation), OUTSIDE_IMAGES)
+
+        def make(folder: Path) -> None:
+            from quantize.qdq import observe
+
+            batches = run.validation.batches(run.options.batch, places)
+            met = observe(model, batches, scheme)
+            shares = [
+                met[tensor].share_outside(values.levels(scheme.asymmetric, "minmax"))
+                for tensor, values in histograms.items()
+            ]
+            (folder / "outside.json").write_text(json.dumps(float(np.mean(shares))))
+
+        inputs = {"batch": run.options.batch, "images": len(places)}
+        after = [f"calibration/{source}", "images/validation"]
+        folder = run.stages.run(f"outside/{name}", inputs, make, after)
+        return json.loads((folder / "outside.json").read_text())
 
     # Sensitivity
 
@@ -439,6 +504,17 @@ class Narrowing:
 
 _EXACT = "rewritten-simplified"
 """The graph that stand-ins were fitted to."""
+
+
+def _sample(images: PreparedImages) -> np.ndarray:
+    return np.asarray(images.pixels[spread(len(images), _SAMPLED)])
+
+
+def _int8_graph(graph: str | None) -> str | None:
+    """The Q/DQ graph that a graph is, or is made from; None where there is none."""
+    while graph is not None and GRAPHS[graph].scheme is None:
+        graph = GRAPHS[graph].source
+    return graph
 
 
 def _narrowed_graph(candidate: Candidate) -> str | None:

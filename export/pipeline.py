@@ -183,6 +183,7 @@ class Run:
         for row in self.parity.values():
             require(row)
         self.narrowing.finish(self.candidates)
+        self.inputs.warnings += self.narrowing.warnings()
         timings = self._time(reference, built)
         return self._assemble(built, outputs, timings)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ class Histogram:
         low, high = self._quantile(_TAIL) if method == "percentile" else self._edges()
         if method in ("minmax", "percentile"):
             return unsigned_levels(low, high) if asymmetric else signed_levels(max(-low, high))
-        error = self._squared_error if method == MSE else self._divergence
+        error = partial(_squared_error if method == MSE else _divergence, *self._used())
         if not asymmetric:
             top = max(-low, high)
             return min((signed_levels(top * fraction) for fraction in _CLIPPING), key=error)
@@ -98,27 +99,27 @@ class Histogram:
         centres = (used - _BINS + 0.5) * np.float64(self.limit / _BINS)
         return centres.astype(np.float64), self.counts[used]
 
-    def _squared_error(self, levels: Levels) -> float:
-        centres, counts = self._used()
-        return float(((levels.round_trip(centres) - centres) ** 2) @ counts)
 
-    def _divergence(self, levels: Levels) -> float:
-        """Of the clipped values from what the levels keep of those within their range."""
-        centres, counts = self._used()
-        low, high = levels.range
-        within = (centres >= low) & (centres <= high)
-        if not within.any():
-            return np.inf
-        kept = counts[within].astype(np.float64)
-        clipped = kept.copy()
-        clipped[0] += counts[centres < low].sum()
-        clipped[-1] += counts[centres > high].sum()
-        # Each level gives what it holds to all of its bins alike.
-        level = np.rint(centres[within] / levels.scale).astype(np.int64)
-        _, level, bins = np.unique(level, return_inverse=True, return_counts=True)
-        spread = (np.bincount(level, kept) / bins)[level]
-        p, q = clipped / clipped.sum(), spread / spread.sum()
-        return float((p * np.log(p / q)).sum())
+def _squared_error(values: NDArray[np.float64], counts: NDArray[np.int64], levels: Levels) -> float:
+    return float(((levels.round_trip(values) - values) ** 2) @ counts)
+
+
+def _divergence(values: NDArray[np.float64], counts: NDArray[np.int64], levels: Levels) -> float:
+    """Of the clipped values from what the levels keep of those within their range."""
+    low, high = levels.range
+    within = (values >= low) & (values <= high)
+    if not within.any():
+        return np.inf
+    kept = counts[within].astype(np.float64)
+    clipped = kept.copy()
+    clipped[0] += counts[values < low].sum()
+    clipped[-1] += counts[values > high].sum()
+    # Each level gives what it holds to all of its bins alike.
+    level = np.rint(values[within] / levels.scale).astype(np.int64)
+    level -= level[0]
+    spread = (np.bincount(level, kept) / np.maximum(np.bincount(level), 1))[level]
+    p, q = clipped / clipped.sum(), spread / spread.sum()
+    return float((p * np.log(p / q)).sum())
 
 
 def save_histograms(histograms: Mapping[str, Histogram], path: Path) -> None:

@@ -50,9 +50,7 @@ def test_with_all_stages_restored_the_exact_network_answers(
     expected = run(exact)
     scale = np.abs(expected).max()
     assert np.abs(run(fitted) - expected).max() > 1e-4 * scale
-    np.testing.assert_allclose(
-        run(restore_gelu(fitted, exact, units)), expected, atol=1e-5 * scale
-    )
+    np.testing.assert_allclose(run(restore_gelu(fitted, exact, units)), expected, atol=1e-5 * scale)
 
 
 def test_one_stage_is_restored_and_the_others_keep_their_stand_ins(
