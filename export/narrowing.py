@@ -34,7 +34,7 @@ NONE: Units = frozenset()
 ARITHMETIC = "float arithmetic"
 """The unit of BF16 where a file says float; back to float32, it costs every operator of it."""
 SUFFIX = "~"
-SENSITIVITY_IMAGES = 32
+SENSITIVITY_IMAGES = 16
 """Held-out images for the errors of units and of methods: enough for decibels, which average over
 all logits; the gate counts changed answers on all of them."""
 TIMED_UNITS = 8
@@ -79,6 +79,18 @@ class Narrowing:
         if images is None or calibration is None or images.keys == calibration.keys:
             return 0
         return len(images)
+
+    @property
+    def no_sensitivity(self) -> str | None:
+        """Why sensitivity is not measured; None where it is."""
+        run = self._run
+        if not run.options.sensitivity:
+            return "not asked for with --sensitivity"
+        if "ranking" not in run.images:
+            return "no INT8 file was asked for"
+        if run.options.output == "features":
+            return "feature maps have no first answer"
+        return None
 
     # INT8 graphs
 
@@ -245,13 +257,12 @@ class Narrowing:
     # Sensitivity
 
     def finish(self, candidates: Sequence[Candidate]) -> None:
-        """Measure what the report says of every INT8 recipe in the run."""
-        if self._run.inputs.not_labelled is not None:
+        """Measure what the report says of every INT8 recipe in the run, if asked for."""
+        if self.no_sensitivity is not None:
             return
         names = dict.fromkeys(_narrowed_graph(c) for c in candidates if c.precision == "int8")
         rows = [row for name in names if name is not None for row in self._sensitivity(name)]
-        if names:
-            self.sensitivity = sorted(rows, key=lambda row: row["sqnr_db"] or -np.inf)
+        self.sensitivity = sorted(rows, key=lambda row: row["sqnr_db"] or -np.inf)
 
     def _sensitivity(self, name: str) -> list[Row]:
         """A row for each unit of the graph `name`: INT8, or `half`."""

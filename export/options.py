@@ -39,6 +39,7 @@ class ExportOptions:
         max_drop: largest accepted top-1 drop in points; a file that exceeds it gets units back in
             float until it does not.
         gate_minutes: time for that, for each file.
+        sensitivity: measure what each part of the network loses in INT8.
         threads: of every runtime; None takes all usable CPUs.
         bench_seconds: time spent on measuring each file.
         tune: search each OpenVINO file's fastest settings on this machine by measuring.
@@ -61,6 +62,7 @@ class ExportOptions:
     val_count: int | None = None
     max_drop: float = 1.0
     gate_minutes: float = 10.0
+    sensitivity: bool = False
     threads: int | None = None
     bench_seconds: float = 5.0
     tune: bool = False

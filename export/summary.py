@@ -95,11 +95,15 @@ def build_report(results: Results) -> Row:
 
 
 def _sensitivity(results: Results) -> Row:
-    rows = results.narrowing.sensitivity
-    if rows is not None:
-        return {"sensitivity": rows}
-    reason = results.inputs.not_labelled or "no INT8 file was asked for"
-    return {"sensitivity": None, "sensitivity_reason": reason}
+    rows, reason = results.narrowing.sensitivity, results.narrowing.no_sensitivity
+    return (
+        {"sensitivity": rows}
+        if rows is not None
+        else {
+            "sensitivity": None,
+            "sensitivity_reason": reason,
+        }
+    )
 
 
 def _gates(rows: list[Row], max_drop: float) -> Row:

@@ -68,11 +68,12 @@ class Histogram:
         return min((unsigned_levels(low * fraction, high) for fraction in _CLIPPING), key=error)
 
     def share_outside(self, levels: Levels) -> float:
-        """The share of what was counted, zeros left out, that these levels clip."""
+        """The share of what was counted, zeros left out, that no level is near."""
         centres, counts = self._used()
         low, high = levels.range
         nonzero = np.abs(centres) > self.limit / _BINS
-        outside = (centres < low) | (centres > high)
+        step = levels.scale / 2
+        outside = (centres < low - step) | (centres > high + step)
         return float(counts[outside].sum() / max(counts[nonzero].sum(), 1))
 
     def _edges(self) -> tuple[float, float]:

@@ -321,3 +321,4 @@ def test_what_levels_clip_is_counted() -> None:
     histogram = Histogram()
     histogram.add(np.linspace(0.01, 1, 1000, dtype=np.float32))
     assert histogram.share_outside(signed_levels(0.75)) == pytest.approx(0.25, abs=0.01)
+    assert histogram.share_outside(histogram.levels(True, "minmax")) == 0
