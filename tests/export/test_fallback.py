@@ -147,11 +147,12 @@ def test_a_hostile_network_keeps_its_accuracy_with_few_layers_in_float(
     assert "tiny" in VARIANTS
     bundle = export_tiny(max_drop=1.0, sensitivity=True)
     assert bundle.failures == []
+    assert any("60 calibration images are few" in line for line in bundle.report["warnings"])
     worst = {row["recipe"]: row["unit"] for row in reversed(bundle.report["sensitivity"])}
     assert worst["openvino"] == "attention output, stage 4"
     assert worst["explicit"].endswith("stage 4")
     found = {entry["target"]: entry for entry in bundle.report["fallbacks"]}
-    assert set(found) == set(TARGETS)
+    assert "onnxruntime" in found  # what is hostile to it folds away in OpenVINO's graph
     for entry in found.values():
         assert entry["met"]
         assert entry["points"][0]["float"] == []
@@ -172,6 +173,7 @@ def test_what_cannot_be_met_fails_keeps_the_best_and_lists_what_was_tried(
 ) -> None:
     bundle = export_tiny(max_drop=-1.0)
     assert any("int8" in failure for failure in bundle.failures)
+    assert {entry["target"] for entry in bundle.report["fallbacks"]} == set(TARGETS)
     for entry in bundle.report["fallbacks"]:
         assert not entry["met"]
         drops = [p["drop_pp"] for p in entry["points"] if p["drop_pp"] is not None]
