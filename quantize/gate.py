@@ -71,9 +71,9 @@ class Search:
         """The units that it takes to keep the limit; None where it was not met."""
         self._end = self.clock() + self.seconds
         failed, count = 0, 1
-        while count < self.most and not self._within(count) and self._in_time():
+        while self._in_time() and not self._within(count) and count < self.most:
             failed, count = count, min(2 * count, self.most)
-        while count - failed > 1 and self._in_time():
+        while self._in_time() and self._within(count) and count - failed > 1:
             middle = (failed + count) // 2
             failed, count = (failed, middle) if self._within(middle) else (middle, count)
         while count <= self.most and self._in_time():
