@@ -240,6 +240,51 @@ def choose(source: ImageSource, count: int | None, seed: int) -> NDArray[np.int6
     return np.sort(order[:count])
 
 
+class Subset:
+    """Some images of a source, as a source of its own.
+
+    Args:
+        indices: which, in ascending order.
+        part: what they are of the source, for its description; empty where they are all of it.
+    """
+
+    def __init__(self, source: ImageSource, indices: NDArray[np.int64], part: str = "") -> None:
+        self.description = f"{source.description}, {part}" if part else source.description
+        self.class_names: tuple[str, ...] = source.class_names
+        labels = source.labels
+        self.labels: Sequence[int] | None = None if labels is None else [labels[i] for i in indices]
+        self._source, self._indices = source, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def key(self, index: int) -> str:
+        return self._source.key(self._indices[index])
+
+    def load(self, index: int) -> Image:
+        return self._source.load(self._indices[index])
+
+    def digest(self, index: int) -> str:
+        return self._source.digest(self._indices[index])
+
+    def fingerprint(self) -> str:
+        return self._source.fingerprint()
+
+
+def hold_out(
+    source: ImageSource, count: int, held: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices of `count` images, and of up to `held` others; both evenly of all classes.
+
+    Where the source has too few for both, a quarter of its images are held out.
+    """
+    total = len(source)
+    held = min(held, max(total // 4, total - count))
+    count = min(count, total - held)
+    chosen = choose(source, count, seed)
+    return chosen, np.setdiff1d(choose(source, count + held, seed), chosen)
+
+
 def list_hash(keys: Sequence[str]) -> str:
     """sha256 of the newline-joined keys: which images, in which order."""
     # File names need not be UTF-8; their odd bytes go in as they are.

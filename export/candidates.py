@@ -33,6 +33,18 @@ class Graph:
     scheme: str | None = None
     half: bool = False
 
+    @property
+    def narrows(self) -> bool:
+        """Whether units of it can be left at the precision of its source."""
+        return self.half or self.scheme is not None
+
+    @property
+    def fitted_source(self) -> bool:
+        """Whether it is made from a graph with stand-ins for GELU."""
+        return self.source is not None and (
+            GRAPHS[self.source].fitted or GRAPHS[self.source].fitted_source
+        )
+
 
 # The rewrites are for CPUs, where they were measured. What TensorRT makes of them is not known
 # without a GPU, and its INT8 recipe was measured on the plain graph.

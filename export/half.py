@@ -6,7 +6,7 @@ FP16; `simulation_session` runs such a graph on the CPU with the rounding that i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from cmt.errors import InputError
+from quantize.qdq import parts
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -35,7 +36,11 @@ _MOVING_OPS = {"Concat", "Gather", "Reshape", "Slice", "Split", "Squeeze", "Tran
 """Emit numbers that they read, so there is nothing to round."""
 
 
-def to_fp16(model: onnx.ModelProto, ranges: Mapping[str, float] | None = None) -> onnx.ModelProto:
+def to_fp16(
+    model: onnx.ModelProto,
+    ranges: Mapping[str, float] | None = None,
+    keep_float: Collection[str] = (),
+) -> onnx.ModelProto:
     """An explicitly typed FP16 copy of a simplified graph; inputs and outputs stay float32.
 
     LayerNormalization and Softmax become FP32 islands between Casts. Scales of Q/DQ pairs
@@ -45,6 +50,8 @@ def to_fp16(model: onnx.ModelProto, ranges: Mapping[str, float] | None = None) -
         model: float32 graph, simplified; Q/DQ allowed.
         ranges: largest magnitude measured per tensor; whatever reads or writes a tensor
             above `SAFE_RANGE` computes in FP32.
+        keep_float: units (`quantize.recipe.unit_of`) that compute in FP32, each with all that
+            follows its layers up to the next layer.
 
     Raises InputError when a weight does not fit FP16, and on graphs that are not simplified.
     """
@@ -52,7 +59,12 @@ def to_fp16(model: onnx.ModelProto, ranges: Mapping[str, float] | None = None) -
     if unfit:
         raise InputError(f"the graph holds {', '.join(unfit)} nodes: simplify it first")
     wide = {name for name, largest in (ranges or {}).items() if largest > SAFE_RANGE}
-    converted = _Converter(model, wide).convert()
+    islands = (
+        {node.output[0] for node, unit in parts(model) if unit in keep_float}
+        if keep_float
+        else set()
+    )
+    converted = _Converter(model, wide, islands).convert()
     onnx.checker.check_model(converted, full_check=True)
     return converted
 
@@ -90,10 +102,10 @@ def measure_ranges(
 class _Converter:
     """Walks the graph once; `available` says what a tensor is called in each type it has."""
 
-    def __init__(self, model: onnx.ModelProto, wide: set[str]) -> None:
+    def __init__(self, model: onnx.ModelProto, wide: set[str], islands: set[str]) -> None:
         self.model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
         graph = self.model.graph
-        self.wide = wide
+        self.wide, self.islands = wide, islands
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
         self.ends = {info.name for info in [*graph.input, *graph.output]}
         typed = [*graph.value_info, *graph.input, *graph.output]
@@ -114,7 +126,8 @@ class _Converter:
 
     def _convert_node(self, node: onnx.NodeProto) -> None:
         touched = {*node.input, *node.output} & self.floats
-        kind = FLOAT if node.op_type in _FLOAT_OPS or touched & self.wide else HALF
+        is_float = node.op_type in _FLOAT_OPS or node.output[0] in self.islands
+        kind = FLOAT if is_float or touched & self.wide else HALF
         inputs = [self._read(name, kind) if name in self.floats else name for name in node.input]
         outputs = [self._claim(name, kind) if name in self.floats else name for name in node.output]
         node.input[:], node.output[:] = inputs, outputs

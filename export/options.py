@@ -36,7 +36,10 @@ class ExportOptions:
         calib_data, val_data: image folders; None takes the bundled set where it fits.
         calib_count, val_count: how many of them; val_count None takes all of a folder and
             `BUNDLED_VAL_COUNT` of the bundled set.
-        max_drop: largest accepted top-1 drop in points.
+        max_drop: largest accepted top-1 drop in points; a file that exceeds it gets units back in
+            float until it does not.
+        gate_minutes: time for that, for each file.
+        sensitivity: measure what each part of the network loses in INT8.
         threads: of every runtime; None takes all usable CPUs.
         bench_seconds: time spent on measuring each file.
         tune: search each OpenVINO file's fastest settings on this machine by measuring.
@@ -58,6 +61,8 @@ class ExportOptions:
     val_data: Path | None = None
     val_count: int | None = None
     max_drop: float = 1.0
+    gate_minutes: float = 10.0
+    sensitivity: bool = False
     threads: int | None = None
     bench_seconds: float = 5.0
     tune: bool = False
@@ -86,6 +91,8 @@ class ExportOptions:
             raise InputError("--bench-seconds must be positive and finite")
         if not math.isfinite(self.max_drop):
             raise InputError("--max-drop must be a number of points, such as 0.5 (100 accepts all)")
+        if not 0 <= self.gate_minutes < math.inf:
+            raise InputError("--gate-minutes must be finite, and 0 or more (0 falls back nothing)")
         if not 0 <= self.seed < 2**63:
             raise InputError("--seed must be between 0 and 2^63 - 1")
         if self.output not in OUTPUTS:

@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 
 from calib_data.prepared import PreparedImages, open_prepared, prepare, spread
-from calib_data.sources import ImageSource, choose
+from calib_data.sources import ImageSource, Subset, choose, hold_out
 from cmt.errors import GateError, InputError
 from cmt.network import CMT
 from cmt.rewrite import InferenceCMT, rewrite_for_inference
 from export import bundle as bundles
 from export.candidates import GRAPHS, Candidate, Graph
 from export.inputs import Inputs, resolve
+from export.narrowing import ARITHMETIC, NONE, SUFFIX, Narrowing, suffix
 from export.onnx_graph import (
     OPSET,
     embed_preprocessing,
@@ -43,11 +44,15 @@ from measure.latency import ROUNDS, Timing, measure_alternately
 from measure.parity import TOLERANCES, compare_outputs, require
 from measure.report import REPORT_FILES, write_report
 from measure.runners import LOADERS, Settings, run_all
-from measure.tune import tune
-from quantize.recipe import SCHEMES
+from measure.tune import PRECISION, tune
+from quantize.gate import Units
 
 PARITY_IMAGES = 32
 RANGE_IMAGES = 64
+HELD_OUT = 512
+"""Calibration images that set no range, at most."""
+LEAST_HELD_OUT = 64
+"""Of fewer images, all set ranges, and choices are made on the same ones."""
 REFERENCE_BATCH = 16
 """Torch takes any batch, so its answers come faster than one by one."""
 
@@ -145,9 +150,10 @@ class Run:
             "validation": (inputs.validation, inputs.validation_count)
         }
         if inputs.calibration is not None:
-            self.sources["calibration"] = (inputs.calibration, options.calib_count)
+            self.sources |= _split(inputs.calibration, options)
         self.preprocessing = replace(inputs.preprocessing, in_graph=False)
-        self.parity: list[dict[str, Any]] = []
+        self.parity: dict[str, dict[str, Any]] = {}
+        self.narrowing = Narrowing(self)
         self.file_stem = f"cmt_{options.variant}"
 
     @cached_property
@@ -163,17 +169,21 @@ class Run:
 
     def finish(self) -> dict[str, Any]:
         """All stages in order, then the bundle; returns the report."""
-        self.validation = self._prepare("validation")
+        self.images = {name: self._prepare(name) for name in self.sources}
+        self.validation = self.images["validation"]
+        self.calibration = self.images.get("calibration")
         # The same images as the files take them.
         self.fed = replace(self.validation, preprocessing=self.inputs.preprocessing)
-        self.calibration = None
-        if "calibration" in self.sources:
-            self.calibration = self._prepare("calibration")
         reference = self._reference()
-        self.reference = self._outputs("torch", "torch", reference, "reference")
-        self._graph("simplified")  # in every bundle
-        built = {candidate.name: self._build(candidate) for candidate in self.candidates}
-        outputs = {c.name: self._candidate_outputs(c, built[c.name]) for c in self.candidates}
+        self.reference = self.outputs("torch", "torch", reference, "reference")
+        self.graph("simplified")  # in every bundle
+        self.units = {c.name: self.narrowing.units_in_float(c, reference) for c in self.candidates}
+        built = {c.name: self.build(c, self.units[c.name]) for c in self.candidates}
+        outputs = {c.name: self.candidate_outputs(c, self.units[c.name]) for c in self.candidates}
+        for row in self.parity.values():
+            require(row)
+        self.narrowing.finish(self.candidates)
+        self.inputs.warnings += self.narrowing.warnings()
         timings = self._time(reference, built)
         return self._assemble(built, outputs, timings)
 
@@ -252,24 +262,36 @@ class Run:
 
     # Graphs and files
 
-    def _graph(self, name: str) -> Path:
-        """The ONNX graph `name`, made from its source and compared with torch."""
+    def graph(self, name: str, units: Units = NONE) -> Path:
+        """The ONNX graph `name`, made from its source and compared with torch.
+
+        Args:
+            units: what stays at the precision of the source.
+        """
         graph = GRAPHS[name]
-        source = None if graph.source is None else self._graph(graph.source)
-        after = ["torch.outputs", "reference" if source is None else f"graph/{graph.source}"]
-        if graph.scheme is not None or graph.fitted:
+        source = None if graph.source is None else self.graph(graph.source, units)
+        after = ["torch.outputs", "reference"]
+        if graph.source is not None:
+            after[1:] = [f"graph/{_stage_name(graph.source, units)}"]
+        if graph.fitted:
             after.append("images/calibration")
+        if graph.scheme is not None:
+            after += self.narrowing.prepare(name, units)
         if graph.half:
-            self._ranges()
+            self.ranges()
             after.append("ranges")
 
         return self._write_graph(
-            name, graph, lambda path: self._make_graph(name, source, path), self.validation, after
+            _stage_name(name, units),
+            graph,
+            lambda path: self._make_graph(name, source, path, units),
+            self.validation,
+            after,
         )
 
-    def _file_graph(self, name: str) -> Path:
+    def file_graph(self, name: str, units: Units = NONE) -> Path:
         """The graph `name` as files are built from it: with the preprocessing in it, if asked."""
-        source = self._graph(name)
+        source = self.graph(name, units)
         if not self.options.embed_preprocess:
             return source
 
@@ -278,11 +300,13 @@ class Run:
 
             onnx.save(embed_preprocessing(onnx.load(source), self.inputs.preprocessing), path)
 
-        after = ["torch.outputs", f"graph/{name}", "images/validation"]
-        return self._write_graph(self._file_graph_name(name), GRAPHS[name], write, self.fed, after)
+        after = ["torch.outputs", f"graph/{_stage_name(name, units)}", "images/validation"]
+        stage = self.file_graph_name(name, units)
+        return self._write_graph(stage, GRAPHS[name], write, self.fed, after)
 
-    def _file_graph_name(self, name: str) -> str:
-        return f"{name}-uint8" if self.options.embed_preprocess else name
+    def file_graph_name(self, name: str, units: Units) -> str:
+        """The stage of `file_graph`."""
+        return _stage_name(name, units, "-uint8" if self.options.embed_preprocess else "")
 
     def _write_graph(
         self,
@@ -304,11 +328,10 @@ class Run:
         inputs = {"batch": self.options.batch, "opset": OPSET, "threads": self.options.thread_count}
         folder = self.stages.run(f"graph/{name}", inputs, make, after)
         row = json.loads((folder / "parity.json").read_text())
-        if row not in self.parity:
-            self.parity.append(row)
+        self.parity[row["stage"]] = row
         return folder / "graph.onnx"
 
-    def _make_graph(self, name: str, source: Path | None, path: Path) -> None:
+    def _make_graph(self, name: str, source: Path | None, path: Path, units: Units) -> None:
         graph = GRAPHS[name]
         if source is None:
             export_onnx(self._network(graph), self.options.batch, path)
@@ -317,7 +340,7 @@ class Run:
         else:
             import onnx
 
-            onnx.save(self._transform(graph, onnx.load(source)), path)
+            onnx.save(self._transform(name, onnx.load(source), units), path)
 
     def _network(self, graph: Graph) -> CMT | InferenceCMT:
         if not graph.rewritten:
@@ -333,25 +356,23 @@ class Run:
             fit_activations(network, map(torch.from_numpy, batches))
         return network
 
-    def _transform(self, graph: Graph, model: Any) -> Any:
+    def _transform(self, name: str, model: Any, units: Units) -> Any:
+        graph = GRAPHS[name]
         if graph.scheme is not None:
-            from quantize.qdq import quantize_onnx
-
-            assert self.calibration is not None
-            with self.progress.task("calibrating", len(self.calibration)) as advance:
-                batches = self.calibration.batches(self.options.batch)
-                return quantize_onnx(model, batches, SCHEMES[graph.scheme], progress=advance)
+            return self.narrowing.quantise(name, model, units)
         from export.half import to_fp16
 
-        return to_fp16(model, self._ranges())
+        # What a Q/DQ graph leaves float is half here.
+        narrowed = graph.source is not None and GRAPHS[graph.source].narrows
+        return to_fp16(model, self.ranges(), NONE if narrowed else units)
 
-    def _ranges(self) -> dict[str, float]:
+    def ranges(self) -> dict[str, float]:
         """Largest magnitudes in the float32 graph: what does not fit FP16 stays float32.
 
         From calibration images, or without any from a few validation images, whose labels
         play no part.
         """
-        graph = self._graph("simplified")
+        graph = self.graph("simplified")
         images = self.calibration or self.validation
         count = min(RANGE_IMAGES, len(images))
 
@@ -377,16 +398,20 @@ class Run:
         batches = images.batches(self.options.batch, places)
         outputs = run_all(runner, batches, len(places), lambda _: None)
         row = compare_outputs(
-            name, outputs, [r[places] for r in self.reference], TOLERANCES[graph.precision]
+            name.split(SUFFIX)[0],
+            outputs,
+            [r[places] for r in self.reference],
+            TOLERANCES[graph.precision],
         )
-        require(row)
+        if graph.precision == "fp32":  # the others may yet be mended by units in float
+            require(row)
         return row
 
-    def _build(self, candidate: Candidate) -> Path:
+    def build(self, candidate: Candidate, units: Units = NONE) -> Path:
         """The stage folder with the candidate's file and `built.json`."""
         target, precision = candidate.target, candidate.precision
-        graph = self._file_graph(target.graphs[precision])
-        after = [f"graph/{self._file_graph_name(target.graphs[precision])}"]
+        graph = self.file_graph(target.graphs[precision], units)
+        after = [f"graph/{self.file_graph_name(target.graphs[precision], units)}"]
 
         def make(folder: Path) -> None:
             request = BuildRequest(
@@ -397,6 +422,8 @@ class Run:
             )
             with self.progress.step(f"building {candidate.name}"):
                 info = target.build(request)
+            if ARITHMETIC in units:
+                info["settings"][PRECISION] = "f32"
             if self.options.tune and target.runtime == "openvino":
                 info["settings"], info["tuning"] = self._tune(candidate, request.path, info)
             (folder / "built.json").write_text(json.dumps(info))
@@ -405,7 +432,8 @@ class Run:
         if self.options.tune:
             inputs |= {"tune": self.options.bench_seconds, "threads": self.options.thread_count}
             after.append("images/validation")
-        return self.stages.run(f"build/{candidate.name}", inputs, make, after)
+        stage = f"build/{candidate.name}{suffix(units)}"
+        return self.stages.run(stage, inputs, make, after)
 
     def _tune(
         self, candidate: Candidate, path: Path, built: dict[str, Any]
@@ -422,54 +450,71 @@ class Run:
 
     # Measuring
 
-    def _evaluated_file(self, candidate: Candidate, folder: Path) -> Path:
+    def evaluated_file(self, candidate: Candidate, units: Units = NONE) -> tuple[Path, str]:
+        """What answers for a candidate, and the stage that it is from."""
         if candidate.target.runs_graph:
-            return self._file_graph(candidate.target.graphs[candidate.precision])
-        return next(folder.glob(f"*.{candidate.target.suffix}"))
+            name = candidate.target.graphs[candidate.precision]
+            graph = self.file_graph(name, units)
+            return graph, f"graph/{self.file_graph_name(name, units)}"
+        folder = self.build(candidate, units)
+        file = next(folder.glob(f"*.{candidate.target.suffix}"))
+        return file, f"build/{candidate.name}{suffix(units)}"
 
-    def _outputs(
-        self, name: str, runtime: str, path: Path, after: str, settings: Settings | None = None
+    def outputs(
+        self,
+        name: str,
+        runtime: str,
+        path: Path,
+        after: str,
+        settings: Settings | None = None,
+        on: str = "validation",
     ) -> Outputs:
-        """All outputs of a saved file on the validation images, computed once."""
-        total = len(self.validation)
+        """All outputs of a saved file on one set of images, computed once."""
+        prepared = self.images[on]
+        total = len(prepared)
         if self.options.output == "features":
             total = min(total, PARITY_IMAGES)
         batch = REFERENCE_BATCH if runtime == "torch" else self.options.batch
-        images = self.validation if runtime == "torch" else self.fed
+        own = self.preprocessing if runtime == "torch" else self.inputs.preprocessing
+        images = replace(prepared, preprocessing=own)
 
         def make(folder: Path) -> None:
             runner = LOADERS[runtime](path, self.options.thread_count, settings, batch)
-            with self.progress.task(f"running {name} on {total} images", total) as advance:
+            title = f"running {name.split(SUFFIX)[0]} on {total} {on} images"
+            with self.progress.task(title, total) as advance:
                 arrays = run_all(runner, images.batches(batch, np.arange(total)), total, advance)
             np.savez(folder / "outputs.npz", *arrays)
 
         inputs = {"runtime": runtime, "batch": batch, "threads": self.options.thread_count}
-        folder = self.stages.run(f"{name}.outputs", inputs, make, [after, "images/validation"])
+        stage = f"{name}.outputs" if on == "validation" else f"{name}.{on}"
+        folder = self.stages.run(stage, inputs, make, [after, f"images/{on}"])
         with np.load(folder / "outputs.npz") as file:
             return [file[f"arr_{i}"] for i in range(len(file.files))]
 
-    def _candidate_outputs(self, candidate: Candidate, folder: Path) -> Outputs:
-        path = self._evaluated_file(candidate, folder)
-        stage = f"build/{candidate.name}"
-        settings = _built_settings(folder)
-        outputs = self._outputs(candidate.name, candidate.target.runtime, path, stage, settings)
-        if not candidate.target.runs_graph:  # else the graph's own row says it
+    def candidate_outputs(
+        self, candidate: Candidate, units: Units = NONE, on: str = "validation"
+    ) -> Outputs:
+        """Outputs of a candidate's file; on the validation images, compared with torch's."""
+        path, stage = self.evaluated_file(candidate, units)
+        settings = {} if candidate.target.runs_graph else _built_settings(path.parent)
+        name = f"{candidate.name}{suffix(units)}"
+        outputs = self.outputs(name, candidate.target.runtime, path, stage, settings, on)
+        # A graph has a row of its own.
+        if on == "validation" and not candidate.target.runs_graph:
             places = spread(len(outputs[0]), PARITY_IMAGES)
-            row = compare_outputs(
+            self.parity[candidate.name] = compare_outputs(
                 candidate.name,
                 [array[places] for array in outputs],
                 [array[places] for array in self.reference],
                 TOLERANCES[candidate.precision],
             )
-            require(row)
-            self.parity.append(row)
         return outputs
 
     def _time(self, reference: Path, built: dict[str, Path]) -> dict[str, Timing]:
         files = {"torch": ("torch", reference)}
         for candidate in self.candidates:
             if candidate.target.not_timed is None:
-                path = self._evaluated_file(candidate, built[candidate.name])
+                path, _ = self.evaluated_file(candidate, self.units[candidate.name])
                 files[candidate.name] = (candidate.target.runtime, path)
         batch = self.fed.batch(self.options.batch)
         torch_batch = self.validation.batch(self.options.batch)
@@ -490,7 +535,8 @@ class Run:
             (folder / "timings.json").write_text(json.dumps(content))
 
         inputs = {"seconds": self.options.bench_seconds, "threads": self.options.thread_count}
-        after = ["images/validation", "reference", *(f"build/{name}" for name in built)]
+        after = ["images/validation", "reference"]
+        after += [f"build/{name}{suffix(self.units[name])}" for name in built]
         folder = self.stages.run("timing", inputs, make, after)
         content = json.loads((folder / "timings.json").read_text())
         return {name: Timing(**timing) for name, timing in content.items()}
@@ -503,8 +549,10 @@ class Run:
         folder = self.workspace / "bundle"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        used = {"simplified", *(c.target.graphs[c.precision] for c in self.candidates)}
-        graphs = {name: self._file_graph(name) for name in GRAPHS if name in used}
+        used = {"simplified": NONE}
+        for c in self.candidates:
+            used[c.target.graphs[c.precision]] = self.units[c.name]
+        graphs = {name: self.file_graph(name, used[name]) for name in GRAPHS if name in used}
         golden = bundles.write_golden_inputs(
             folder, np.asarray(self.validation.pixels), self.inputs.preprocessing
         )
@@ -525,7 +573,8 @@ class Run:
             reference=self.reference,
             outputs=outputs,
             timings=timings,
-            parity=self.parity,
+            parity=list(self.parity.values()),
+            narrowing=self.narrowing,
             artefacts=artefacts,
         )
         report = build_report(results)
@@ -533,6 +582,25 @@ class Run:
         write_manifest(folder, build_manifest(results, golden, folder))
         bundles.place(folder, self.options.bundle, self.identity)
         return report
+
+
+def _split(
+    source: ImageSource, options: ExportOptions
+) -> dict[str, tuple[ImageSource, int | None]]:
+    """Calibration images that set the ranges, and others that choices are made on."""
+    if len(source) < LEAST_HELD_OUT:
+        whole = Subset(source, choose(source, options.calib_count, options.seed))
+        return {"calibration": (whole, None), "ranking": (whole, None)}
+    chosen, held = hold_out(source, options.calib_count, HELD_OUT, options.seed)
+    return {
+        "calibration": (Subset(source, chosen), None),
+        "ranking": (Subset(source, held, "held out"), None),
+    }
+
+
+def _stage_name(graph: str, units: Units, end: str = "") -> str:
+    """A graph's own part of its stage's name."""
+    return f"{graph}{end}{suffix(units) if GRAPHS[graph].narrows else ''}"
 
 
 def _source_digest() -> str:

@@ -15,6 +15,7 @@ from calib_data.prepared import PreparedImages
 from cmt.network import count_macs
 from export.candidates import Candidate
 from export.inputs import Inputs
+from export.narrowing import Narrowing
 from export.onnx_graph import INPUT_NAME, PIXELS_NAME, output_names
 from export.options import ExportOptions
 from measure import bundle as bundles
@@ -43,6 +44,7 @@ class Results:
         outputs: the same of every candidate's file, by candidate name.
         timings: by candidate name, and `torch`.
         artefacts: the manifest's entries of the files in the bundle.
+        narrowing: what was chosen and tried for the precisions below float32.
     """
 
     options: ExportOptions
@@ -55,6 +57,7 @@ class Results:
     timings: dict[str, Timing]
     parity: list[Row]
     artefacts: list[Row]
+    narrowing: Narrowing
 
 
 def build_report(results: Results) -> Row:
@@ -75,16 +78,32 @@ def build_report(results: Results) -> Row:
             "parameters": sum(p.numel() for p in model.parameters()),
             "macs": count_macs(model, model.img_size),
         },
-        "images": _images(results.validation, results.calibration),
+        "images": {
+            **_images(results.validation, results.calibration),
+            "ranking": results.narrowing.held_out,
+        },
         "warnings": results.inputs.warnings,
         "gates": _gates(rows, options.max_drop),
         "baseline": _baseline(results),
         "results": rows,
         "parity": results.parity,
-        "sensitivity": None,
-        "sensitivity_reason": "this version does not measure it",
+        **_sensitivity(results),
+        "calibration": results.narrowing.calibration,
+        "fallbacks": results.narrowing.fallbacks,
         "environment": environment.describe(options.seed),
     }
+
+
+def _sensitivity(results: Results) -> Row:
+    rows, reason = results.narrowing.sensitivity, results.narrowing.no_sensitivity
+    return (
+        {"sensitivity": rows}
+        if rows is not None
+        else {
+            "sensitivity": None,
+            "sensitivity_reason": reason,
+        }
+    )
 
 
 def _gates(rows: list[Row], max_drop: float) -> Row:

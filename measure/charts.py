@@ -63,6 +63,14 @@ class Mark:
     bytes: int | None = None
 
 
+@dataclass(frozen=True)
+class Role:
+    """A row of the chart of sensitivities: (stage, decibels) of each, stage 0 for stem and head."""
+
+    letter: str
+    points: Sequence[tuple[int, float]]
+
+
 def pareto(marks: Sequence[Mark], floor: float | None, label: str) -> str:
     """Top-1 against latency; the line joins what no other mark beats in both.
 
@@ -166,6 +174,35 @@ def distributions(marks: Sequence[Mark], label: str) -> str:
     axes.set_ylabel("runs done, %")
     axes.set_ylim(0, 100)
     return _svg(figure, "distributions", label)
+
+
+def sensitivity(roles: Sequence[Role], name: str, label: str) -> str:
+    """The error of each role's stages in decibels, roles below one another.
+
+    Args:
+        name: of the chart, one of its own within the page.
+    """
+    figure, axes = _figure(0.75 + 0.27 * len(roles))
+    places = range(len(roles), 0, -1)
+    for place, role in zip(places, roles, strict=True):
+        for stage, decibels in role.points:
+            series = stage % SERIES
+            colour = _COLOURS[f"series-{series}"]
+            axes.plot(decibels, place, _SHAPES[series], color=colour, markersize=7)
+            if stage:
+                axes.annotate(
+                    str(stage),
+                    (decibels, place),
+                    (0, 5),
+                    textcoords="offset points",
+                    horizontalalignment="center",
+                    fontsize=_FONT - 3,
+                    color=_COLOURS["text"],
+                )
+    axes.set_yticks(list(places), [role.letter for role in roles], fontweight="bold")
+    axes.set_ylim(0.4, len(roles) + 0.9)
+    axes.set_xlabel("logits over their error, dB (right is better)")
+    return _svg(figure, name, label)
 
 
 def _span(limits: tuple[float, float]) -> float:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from measure import charts
 from measure.parity import PRECISIONS
@@ -130,6 +129,8 @@ class Page:
     parity: Table | None
     sensitivity: Table | None
     sensitivity_note: str
+    calibration: Table | None
+    fallbacks: tuple[Table, ...]
     images: tuple[tuple[str, str], ...]
     method: tuple[str, ...]
     environment: tuple[tuple[str, str], ...]
@@ -309,12 +310,17 @@ def _parity_table(report: Report) -> Table | None:
     )  # fmt: skip
 
 
-def _plain_value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return NOT_MEASURED if value is None else str(value)
+def _errors(row: Row) -> tuple[str, ...]:
+    """Cells of what `quantize.sensitivity.errors` measured."""
+    kl = row["kl"]
+    return (
+        decimal(row["sqnr_db"]),
+        NOT_MEASURED if kl is None else _scientific(kl),
+        share(row["changed"]),
+    )
+
+
+_ERRORS = ("dB", "KL", "Answers changed")
 
 
 def _sensitivity(report: Report) -> tuple[Table | None, str]:
@@ -324,18 +330,116 @@ def _sensitivity(report: Report) -> tuple[Table | None, str]:
     if not entries:
         return None, "No part of the network was found to be sensitive."
     shown = entries[:SENSITIVITY_ROWS]
-    names = list(dict.fromkeys(name for entry in shown for name in entry))
-    numeric = {
-        name: all(isinstance(entry.get(name), (int, float, type(None))) for entry in shown)
-        for name in names
-    }
     table = Table(
-        "How much the network loses when one part of it is put to INT8, or back.",
-        tuple(Column(name.replace("_", " "), numeric[name]) for name in names),
-        tuple(tuple(_plain_value(entry.get(name)) for name in names) for entry in shown),
+        "What each part of the network loses when it alone is narrowed, on "
+        f"{count(shown[0]['images'])} held-out calibration images; the worst first. dB: power of "
+        "the logits over that of their error. KL: of the softmax.",
+        _columns("Part", "Layers", *_ERRORS, text=["Recipe"]),
+        tuple((row["unit"], count(row["layers"]), *_errors(row), row["recipe"]) for row in shown),
     )
     rest = len(entries) - len(shown)
     return table, f"{rest} more are in report.json." if rest else ""
+
+
+_STAGE = ", stage "
+
+
+def _sensitivity_charts(report: Report) -> Iterable[Chart]:
+    """A chart for each recipe: its roles, worst first, and their stages."""
+    entries = [row for row in report["sensitivity"] or () if row["sqnr_db"] is not None]
+    for recipe in dict.fromkeys(row["recipe"] for row in entries):
+        roles: dict[str, list[tuple[int, float]]] = {}
+        for row in entries:
+            if row["recipe"] == recipe:
+                name, _, stage = row["unit"].partition(_STAGE)
+                number = int(stage) if stage.isdecimal() else 0
+                roles.setdefault(name, []).append((number, row["sqnr_db"]))
+        marks = [charts.Role(_letter(i), points) for i, points in enumerate(roles.values())]
+        key = tuple(
+            Key(mark.letter, 0, name, _stages_text(mark.points))
+            for name, mark in zip(roles, marks, strict=True)
+        )
+        title = f"Sensitivity, {recipe} recipe"
+        said = f"{title}. " + "; ".join(f"{k.letter}, {k.name}: {k.text}" for k in key)
+        svg = charts.sensitivity(marks, f"sensitivity-{_letter_name(recipe)}", printable(said))
+        yield Chart(
+            title,
+            "The logits' power over that of their error, in decibels, with one role of one stage "
+            "alone narrowed; left is worse. Digits: the stage.",
+            svg,
+            key,
+        )
+
+
+def _letter_name(text: str) -> str:
+    """What may be part of an id."""
+    return "".join(char for char in text if char.isascii() and char.isalnum())
+
+
+def _stages_text(marks: Sequence[tuple[int, float]]) -> str:
+    return ", ".join(
+        (f"stage {stage} " if stage else "") + f"{decimal(decibels)} dB"
+        for stage, decibels in sorted(marks)
+    )
+
+
+def _calibration(report: Report) -> Table | None:
+    choices = report.get("calibration")
+    if not choices:
+        return None
+    return Table(
+        "How ranges can be chosen, each tried on "
+        f"{count(choices[0]['images'])} held-out calibration images with the whole recipe in "
+        "INT8; the least error was taken.",
+        _columns("Method", *_ERRORS, text=["Recipe", "Taken"]),
+        tuple(
+            (
+                row["method"],
+                *_errors(row),
+                choice["recipe"],
+                "yes" if row["method"] == choice["chosen"] else "no",
+            )
+            for choice in choices
+            for row in choice["methods"]
+        ),
+    )
+
+
+def _fallbacks(report: Report) -> tuple[Table, ...]:
+    """What was tried for each file that exceeded the accepted drop."""
+    return tuple(
+        Table(
+            f"{row_name(found)}: tried for the accepted drop of "
+            f"{percent(report['gates']['max_drop_pp'])} points; "
+            + ("met" if found["met"] else "out of time" if found["out_of_time"] else "not met")
+            + f". Chosen on {count(found['ranking_images'])} held-out calibration images, judged "
+            f"on all validation images. Cost of a part: {found['cost']}. Of "
+            f"{count(found['layers'])} layers that can be narrowed.",
+            _columns(
+                "Left in float",
+                "Layers",
+                "Answers changed",
+                "Drop, points",
+                "Time",
+                "Size",
+                text=["Not beaten", "Taken"],
+            ),
+            tuple(
+                (
+                    "; ".join(point["float"]) or "nothing",
+                    count(point["float_layers"]),
+                    share(point["changed"]),
+                    points(point["drop_pp"]),
+                    ratio(point["slowdown"]),
+                    megabytes(point["bytes"]),
+                    "yes" if point["pareto"] else "no",
+                    "yes" if point["chosen"] else "no",
+                )
+                for point in found["points"]
+            ),
+        )
+        for found in report.get("fallbacks", ())
+    )
 
 
 # --- charts and changes ---------------------------------------------------------------------
@@ -610,7 +714,7 @@ def build_page(report: Report) -> Page:
         findings=findings(report),
         warnings=tuple(report["warnings"]),
         summary=_summary(report),
-        charts=_charts(report),
+        charts=(*_charts(report), *_sensitivity_charts(report)),
         accuracy=_accuracy_table(report),
         latency=_latency_table(report),
         machines=machines_table(report["machines"]) if report.get("machines") else None,
@@ -620,6 +724,8 @@ def build_page(report: Report) -> Page:
         parity=_parity_table(report),
         sensitivity=sensitivity,
         sensitivity_note=sensitivity_note,
+        calibration=_calibration(report),
+        fallbacks=_fallbacks(report),
         images=_images(report),
         method=_method(report),
         environment=_environment(report),

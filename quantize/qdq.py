@@ -7,8 +7,9 @@ Weights are stored as int8 and dequantised, so the file holds no float copy of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import onnx
@@ -16,117 +17,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from cmt.errors import InputError
-from quantize.recipe import Scheme
-
-LEVELS = 127
-"""Symmetric int8 uses -127 ... 127."""
-_BINS = 8192
-_CLIPPING = np.linspace(0.2, 1.0, 81)
-"""Candidate thresholds, as fractions of the largest magnitude."""
-
-
-class Histogram:
-    """Distribution of a stream of values of unknown range, in constant memory.
-
-    The range doubles when a larger magnitude arrives and neighbouring bins merge, so at least
-    half of the bins of one sign are always in use. Zero is an edge between two bins.
-    """
-
-    def __init__(self) -> None:
-        self.limit = 0.0
-        self.counts = np.zeros(2 * _BINS, np.int64)
-
-    def add(self, values: NDArray[np.float32]) -> None:
-        """Count an array of any shape; raises InputError on NaN or infinity."""
-        values = values.ravel()
-        largest = float(np.abs(values).max(initial=0.0))
-        if not np.isfinite(largest):
-            raise InputError("calibration met a NaN or an infinity: check weights and images")
-        if self.limit == 0.0:
-            self.limit = largest
-        while largest > self.limit > 0.0:
-            self.limit *= 2
-            self.counts = np.pad(self.counts.reshape(-1, 2).sum(1), _BINS // 2)
-        factor = np.float32(_BINS / self.limit if self.limit else 0.0)
-        bins = np.floor(values * factor).astype(np.int32) + _BINS
-        self.counts += np.bincount(np.clip(bins, 0, 2 * _BINS - 1), minlength=2 * _BINS)
-
-    def symmetric(self) -> Levels:
-        """int8 with zero point 0 and the least mean squared error.
-
-        Chosen by measurement. Relative error of the logits (root mean square) with the stem
-        and all stage entries float, CMT-Ti trained on Imagenette, 120 photos: 1.21 %;
-        99.999th percentile 1.27 %, 99.99th 1.35 %, largest value 2.23 %. The same search for
-        the weights' scales changed nothing, so those use the largest value.
-        """
-        low, high = self._edges()
-        top = max(-low, high)
-        return self._best([signed_levels(top * fraction) for fraction in _CLIPPING])
-
-    def asymmetric(self) -> Levels:
-        """uint8 with the least mean squared error.
-
-        The upper end is searched with the lower one at its extreme, then the lower end: after
-        GELU, the two differ so much that a common fraction would suit neither.
-        """
-        low, high = self._edges()
-        best = self._best([unsigned_levels(low, high * fraction) for fraction in _CLIPPING])
-        high = best.scale * (255 - best.zero_point)
-        return self._best([unsigned_levels(low * fraction, high) for fraction in _CLIPPING])
-
-    def _edges(self) -> tuple[float, float]:
-        """The range of what was counted, zero included."""
-        used = np.flatnonzero(self.counts)
-        if len(used) == 0:
-            return 0.0, 0.0
-        width = self.limit / _BINS
-        low, high = (used[0] - _BINS) * width, (used[-1] + 1 - _BINS) * width
-        return min(low, 0.0), max(high, 0.0)
-
-    def _best(self, candidates: Sequence[Levels]) -> Levels:
-        used = np.flatnonzero(self.counts)
-        centres, weights = (used - _BINS + 0.5) * (self.limit / _BINS), self.counts[used]
-        errors = [((c.round_trip(centres) - centres) ** 2) @ weights for c in candidates]
-        return candidates[int(np.argmin(errors))]
-
-
-@dataclass(frozen=True)
-class Levels:
-    """How a tensor becomes 8-bit integers: q = round(x / scale) + zero_point, clipped."""
-
-    scale: float
-    zero_point: int
-    unsigned: bool
-
-    def round_trip(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
-        """The values after quantisation and dequantisation."""
-        low, high = (0, 255) if self.unsigned else (-LEVELS, LEVELS)
-        quantised = np.clip(np.rint(values / self.scale) + self.zero_point, low, high)
-        return (quantised - self.zero_point) * self.scale
-
-
-def signed_levels(threshold: float) -> Levels:
-    """int8 for [-threshold, threshold], the only form that TensorRT takes."""
-    return Levels(float(half_scale(threshold)), 0, unsigned=False)
-
-
-def unsigned_levels(low: float, high: float) -> Levels:
-    """uint8 for [low, high], which holds zero; zero stays exact."""
-    scale = float(np.float32((high - low) / 255)) or 1.0
-    return Levels(scale, round(-low / scale), unsigned=True)
-
-
-def half_scale(threshold: NDArray[np.float64] | float) -> NDArray[np.float32]:
-    """threshold / 127 among the FP16 numbers, so that an FP16 copy of the graph is exact.
-
-    A zero threshold gives 1, since everything there is zero at any scale; a scale beyond
-    FP16 stays as it is, for the conversion to FP16 to refuse.
-    """
-    scale = np.asarray(threshold, np.float64) / LEVELS
-    with np.errstate(over="ignore"):
-        rounded = np.maximum(scale.astype(np.float16), np.finfo(np.float16).smallest_subnormal)
-    rounded = np.where(np.isfinite(rounded), rounded, scale)
-    return np.where(scale > 0, rounded, 1).astype(np.float32)
+from quantize.ranges import LEVELS, MSE, Histogram, Levels, half_scale
+from quantize.recipe import Scheme, unit_of
 
 
 @dataclass(frozen=True)
@@ -137,12 +29,14 @@ class _Layer:
         axis: of the weight's output channels.
         source: the tensor to quantise.
         moves: the Reshapes and Transposes from there to the node's input.
+        unit: which of `quantize.recipe.unit_of` it belongs to.
     """
 
     node: onnx.NodeProto
     axis: int
     source: str
     moves: tuple[onnx.NodeProto, ...]
+    unit: str
 
 
 def quantize_onnx(
@@ -160,43 +54,137 @@ def quantize_onnx(
         scheme: which layers, and signed or unsigned activations.
         progress: called with each batch's number of images when it is done.
 
+    Raises InputError as `observe` does.
+    """
+    return insert_qdq(model, observe(model, batches, scheme, progress), scheme)
+
+
+def observe(
+    model: onnx.ModelProto,
+    batches: Iterable[NDArray[np.float32]],
+    scheme: Scheme,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Histogram]:
+    """What each tensor that the scheme quantises takes on, by name; arguments as above.
+
     Raises InputError when the graph is quantised already, a layer has no role in the
     recipe, there are no batches, or a batch does not fit the graph.
     """
     if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         raise InputError("the graph is quantised already: start from the float32 graph")
-    model = onnx.ModelProto.FromString(model.SerializeToString())
     layers = _layers(model.graph, scheme)
-    observed = list(dict.fromkeys(layer.source for layer in layers))
-    histograms = _observe(model, observed, batches, progress)
+    return _observe(model, list(dict.fromkeys(layer.source for layer in layers)), batches, progress)
+
+
+def insert_qdq(
+    model: onnx.ModelProto,
+    histograms: Mapping[str, Histogram],
+    scheme: Scheme,
+    *,
+    method: str = MSE,
+    keep_float: Container[str] = (),
+) -> onnx.ModelProto:
+    """A copy of the graph with Q/DQ around the layers of the recipe.
+
+    Args:
+        histograms: as `observe` returns them.
+        method: how ranges are chosen, one of `quantize.ranges.METHODS`.
+        keep_float: units (`quantize.recipe.unit_of`) whose layers stay as they are.
+    """
+    model = onnx.ModelProto.FromString(model.SerializeToString())
+    layers = [layer for layer in _layers(model.graph, scheme) if layer.unit not in keep_float]
     levels = {
-        name: h.asymmetric() if scheme.asymmetric else h.symmetric()
-        for name, h in histograms.items()
+        name: histograms[name].levels(scheme.asymmetric, method)
+        for name in dict.fromkeys(layer.source for layer in layers)
     }
     _insert(model.graph, layers, levels)
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
-def _layers(graph: onnx.GraphProto, scheme: Scheme) -> list[_Layer]:
-    constants = {tensor.name for tensor in graph.initializer}
+@dataclass
+class Unit:
+    """Layers that go to INT8, or back, together.
+
+    Attributes:
+        layers: how many.
+        macs: their multiply-adds per inference.
+    """
+
+    layers: int = 0
+    macs: int = 0
+
+
+def int8_units(model: onnx.ModelProto, scheme: Scheme) -> dict[str, Unit]:
+    """The units (`quantize.recipe.unit_of`) that the scheme puts to INT8, in the graph's order."""
+    return _units(model, [(layer.node, layer.unit) for layer in _layers(model.graph, scheme)])
+
+
+def all_units(model: onnx.ModelProto) -> dict[str, Unit]:
+    """All units of a graph, in its order."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return _units(
+        model, [(n, unit) for n, unit in parts(model) if unit and _is_layer(n, constants)]
+    )
+
+
+def _units(model: onnx.ModelProto, layers: Sequence[tuple[onnx.NodeProto, str]]) -> dict[str, Unit]:
+    typed = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    infos = [*typed.graph.value_info, *typed.graph.output]
+    shapes = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in infos}
+    weights = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    units: dict[str, Unit] = {}
+    for node, name in layers:
+        unit = units.setdefault(name, Unit())
+        unit.layers += 1
+        weight = weights[node.input[1]]
+        unit.macs += prod(shapes[node.output[0]]) * prod(weight) // weight[_output_axis(node)]
+    return units
+
+
+def _output_axis(node: onnx.NodeProto) -> int:
+    """The dimension of a layer's weight that its output channels are on."""
+    transposed = any(a.name == "transB" and a.i for a in node.attribute)
+    return 0 if node.op_type == "Conv" or transposed else 1
+
+
+def parts(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, str | None]]:
+    """All nodes in order, with the unit of the last layer before or at them; None before any."""
+    readers, constants = _readers(model.graph), {t.name for t in model.graph.initializer}
+    unit = None
+    for node in model.graph.node:
+        if _is_layer(node, constants):
+            unit = unit_of(_parameters(node, readers, constants))
+        yield node, unit
+
+
+def _is_layer(node: onnx.NodeProto, constants: set[str]) -> bool:
+    return node.op_type in ("Conv", "Gemm", "MatMul") and node.input[1] in constants
+
+
+def _readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
+    return readers
+
+
+def _layers(graph: onnx.GraphProto, scheme: Scheme) -> list[_Layer]:
+    constants = {tensor.name for tensor in graph.initializer}
+    readers = _readers(graph)
     producers = {name: node for node in graph.node for name in node.output}
     layers = []
     for node in graph.node:
-        if node.op_type not in ("Conv", "Gemm", "MatMul") or node.input[1] not in constants:
+        if not _is_layer(node, constants):
             continue
         parameters = list(_parameters(node, readers, constants))
         attributes = {a.name: a.i for a in node.attribute}
         if scheme.is_int8(parameters, depthwise=attributes.get("group", 1) > 1):
-            transposed = attributes.get("transB", 0) == 1
-            axis = 0 if node.op_type == "Conv" or transposed else 1
             moves = _moves(node.input[0], producers) if scheme.at_source else ()
             source = moves[0].input[0] if moves else node.input[0]
-            layers.append(_Layer(node, axis, source, moves))
+            unit = unit_of(parameters)
+            layers.append(_Layer(node, _output_axis(node), source, moves, unit))
     return layers
 
 

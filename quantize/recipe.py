@@ -102,6 +102,14 @@ SCHEMES = {
 }
 
 
+def unit_of(parameters: Iterable[str]) -> str:
+    """The role and the stage of a layer, `ffn expand, stage 2`; stem and head have no stage."""
+    names = list(parameters)
+    role = role_of(names).name
+    stages = {int(found[1]) for name in names if (found := re.match(r"stages\.(\d+)\.", name))}
+    return f"{role}, stage {min(stages) + 1}" if stages else role
+
+
 def role_of(parameters: Iterable[str]) -> Role:
     """The role of the layer that holds these parameters (`stages.3.entry.conv.weight`).
 

@@ -252,3 +252,20 @@ def test_measured_ranges_keep_what_overflows_fp16_in_fp32(tmp_path: Path) -> Non
     assert ranges == {"wide": pytest.approx(8e4), "y": pytest.approx(8.0)}
     assert not np.isfinite(simulate(to_fp16(graph), x, tmp_path)[0]).any()
     np.testing.assert_allclose(simulate(to_fp16(graph, ranges), x, tmp_path)[0], 8, rtol=2e-3)
+
+
+def test_a_unit_kept_float_is_an_island_with_what_follows_it(official: onnx.ModelProto) -> None:
+    model = to_fp16(official, keep_float={"ffn expand, stage 2"})
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    block = "stages.1.blocks.0.ffn"
+    assert kinds[f"{block}.expand.weight_float"] == TensorProto.FLOAT
+    assert kinds[f"{block}.depthwise.weight"] == TensorProto.FLOAT16
+    assert kinds["stages.0.blocks.0.ffn.expand.weight"] == TensorProto.FLOAT16
+    types = {
+        info.name: info.type.tensor_type.elem_type
+        for info in onnx.shape_inference.infer_shapes(model).graph.value_info
+    }
+    expand = next(n for n in model.graph.node if f"{block}.expand.weight_float" in n.input)
+    gelu = next(n for n in model.graph.node if expand.output[0] in n.input)
+    assert (expand.op_type, gelu.op_type) == ("Conv", "Gelu")
+    assert types[gelu.output[0]] == TensorProto.FLOAT

@@ -14,7 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from example_report import make_accuracy, make_report, make_row
+from example_report import (
+    make_accuracy,
+    make_calibration,
+    make_fallback,
+    make_report,
+    make_row,
+    make_sensitivity,
+)
 from rich.console import Console
 
 from cmt.errors import InputError
@@ -211,14 +218,40 @@ def test_a_bundle_measured_without_torch_or_labels_still_has_pages(report: Repor
 
 def test_sensitivity_is_a_table_that_says_how_much_it_leaves_out(report: Report) -> None:
     report["sensitivity"] = [
-        {"part": f"stages.{i}", "top1_drop_pp": 0.1 * i, "int8": i > 3} for i in range(25)
+        make_sensitivity(f"ffn expand, stage {i}", 10.0 + i) for i in range(1, 26)
     ]
     del report["sensitivity_reason"]
     validate(report)
     page = render_markdown(report)
-    assert "| part | top1 drop pp | int8 |" in page
-    assert "| stages.7 | 0.7 | yes |" in page
+    assert "| Part | Layers | dB | KL | Answers changed | Recipe |" in page
+    assert "| ffn expand, stage 7 | 4 | 17.0 | 2.50e-04 | 3.12 % | openvino |" in page
     assert "5 more are in report.json" in page
+
+
+def test_sensitivity_is_drawn_with_its_figures_as_text(report: Report) -> None:
+    report["sensitivity"] = [
+        make_sensitivity("ffn project, stage 1", 31.24),
+        make_sensitivity("stem", 35.5),
+        make_sensitivity("ffn project, stage 3", 40.0),
+        make_sensitivity("ffn project, stage 4", None),
+    ]
+    del report["sensitivity_reason"]
+    validate(report)
+    page = render_html(report)
+    words = "A, ffn project: stage 1 31.2 dB, stage 3 40.0 dB; B, stem: 35.5 dB"
+    assert f'aria-label="Sensitivity, openvino recipe. {words}"' in page
+    assert "- A, ffn project: stage 1 31.2 dB, stage 3 40.0 dB" in render_markdown(report)
+
+
+def test_what_was_tried_for_the_accepted_drop_is_a_table(report: Report) -> None:
+    report["fallbacks"] = [make_fallback(met=False)]
+    report["calibration"] = [make_calibration()]
+    validate(report)
+    for page in (render_markdown(report), Tables(render_html(report)).text):
+        assert "tried for the accepted drop of 1.00 points; not met." in page
+    row = "| ffn expand, stage 2; stem | 6 | 0.39 % | +0.25 | 1.04x | 11.0 MB | yes | yes |"
+    assert row in render_markdown(report)
+    assert "| mse | 33.1 | 1.20e-04 | 0.78 % | openvino | yes |" in render_markdown(report)
 
 
 def test_html_loads_nothing_and_runs_nothing(report: Report) -> None:
@@ -261,7 +294,10 @@ def hostile_report() -> Report:
     report["results"][1]["changes"]["classes"][0]["name"] = HOSTILE
     report["results"][1]["changes"]["images"][0]["key"] = HOSTILE
     report["environment"]["packages"] = {HOSTILE: HOSTILE}
-    report["sensitivity"] = [{HOSTILE: HOSTILE}]
+    report["sensitivity"] = [{**make_sensitivity(HOSTILE, 3.0), "recipe": HOSTILE}]
+    report["fallbacks"] = [make_fallback(met=True)]
+    report["fallbacks"][0].update(cost=HOSTILE, target=HOSTILE)
+    report["fallbacks"][0]["points"][1]["float"] = [HOSTILE]
     return report
 
 
@@ -287,7 +323,7 @@ def test_names_of_others_stay_text_in_markdown() -> None:
     assert len([tag for tag, _ in parsed.elements if tag == "h1"]) == 1
     assert '<script>alert("x")</script>|**b** # [y](http://e.example)' in parsed.text
     widths = {len(row) for row in parsed.tables["t"]}
-    assert widths == {1, 3, 4, 7, 8, 12}  # no name has split a row
+    assert widths == {3, 4, 6, 7, 8, 12}  # no name has split a row
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from cmt.errors import InputError
-from quantize.qdq import Histogram, quantize_onnx
+from quantize.qdq import insert_qdq, int8_units, observe, quantize_onnx
+from quantize.ranges import METHODS, Histogram, load_histograms, save_histograms, signed_levels
 from quantize.recipe import EXPLICIT, OPENVINO, RECIPE, SCHEMES, role_of
 
 Array = NDArray[np.float32]
@@ -201,7 +202,9 @@ def test_the_histogram_keeps_every_value_when_its_range_grows() -> None:
         grown.add(part)
     whole.add(np.concatenate(parts))
     assert grown.counts.sum() == whole.counts.sum() == 15000
-    assert grown.symmetric().scale == pytest.approx(whole.symmetric().scale, rel=0.03)
+    assert grown.levels(asymmetric=False).scale == pytest.approx(
+        whole.levels(asymmetric=False).scale, rel=0.03
+    )
 
 
 def test_a_lone_outlier_is_clipped_and_an_even_spread_is_not() -> None:
@@ -209,14 +212,14 @@ def test_a_lone_outlier_is_clipped_and_an_even_spread_is_not() -> None:
     even, lone = Histogram(), Histogram()
     even.add(rng.uniform(-3, 3, 100_000).astype(np.float32))
     lone.add(np.append(rng.normal(size=100_000), 12).astype(np.float32))
-    assert even.symmetric().scale * 127 == pytest.approx(3, rel=0.02)
-    assert 3 < lone.symmetric().scale * 127 < 9
+    assert even.levels(asymmetric=False).scale * 127 == pytest.approx(3, rel=0.02)
+    assert 3 < lone.levels(asymmetric=False).scale * 127 < 9
 
 
 def test_a_tensor_that_is_always_zero_gets_a_usable_scale() -> None:
     histogram = Histogram()
     histogram.add(np.zeros((2, 3), np.float32))
-    assert histogram.symmetric().scale == histogram.asymmetric().scale == 1
+    assert histogram.levels(asymmetric=False).scale == histogram.levels(asymmetric=True).scale == 1
 
 
 def test_unsigned_levels_spend_nothing_on_a_side_that_is_empty() -> None:
@@ -226,7 +229,7 @@ def test_unsigned_levels_spend_nothing_on_a_side_that_is_empty() -> None:
     histogram.add(after_gelu)
     errors = [
         np.square(levels.round_trip(after_gelu) - after_gelu).mean()
-        for levels in (histogram.symmetric(), histogram.asymmetric())
+        for levels in (histogram.levels(asymmetric=False), histogram.levels(asymmetric=True))
     ]
     assert errors[1] < 0.5 * errors[0]
 
@@ -234,7 +237,7 @@ def test_unsigned_levels_spend_nothing_on_a_side_that_is_empty() -> None:
 def test_zero_is_exact_under_unsigned_levels() -> None:
     histogram = Histogram()
     histogram.add(np.linspace(-0.17, 5, 1000, dtype=np.float32))
-    assert histogram.asymmetric().round_trip(np.zeros(1))[0] == 0
+    assert histogram.levels(asymmetric=True).round_trip(np.zeros(1))[0] == 0
 
 
 @pytest.mark.parametrize("family", ["official", "flyegle"])
@@ -271,3 +274,51 @@ def test_the_rewritten_graph_in_int8_stays_close_to_float(
     reference, batch = run(model, batches(1, 5)[0]), batches(1, 5)[0]
     ours = run(quantize_onnx(model, batches(), SCHEMES[OPENVINO]), batch)
     assert np.sqrt(np.square(ours - reference).mean() / np.square(reference).mean()) < 0.1
+
+
+def test_units_are_roles_by_stage_and_count_their_layers(official: onnx.ModelProto) -> None:
+    units = int8_units(official, SCHEMES[EXPLICIT])
+    assert units["ffn expand, stage 3"].layers == 2
+    assert units["stage entry, stage 4"].layers == 1
+    assert units["head features"].layers == 1
+    # Stage 3 of the tiny network: 4 x 4 positions, two blocks, 32 -> 115 channels, batch 2.
+    assert units["ffn expand, stage 3"].macs == 2 * 2 * 16 * 32 * 115
+
+
+def test_a_unit_kept_float_is_left_alone_and_its_input_serves_the_others(
+    official: onnx.ModelProto,
+) -> None:
+    histograms = observe(official, batches(1), SCHEMES[EXPLICIT])
+    kept = insert_qdq(official, histograms, SCHEMES[EXPLICIT], keep_float={"ffn expand, stage 3"})
+    everything = insert_qdq(official, histograms, SCHEMES[EXPLICIT])
+    gone = layers_in_int8(everything) - layers_in_int8(kept)
+    assert gone == {f"stages.2.blocks.{i}.ffn.expand" for i in (0, 1)}
+    assert "stages.2.blocks.0.ffn.expand.weight" in constants(kept)
+
+
+def test_histograms_are_saved_and_read_back(official: onnx.ModelProto, tmp_path: Path) -> None:
+    histograms = observe(official, batches(1), SCHEMES[EXPLICIT])
+    save_histograms(histograms, tmp_path / "h.npz")
+    again = load_histograms(tmp_path / "h.npz")
+    first, second = (insert_qdq(official, h, SCHEMES[EXPLICIT]) for h in (histograms, again))
+    assert first == second
+
+
+def test_ranges_shrink_from_the_extremes_to_what_the_error_asks_for() -> None:
+    histogram = Histogram()
+    rng = np.random.default_rng(0)
+    histogram.add(np.append(rng.normal(size=1_000_000), 40).astype(np.float32))
+    top = {method: histogram.levels(False, method).range[1] for method in METHODS}
+    assert top["minmax"] == pytest.approx(40, rel=0.01)
+    assert 4 < top["percentile"] < 5.5
+    assert 7.5 < top["mse"] < 20
+    assert 7.5 < top["entropy"] < 20
+    unsigned = {method: histogram.levels(True, method).range for method in METHODS}
+    assert all(low < -3 and high > 3 for low, high in unsigned.values())
+
+
+def test_what_levels_clip_is_counted() -> None:
+    histogram = Histogram()
+    histogram.add(np.linspace(0.01, 1, 1000, dtype=np.float32))
+    assert histogram.share_outside(signed_levels(0.75)) == pytest.approx(0.25, abs=0.01)
+    assert histogram.share_outside(histogram.levels(True, "minmax")) == 0

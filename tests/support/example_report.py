@@ -77,6 +77,61 @@ def make_changes() -> Report:
     }
 
 
+def make_sensitivity(unit: str, decibels: float | None) -> Report:
+    return {
+        "recipe": "openvino",
+        "unit": unit,
+        "layers": 4,
+        "macs": 12_000_000,
+        "sqnr_db": decibels,
+        "kl": None if decibels is None else 2.5e-4,
+        "changed": 1 / 32,
+        "images": 32,
+    }
+
+
+def make_calibration() -> Report:
+    methods = [("mse", 33.1, 1.2e-4), ("minmax", 29.7, 4.4e-4)]
+    return {
+        "recipe": "openvino",
+        "chosen": "mse",
+        "methods": [
+            {"method": name, "sqnr_db": decibels, "kl": kl, "changed": 1 / 128}
+            for name, decibels, kl in methods
+        ],
+        "images": 32,
+    }
+
+
+def make_fallback(met: bool) -> Report:
+    points = [
+        ([], 0, 0.05, 2.0, 1.0, False),
+        (["ffn expand, stage 2", "stem"], 6, 0.00391, 0.25, 1.04, True),
+    ]
+    return {
+        "target": "openvino",
+        "precision": "int8",
+        "met": met,
+        "out_of_time": False,
+        "ranking_images": 512,
+        "cost": "measured time",
+        "layers": 96,
+        "points": [
+            {
+                "float": units,
+                "float_layers": layers,
+                "changed": changed,
+                "drop_pp": drop,
+                "slowdown": slowdown,
+                "bytes": 11_000_000,
+                "chosen": chosen,
+                "pareto": True,
+            }
+            for units, layers, changed, drop, slowdown, chosen in points
+        ],
+    }
+
+
 def make_report() -> Report:
     no_engine = "TensorRT is not installed here; cmt-bench measures the bundle on a GPU"
     return {

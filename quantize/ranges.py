@@ -1,0 +1,189 @@
+"""Ranges of 8-bit activations: what calibration counts, and how a range is chosen from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmt.errors import InputError
+
+LEVELS = 127
+"""Symmetric int8 uses -127 ... 127."""
+MSE = "mse"
+METHODS = (MSE, "entropy", "percentile", "minmax")
+"""How a range is chosen: least squared error, least Kullback-Leibler divergence as TensorRT's
+calibrator searched it, the values that all but `_TAIL` stay within, or everything that was seen."""
+_BINS = 8192
+_CLIPPING = np.linspace(0.2, 1.0, 81)
+"""Candidate thresholds, as fractions of the largest magnitude."""
+_TAIL = 1e-5
+
+
+class Histogram:
+    """Distribution of a stream of values of unknown range, in constant memory.
+
+    The range doubles when a larger magnitude arrives and neighbouring bins merge, so at least
+    half of the bins of one sign are always in use. Zero is an edge between two bins.
+    """
+
+    def __init__(self) -> None:
+        self.limit = 0.0
+        self.counts = np.zeros(2 * _BINS, np.int64)
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        """Count an array of any shape; raises InputError on NaN or infinity."""
+        values = values.ravel()
+        largest = float(np.abs(values).max(initial=0.0))
+        if not np.isfinite(largest):
+            raise InputError("calibration met a NaN or an infinity: check weights and images")
+        if self.limit == 0.0:
+            self.limit = largest
+        while largest > self.limit > 0.0:
+            self.limit *= 2
+            self.counts = np.pad(self.counts.reshape(-1, 2).sum(1), _BINS // 2)
+        factor = np.float32(_BINS / self.limit if self.limit else 0.0)
+        bins = np.floor(values * factor).astype(np.int32) + _BINS
+        self.counts += np.bincount(np.clip(bins, 0, 2 * _BINS - 1), minlength=2 * _BINS)
+
+    def levels(self, asymmetric: bool, method: str = MSE) -> Levels:
+        """uint8 with a zero point, or int8 around zero, by one of `METHODS`.
+
+        `MSE` for both ends: the upper one is searched with the lower one at its extreme, then the
+        lower one. After GELU, the two differ so much that a common fraction would suit neither.
+        """
+        low, high = self._quantile(_TAIL) if method == "percentile" else self._edges()
+        if method in ("minmax", "percentile"):
+            return unsigned_levels(low, high) if asymmetric else signed_levels(max(-low, high))
+        error = partial(_squared_error if method == MSE else _divergence, *self._used())
+        if not asymmetric:
+            top = max(-low, high)
+            return min((signed_levels(top * fraction) for fraction in _CLIPPING), key=error)
+        best = min((unsigned_levels(low, high * fraction) for fraction in _CLIPPING), key=error)
+        high = best.scale * (255 - best.zero_point)
+        return min((unsigned_levels(low * fraction, high) for fraction in _CLIPPING), key=error)
+
+    def share_outside(self, levels: Levels) -> float:
+        """The share of what was counted, zeros left out, that no level is near."""
+        centres, counts = self._used()
+        low, high = levels.range
+        nonzero = np.abs(centres) > self.limit / _BINS
+        step = levels.scale / 2
+        outside = (centres < low - step) | (centres > high + step)
+        return float(counts[outside].sum() / max(counts[nonzero].sum(), 1))
+
+    def _edges(self) -> tuple[float, float]:
+        """The range of what was counted, zero included."""
+        used = np.flatnonzero(self.counts)
+        if len(used) == 0:
+            return 0.0, 0.0
+        width = self.limit / _BINS
+        low, high = (used[0] - _BINS) * width, (used[-1] + 1 - _BINS) * width
+        return min(low, 0.0), max(high, 0.0)
+
+    def _quantile(self, tail: float) -> tuple[float, float]:
+        """The range without the outermost `tail` of all values, zero included."""
+        below = np.cumsum(self.counts)
+        width = self.limit / _BINS
+        cut = tail * below[-1]
+        low = np.searchsorted(below, cut, "right")
+        high = np.searchsorted(below, below[-1] - cut) + 1
+        return min((low - _BINS) * width, 0.0), max((high - _BINS) * width, 0.0)
+
+    def _used(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Centres and counts of the bins that are not empty."""
+        used = np.flatnonzero(self.counts)
+        centres = (used - _BINS + 0.5) * np.float64(self.limit / _BINS)
+        return centres.astype(np.float64), self.counts[used]
+
+
+def _squared_error(values: NDArray[np.float64], counts: NDArray[np.int64], levels: Levels) -> float:
+    return float(((levels.round_trip(values) - values) ** 2) @ counts)
+
+
+def _divergence(values: NDArray[np.float64], counts: NDArray[np.int64], levels: Levels) -> float:
+    """Of the clipped values from what the levels keep of those within their range."""
+    low, high = levels.range
+    within = (values >= low) & (values <= high)
+    if not within.any():
+        return np.inf
+    kept = counts[within].astype(np.float64)
+    clipped = kept.copy()
+    clipped[0] += counts[values < low].sum()
+    clipped[-1] += counts[values > high].sum()
+    # Each level gives what it holds to all of its bins alike.
+    level = np.rint(values[within] / levels.scale).astype(np.int64)
+    level -= level[0]
+    spread = (np.bincount(level, kept) / np.maximum(np.bincount(level), 1))[level]
+    p, q = clipped / clipped.sum(), spread / spread.sum()
+    return float((p * np.log(p / q)).sum())
+
+
+def save_histograms(histograms: Mapping[str, Histogram], path: Path) -> None:
+    """Write histograms by name as one .npz file."""
+    np.savez_compressed(
+        path,
+        names=np.array(list(histograms)),
+        limits=np.array([h.limit for h in histograms.values()]),
+        counts=np.array([h.counts for h in histograms.values()]),
+    )
+
+
+def load_histograms(path: Path) -> dict[str, Histogram]:
+    """What `save_histograms` wrote."""
+    histograms = {}
+    with np.load(path) as file:
+        arrays = (file["names"].tolist(), file["limits"].tolist(), file["counts"])
+    for name, limit, counts in zip(*arrays, strict=True):
+        histograms[name] = Histogram()
+        histograms[name].limit, histograms[name].counts = limit, counts
+    return histograms
+
+
+@dataclass(frozen=True)
+class Levels:
+    """How a tensor becomes 8-bit integers: q = round(x / scale) + zero_point, clipped."""
+
+    scale: float
+    zero_point: int
+    unsigned: bool
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The least and the greatest value that is not clipped."""
+        low, high = (0, 255) if self.unsigned else (-LEVELS, LEVELS)
+        return (low - self.zero_point) * self.scale, (high - self.zero_point) * self.scale
+
+    def round_trip(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
+        """The values after quantisation and dequantisation."""
+        low, high = (0, 255) if self.unsigned else (-LEVELS, LEVELS)
+        quantised = np.clip(np.rint(values / self.scale) + self.zero_point, low, high)
+        return (quantised - self.zero_point) * self.scale
+
+
+def signed_levels(threshold: float) -> Levels:
+    """int8 for [-threshold, threshold], the only form that TensorRT takes."""
+    return Levels(float(half_scale(threshold)), 0, unsigned=False)
+
+
+def unsigned_levels(low: float, high: float) -> Levels:
+    """uint8 for [low, high], which holds zero; zero stays exact."""
+    scale = float(np.float32((high - low) / 255)) or 1.0
+    return Levels(scale, round(-low / scale), unsigned=True)
+
+
+def half_scale(threshold: NDArray[np.float64] | float) -> NDArray[np.float32]:
+    """threshold / 127 among the FP16 numbers, so that an FP16 copy of the graph is exact.
+
+    A zero threshold gives 1, since everything there is zero at any scale; a scale beyond
+    FP16 stays as it is, for the conversion to FP16 to refuse.
+    """
+    scale = np.asarray(threshold, np.float64) / LEVELS
+    with np.errstate(over="ignore"):
+        rounded = np.maximum(scale.astype(np.float16), np.finfo(np.float16).smallest_subnormal)
+    rounded = np.where(np.isfinite(rounded), rounded, scale)
+    return np.where(scale > 0, rounded, 1).astype(np.float32)

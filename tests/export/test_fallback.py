@@ -1,0 +1,177 @@
+"""Files that exceed --max-drop get units back in float, in both recipes of INT8.
+
+The network is small, tells red pictures from blue ones, and is made hostile to INT8: some channels
+are a thousand times larger than their neighbours and the next layer takes that back.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import export.narrowing
+import export.pipeline
+from cmt.checkpoints import to_public_layout
+from cmt.network import CMT, ConvHead
+from cmt.variants import VARIANTS
+from export import export as run_export
+from export.pipeline import Bundle
+
+SCALE = 1000.0
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty pictures each of two classes."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for name, channel in (("blue", 2), ("red", 0)):
+        (root / name).mkdir()
+        for i in range(40):
+            pixels = rng.integers(0, 120, (64, 64, 3), np.uint8)
+            pixels[..., channel] += 4 + 2 * i
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+    return root
+
+
+def learn(model: CMT, pictures: Path) -> None:
+    """Let the classifier tell the two folders apart: logits of about 16 and 24."""
+    assert isinstance(model.head, ConvHead)
+    features: list[torch.Tensor] = []
+    hook = model.head.classifier.register_forward_pre_hook(
+        lambda _, given: features.append(given[0])
+    )
+    means = []
+    for name in ("blue", "red"):
+        images = [np.asarray(Image.open(p)) for p in sorted((pictures / name).iterdir())]
+        x = torch.tensor(np.stack(images)).permute(0, 3, 1, 2) / 255
+        mean, std = (torch.tensor(v)[:, None, None] for v in (MEAN, STD))
+        with torch.no_grad():
+            model((x - mean) / std)
+        means.append(features[-1].mean(0))
+    hook.remove()
+    direction = means[1] - means[0]
+    weight = 4 * direction / direction.square().sum()
+    with torch.no_grad():
+        model.head.classifier.weight.copy_(torch.stack([-weight, weight]))
+        shift = weight @ (means[0] + means[1]) / 2
+        # Far from zero, so that logits keep their direction where answers change.
+        model.head.classifier.bias.copy_(20 + torch.stack([shift, -shift]))
+
+
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+def lean_on_last_block(model: CMT) -> None:
+    """Let attention and IRFFN of the last block outweigh what they are added to."""
+    with torch.no_grad():
+        block = model.stages[3].blocks[0]
+        block.attention.proj.weight *= 300
+        block.ffn.project.weight *= 100
+
+
+def make_hostile(model: CMT) -> None:
+    """The same function; a LayerNorm's, an IRFFN's and a value's channel far above the others."""
+    with torch.no_grad():
+        block = model.stages[3].blocks[0]
+        block.norm2.weight[3] *= SCALE
+        block.norm2.bias[3] *= SCALE
+        block.ffn.expand.weight[:, 3] /= SCALE
+        block.ffn.depthwise_norm.weight[5] *= SCALE
+        block.ffn.depthwise_norm.bias[5] *= SCALE
+        block.ffn.project.weight[:, 5] /= SCALE
+        block.attention.v.weight[2] *= SCALE
+        block.attention.v.bias[2] *= SCALE
+        block.attention.proj.weight[:, 2] /= SCALE
+
+
+@pytest.fixture(scope="module")
+def hostile(
+    tiny_network: Callable[..., CMT], pictures: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    model = tiny_network("official", 2)
+    lean_on_last_block(model)
+    learn(model, pictures)
+    before = model(torch.zeros(1, 3, 64, 64))
+    make_hostile(model)
+    torch.testing.assert_close(model(torch.zeros(1, 3, 64, 64)), before, atol=1e-3, rtol=1e-3)
+    path = tmp_path_factory.mktemp("hostile") / "tiny.safetensors"
+    state = {key: value.contiguous() for key, value in to_public_layout(model).items()}
+    save_file(state, path, {"labels": json.dumps(["blue", "red"])})
+    return path
+
+
+@pytest.fixture
+def export_tiny(
+    hostile: Path, pictures: Path, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Bundle]:
+    measure = export.pipeline.measure_alternately
+
+    def measure_files(files: dict[str, Any], *arguments: Any) -> Any:
+        # Processes of their own do not know the tiny network: a file stands in.
+        file = next(file for name, file in files.items() if name.endswith("/fp32"))
+        return measure({**files, "torch": file}, *arguments)
+
+    monkeypatch.setattr(export.pipeline, "measure_alternately", measure_files)
+    monkeypatch.setattr(export.narrowing, "_TIMING_SECONDS", 0.05)
+    monkeypatch.setattr(export.narrowing, "TIMED_UNITS", 2)
+
+    def run(target: str, **options: Any) -> Bundle:
+        return run_export(
+            variant="tiny",
+            targets=(target,),
+            precisions=("int8",),
+            weights=str(hostile),
+            calib_data=pictures,
+            val_data=pictures,
+            bench_seconds=0.05,
+            threads=1,
+            out=tmp_path / "bundle",
+            **options,
+        )
+
+    return run
+
+
+def test_a_hostile_network_keeps_its_accuracy_with_few_layers_in_float(
+    export_tiny: Callable[..., Bundle],
+) -> None:
+    assert "tiny" in VARIANTS
+    bundle = export_tiny("onnxruntime", max_drop=1.0, sensitivity=True)
+    assert bundle.failures == []
+    assert any("60 calibration images are few" in line for line in bundle.report["warnings"])
+    assert bundle.report["sensitivity"][0]["unit"].endswith("stage 4")
+    assert {row["recipe"] for row in bundle.report["sensitivity"]} == {"explicit"}
+    (entry,) = bundle.report["fallbacks"]
+    assert entry["met"]
+    assert entry["points"][0]["float"] == []
+    assert entry["points"][0]["drop_pp"] > 1
+    (chosen,) = (point for point in entry["points"] if point["chosen"])
+    assert len(chosen["float"]) > 0
+    assert chosen["float_layers"] < entry["layers"] / 4
+    (row,) = (r for r in bundle.report["results"] if r["precision"] == "int8")
+    assert row["accuracy"]["drop_pp"] == chosen["drop_pp"] <= 1
+
+
+def test_what_cannot_be_met_in_time_fails_keeps_the_best_and_lists_what_was_tried(
+    export_tiny: Callable[..., Bundle],
+) -> None:
+    bundle = export_tiny("openvino", max_drop=-1.0, gate_minutes=0.001)
+    assert any("int8" in failure for failure in bundle.failures)
+    found = {entry["precision"]: entry for entry in bundle.report["fallbacks"]}
+    assert found["int8"]["out_of_time"]
+    for entry in found.values():
+        assert not entry["met"]
+        assert [len(point["float"]) for point in entry["points"]] == [0, 1]
+        drops = [p["drop_pp"] for p in entry["points"] if p["drop_pp"] is not None]
+        (chosen,) = (point for point in entry["points"] if point["chosen"])
+        assert chosen["drop_pp"] == min(drops)
+    assert "Back to float" in (bundle.path / "report.md").read_text()

@@ -1,0 +1,67 @@
+"""Putting stand-ins back to GELU within the ONNX graph, stage by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from cmt.network import CMT
+from cmt.rewrite import rewrite_for_inference
+from export.onnx_graph import export_onnx, simplify_onnx
+from quantize.activation import fit_activations
+from quantize.graft import restore_gelu, stand_ins
+
+IMAGES = np.random.default_rng(0).normal(size=(2, 3, 64, 64)).astype(np.float32)
+
+
+def run(model: onnx.ModelProto) -> np.ndarray:
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    return session.run(None, {"input": IMAGES})[0]
+
+
+@pytest.fixture(scope="module", params=["official", "flyegle"])
+def graphs(
+    request: pytest.FixtureRequest,
+    rewritten_graph: Callable[[str], Path],
+    tiny_network: Callable[[str], CMT],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """The same network with stand-ins, and without."""
+    network = rewrite_for_inference(tiny_network(request.param))
+    fit_activations(network, [torch.from_numpy(IMAGES)])
+    folder = tmp_path_factory.mktemp("fitted")
+    export_onnx(network, 2, folder / "raw.onnx")
+    simplify_onnx(folder / "raw.onnx", folder / "fitted.onnx")
+    return onnx.load(folder / "fitted.onnx"), onnx.load(rewritten_graph(request.param))
+
+
+def test_with_all_stages_restored_the_exact_network_answers(
+    graphs: tuple[onnx.ModelProto, onnx.ModelProto],
+) -> None:
+    fitted, exact = graphs
+    units = stand_ins(fitted)
+    assert units == [f"stand-ins, stage {i}" for i in (1, 2, 3, 4)]
+    expected = run(exact)
+    scale = np.abs(expected).max()
+    assert np.abs(run(fitted) - expected).max() > 1e-4 * scale
+    np.testing.assert_allclose(run(restore_gelu(fitted, exact, units)), expected, atol=1e-5 * scale)
+
+
+def test_one_stage_is_restored_and_the_others_keep_their_stand_ins(
+    graphs: tuple[onnx.ModelProto, onnx.ModelProto],
+) -> None:
+    fitted, exact = graphs
+    restored = restore_gelu(fitted, exact, {"stand-ins, stage 3"})
+
+    def count(model: onnx.ModelProto) -> int:
+        return sum(node.op_type == "HardSwish" for node in model.graph.node)
+
+    # Two blocks in the third stage, two activations each.
+    assert count(restored) == count(fitted) - 4
+    assert {len(n.name) > 0 for n in restored.graph.node} == {True}
