@@ -84,10 +84,17 @@ SECONDS = click.FloatRange(min=0, min_open=True, max=3600)
 @click.option("--seed", default=0, help="Of everything random.")
 @click.option("--out", type=FOLDER, help="The bundle's folder.  [default: cmt_VARIANT]")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
+@click.option("--dry-run", is_flag=True, help="Say what would be built, and write nothing.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
 def export_cli(
-    *, fp16: bool, int8: bool, verbose: bool, gpu_arch: str | None, **arguments: Any
+    *,
+    fp16: bool,
+    int8: bool,
+    dry_run: bool,
+    verbose: bool,
+    gpu_arch: str | None,
+    **arguments: Any,
 ) -> int:
     """Export a CMT classifier, check every step against torch, and report cost and gain."""
     from rich.console import Console
@@ -108,6 +115,11 @@ def export_cli(
     options = ExportOptions(
         precisions=tuple(precisions), gpu_archs=gpu_archs, command=command, **arguments
     )
+    if dry_run:
+        from export.preflight import preflight
+
+        click.echo("\n".join(map(printable, preflight(options, show_progress=True))))
+        return 0
     bundle = export(options, show_progress=True)
     _print_table(terminal_table(bundle.report))
     errors = Console(stderr=True, highlight=False, soft_wrap=True)

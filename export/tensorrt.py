@@ -185,18 +185,18 @@ def build_engine(
     Raises InputError when TensorRT is missing, cannot read the graph or lacks GPU memory, GateError
     when the build fails.
     """
-    found = availability()
-    if found.library is None:
-        raise InputError(str(found.reason))
+    found = _needed()
     settings = settings or BuildSettings()
-    trt = importlib.import_module(found.library)
+    trt = importlib.import_module(str(found.library))
     messages: list[str] = []
     logger = make_logger(trt, messages)
     builder = trt.Builder(logger)
     network = builder.create_network(_network_flags(trt, found))
     # The parser owns the weights that the network refers to, so it lives until the build ends.
     parser = trt.OnnxParser(network, logger)
-    _parse(parser, onnx_path)
+    problems = _parse(parser, onnx_path)
+    if problems:
+        raise InputError(f"TensorRT cannot read {onnx_path}: {'; '.join(problems)}")
     config = builder.create_builder_config()
     built_for = _select_gpus(trt, found, config, archs)
     timings = _configure(trt, found, config, settings)
@@ -221,6 +221,26 @@ def build_engine(
     if found.library == "tensorrt" and found.gpu is not None:
         info |= {"gpu": found.gpu.name, "driver": found.gpu.driver}
     return info
+
+
+def unsupported(onnx_path: Path) -> list[str]:
+    """What the parser of the TensorRT that builds here cannot read, a line for each node.
+
+    Raises InputError when TensorRT is missing or the file cannot be read.
+    """
+    found = _needed()
+    trt = importlib.import_module(str(found.library))
+    logger = make_logger(trt, [])
+    builder = trt.Builder(logger)
+    network = builder.create_network(_network_flags(trt, found))
+    return _parse(trt.OnnxParser(network, logger), onnx_path)
+
+
+def _needed() -> Availability:
+    found = availability()
+    if found.library is None:
+        raise InputError(str(found.reason))
+    return found
 
 
 def _configure(trt: Any, found: Availability, config: Any, settings: BuildSettings) -> Path | None:
@@ -326,14 +346,15 @@ def _network_flags(trt: Any, found: Availability) -> int:
     return 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 
 
-def _parse(parser: Any, path: Path) -> None:
+def _parse(parser: Any, path: Path) -> list[str]:
+    """Parse into the parser's network; returns a line for each node that it cannot read."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
-    if not parser.parse(content):
-        errors = (_describe(parser.get_error(i)) for i in range(parser.num_errors))
-        raise InputError(f"TensorRT cannot read {path}: {'; '.join(errors)}")
+    if parser.parse(content):
+        return []
+    return [_describe(parser.get_error(i)) for i in range(parser.num_errors)] or ["no ONNX"]
 
 
 def _describe(problem: Any) -> str:

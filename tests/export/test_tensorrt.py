@@ -15,6 +15,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tensorrt_double import VERSIONS, Machine
 
+from benchmarks import engine_layers
 from cmt.errors import GateError, InputError
 from export.half import to_fp16
 from export.tensorrt import (
@@ -278,3 +279,27 @@ def test_a_truncated_engine_is_refused_by_the_true_library_in_one_line() -> None
     with pytest.raises(InputError, match="cannot load the engine") as caught:
         read_engine("tensorrt_rtx", bytes(1000), [])
     assert "\n" not in str(caught.value)
+
+
+@needs_rtx
+def test_the_builders_log_proves_that_int8_is_int8_and_fp16_fp16(
+    float_graph: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = onnx.load(float_graph("official"))
+    int8 = quantize_onnx(model, [np.ones((2, 3, 64, 64), np.float32)], SCHEMES[EXPLICIT])
+    onnx.save(to_fp16(int8), tmp_path / "int8.onnx")
+    onnx.save(to_fp16(model), tmp_path / "fp16.onnx")
+    built = {
+        name: engine_layers.build(tmp_path / f"{name}.onnx", "sm89") for name in ("int8", "fp16")
+    }
+
+    def reading(name: str) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for (_, reads, _), count in built[name].products.items():
+            counts[reads] = counts.get(reads, 0) + count
+        return counts
+
+    assert set(reading("fp16")) == {"Half"}
+    weights = [n for n in int8.graph.node if n.op_type == "DequantizeLinear" and len(n.input) == 2]
+    assert reading("int8")["Int8"] == pytest.approx(len(weights), abs=8)
+    assert reading("int8").keys() == {"Int8", "Half"}

@@ -46,7 +46,6 @@ NAMES = {
         MemoryPoolType.WORKSPACE
         NetworkDefinitionCreationFlag.STRONGLY_TYPED
         OnnxParser.__init__ OnnxParser.get_error OnnxParser.num_errors OnnxParser.parse
-        OnnxParser.supports_model_v2
         ParserError.desc ParserError.node_name ParserError.node_operator
         Runtime.__init__ Runtime.deserialize_cuda_engine
         TensorIOMode.INPUT

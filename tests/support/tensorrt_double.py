@@ -143,6 +143,8 @@ def _class(owner: str, members: dict[str, str], implementation: _TensorRt) -> ty
             body[member] = 1 if member == "STRONGLY_TYPED" else f"{owner}.{member}"
         elif member == "num_io_tensors":
             body[member] = len(machine.shapes)
+        elif member == "num_errors":
+            body[member] = 0
     if owner not in ("ILogger", "IProgressMonitor"):  # these two are for users to extend
         body["__setattr__"] = assign
     return type(owner, (), body)
