@@ -191,7 +191,8 @@ def not_runnable(artefact: Mapping[str, Any]) -> str | None:
     if reason is None and artefact["target"] == "tensorrt":
         from export.tensorrt import not_for_here
 
-        reason = not_for_here(artefact)
+        mismatch = not_for_here(artefact)
+        reason = mismatch and f"{mismatch}; cmt-bench without --verify builds one for this GPU"
     return reason
 
 
