@@ -318,8 +318,8 @@ def read_engine(library: str, plan: bytes, messages: list[str]) -> Any:
     runtime = trt.Runtime(logger)
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        last = messages[-1] if messages else "it gave no reason"
-        raise InputError(f"{library} {trt.__version__} cannot load the engine ({last})")
+        cause = next((m for m in messages if m.startswith("error")), "it gave no reason")
+        raise InputError(f"{library} {trt.__version__} cannot load the engine ({cause})")
     return engine
 
 
