@@ -581,7 +581,10 @@ def _environment(report: Report) -> tuple[tuple[str, str], ...]:
         ("CPU flags", ", ".join(environment["cpu_flags"]) or "none of interest"),
         ("Cores available", str(environment["cores"])),
         ("Memory", "unknown" if memory is None else f"{memory:g} GB"),
-        ("GPU", environment["gpu"] or "none"),
+        (
+            "GPU",
+            ", ".join(filter(None, (environment["gpu"], environment.get("gpu_power")))) or "none",
+        ),
         ("Platform", environment["platform"]),
         ("Python", environment["python"]),
         ("Seed", str(environment["seed"])),
