@@ -304,8 +304,10 @@ def import_library(name: str) -> Any:
         raise InputError(f"{name} does not load ({error}): pip install {name}") from error
 
 
-def read_engine(library: str, plan: bytes, messages: list[str]) -> Any:
-    """An engine from its bytes, which must be vouched for: engines are executable.
+def read_engine(library: str, plan: bytes, messages: list[str]) -> tuple[Any, Any]:
+    """The engine in these bytes, and the runtime that must outlive it.
+
+    The bytes must be vouched for: engines are executable.
 
     Args:
         library: `tensorrt` or `tensorrt_rtx`.
@@ -320,7 +322,7 @@ def read_engine(library: str, plan: bytes, messages: list[str]) -> Any:
     if engine is None:
         cause = next((m for m in messages if m.startswith("error")), "it gave no reason")
         raise InputError(f"{library} {trt.__version__} cannot load the engine ({cause})")
-    return engine
+    return engine, runtime
 
 
 def make_logger(trt: Any, messages: list[str]) -> Any:
@@ -366,9 +368,12 @@ def _describe(problem: Any) -> str:
 def _select_gpus(trt: Any, found: Availability, config: Any, archs: Sequence[str]) -> list[str]:
     if found.library == "tensorrt" and found.gpu is not None:
         return [found.gpu.arch]
+    known = trt.ComputeCapability.__members__
     config.num_compute_capabilities = len(archs)
     for i, arch in enumerate(archs):
-        config.set_compute_capability(trt.ComputeCapability.__members__[arch.upper()], i)
+        if arch.upper() not in known:
+            raise InputError(f"{found.library} {found.version} does not build for {arch}")
+        config.set_compute_capability(known[arch.upper()], i)
     return list(archs)
 
 

@@ -120,7 +120,7 @@ class EngineRunner:
         self._closing = ExitStack()
         weakref.finalize(self, self._closing.close)
         trt = import_library(library)
-        self._engine = read_engine(library, plan, self._messages)
+        self._engine, self._runtime = read_engine(library, plan, self._messages)
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise self._failure("make a context")

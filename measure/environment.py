@@ -25,6 +25,7 @@ PACKAGES = (
     "nncf",
     "tensorrt",
     "tensorrt-rtx",
+    "cuda-bindings",
 )
 NO_PEAK_RSS = "this system does not tell a process its peak memory"
 # Instruction sets that decide how fast, and on old CPUs how exact, INT8 and BF16 are.
@@ -89,7 +90,8 @@ def _gpu() -> str | None:
     from export.tensorrt import find_gpu
 
     found = find_gpu()  # which Jetsons have without nvidia-smi
-    return _ask_smi("name,driver_version") or (found and f"{found.name}, {found.driver}")
+    by_driver = f"{found.name}, {found.driver}" if found is not None else None
+    return _ask_smi("name,driver_version") or by_driver
 
 
 def _gpu_power() -> str | None:

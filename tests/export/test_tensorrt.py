@@ -165,6 +165,16 @@ def test_an_operator_that_tensorrt_lacks_is_named_in_one_line(
 
 
 @needs_rtx
+def test_a_gpu_that_tensorrt_rtx_does_not_build_for_is_refused(
+    onnx_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    if availability().library != "tensorrt_rtx":
+        pytest.skip("TensorRT proper builds for the GPU that is here")
+    with pytest.raises(InputError, match=r"tensorrt_rtx .* does not build for sm90"):
+        build_engine(onnx_file(), tmp_path / "engine", ("sm90",))
+
+
+@needs_rtx
 def test_a_file_that_is_missing_or_no_onnx_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read"):
         build_engine(tmp_path / "absent.onnx", tmp_path / "engine", ("sm86",))
@@ -275,10 +285,15 @@ def test_no_engine_is_for_a_machine_without_a_gpu(install: Callable[..., Machine
 
 
 @needs_rtx
-def test_a_truncated_engine_is_refused_by_the_true_library_in_one_line() -> None:
-    with pytest.raises(InputError, match="cannot load the engine") as caught:
-        read_engine("tensorrt_rtx", bytes(1000), [])
-    assert "\n" not in str(caught.value)
+def test_a_truncated_engine_is_refused_by_the_true_library_in_one_line(
+    onnx_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    build_engine(onnx_file(), tmp_path / "engine", ("sm86",))
+    plan = (tmp_path / "engine").read_bytes()
+    for part in (plan[: len(plan) // 2], plan[:100], b""):
+        with pytest.raises(InputError, match=r"cannot load the engine \(error: ") as e:
+            read_engine(str(availability().library), part, [])
+        assert "\n" not in str(e.value)
 
 
 @needs_rtx
