@@ -10,18 +10,19 @@ import pytest
 from cmt.checkpoints import load_model
 from cmt.errors import InputError
 from cmt.network import count_macs
+from cmt.variants import Variant
 from export import preflight, targets
 from export.options import ExportOptions
 from export.targets import TARGETS
 
 
 @pytest.fixture
-def options(photos: Path, weights: Path, tmp_path: Path) -> ExportOptions:
+def options(tiny: Variant, photos: Path, tiny_weights: Path, tmp_path: Path) -> ExportOptions:
     return ExportOptions(
-        variant="ti",
+        variant=tiny.name,
         targets=tuple(name for name, target in TARGETS.items() if target.missing() is None),
         precisions=("fp16", "int8"),
-        weights=str(weights),
+        weights=str(tiny_weights),
         calib_data=photos,
         val_data=photos,
         out=tmp_path / "nowhere" / "bundle",
@@ -46,10 +47,10 @@ def test_a_dry_run_says_what_stays_float_and_why_and_writes_nothing(
     text = "\n".join(lines)
     for target in options.targets:
         assert f"{target}/int8: the parser reads the whole graph" in text
-    assert "float: lpu (16, " in text
+    assert "float: lpu (5, " in text
     assert "depthwise, reads the residual stream" in text
     if "tensorrt" in options.targets:
-        assert "multiples of 16; not 46, 92, " in text
+        assert "multiples of 16; not 8, 28, " in text
         assert "unlikely to pay: at batch 1 others measured little gain or a loss" in text
 
 
