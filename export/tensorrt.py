@@ -18,10 +18,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from cmt.errors import GateError, InputError
 from measure.bundle import sha256_file
@@ -208,7 +208,8 @@ def build_engine(
     if engine is None:
         _explain_failure(f"{found.library} built no engine from {onnx_path}", messages)
     if timings is not None:
-        _write(timings, config.get_timing_cache().serialize())
+        with suppress(OSError):  # a cache that cannot be kept costs time, not the engine
+            _write(timings, config.get_timing_cache().serialize())
     _write(out, engine)
     info = {
         "built_with": {found.library: found.version},
@@ -266,7 +267,7 @@ def timing_cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cmt-export"
 
 
-def _explain_failure(what: str, messages: Sequence[str]) -> None:
+def _explain_failure(what: str, messages: Sequence[str]) -> NoReturn:
     last = messages[-1] if messages else "it gave no reason"
     if any("memory" in message.lower() for message in messages if message.startswith("error")):
         raise InputError(f"{what}, short of GPU memory ({last}): free some, or set --workspace")
