@@ -86,10 +86,17 @@ SECONDS = click.FloatRange(min=0, min_open=True, max=3600)
 @click.option("--seed", default=0, help="Of everything random.")
 @click.option("--out", type=FOLDER, help="The bundle's folder.  [default: cmt_VARIANT]")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
+@click.option("--dry-run", is_flag=True, help="Say what would be built, and write nothing.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
 def export_cli(
-    *, fp16: bool, int8: bool, verbose: bool, gpu_arch: str | None, **arguments: Any
+    *,
+    fp16: bool,
+    int8: bool,
+    dry_run: bool,
+    verbose: bool,
+    gpu_arch: str | None,
+    **arguments: Any,
 ) -> int:
     """Export a CMT classifier, check every step against torch, and report cost and gain."""
     from rich.console import Console
@@ -110,6 +117,11 @@ def export_cli(
     options = ExportOptions(
         precisions=tuple(precisions), gpu_archs=gpu_archs, command=command, **arguments
     )
+    if dry_run:
+        from export.preflight import preflight
+
+        click.echo("\n".join(map(printable, preflight(options, show_progress=True))))
+        return 0
     bundle = export(options, show_progress=True)
     _print_table(terminal_table(bundle.report))
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -134,6 +146,10 @@ def _print_table(table: Table) -> None:
 @click.option("--threads", multiple=True, type=COUNT, help="CPU threads.  [default: all]")
 @click.option("--streams", multiple=True, type=COUNT, help="OpenVINO streams, a caller each.")
 @click.option("--seconds", default=5.0, type=SECONDS, help="Spent on each file and combination.")
+@click.option("--workspace", type=COUNT, metavar="MB", help="TensorRT's build: memory of a layer.")
+@click.option(
+    "--opt-level", type=click.IntRange(0, 5), help="TensorRT's build: optimisation level."
+)
 @click.option("--machine", help="Name of this machine in the report.  [default: its host name]")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as in report.json.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
@@ -141,6 +157,8 @@ def bench_cli(
     *,
     bundle: Path,
     verify: bool,
+    workspace: int | None,
+    opt_level: int | None,
     machine: str | None,
     as_json: bool,
     verbose: bool,
@@ -149,11 +167,14 @@ def bench_cli(
     """Measure a bundle's files on this machine and add the results to its report.
 
     --batch, --threads and --streams may repeat: every combination is measured. Earlier results
-    of this machine are replaced, those of others never.
+    of this machine are replaced, those of others never. Engines that are not for this machine's GPU
+    and TensorRT are built anew from the bundle's ONNX files, checked and put in their place.
     """
     from export.progress import ProgressBars
+    from export.tensorrt import BuildSettings, timing_cache_folder
     from measure import bench
     from measure.bundle import open_bundle
+    from measure.engines import build_for_here
     from measure.environment import usable_cores
     from measure.report import machine_table
 
@@ -162,7 +183,9 @@ def bench_cli(
         return _verify(opened, usable_cores())
     machine = bench.check_machine(opened, machine)
     command = shlex.join(["cmt-bench", *sys.argv[1:]])
+    building = BuildSettings(workspace, opt_level, cache=timing_cache_folder())
     with ProgressBars(not as_json) as progress:
+        opened = build_for_here(opened, building, progress.task)
         entry = bench.measure(opened, bench.Sweep(**sweep), machine, command, progress.task)
     bench.save(opened, entry)
     if as_json:

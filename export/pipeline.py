@@ -90,13 +90,7 @@ def _export(options: ExportOptions, show_progress: bool) -> Bundle:
     bundles.recover(options.bundle)
     finished = bundles.finished_run(options.bundle) if options.resume else None
     bundles.check_destination(options.bundle, options.force or finished is not None)
-    candidates = [
-        Candidate(target, precision)
-        for target in (get_target(name) for name in dict.fromkeys(options.targets))
-        for precision in target.precisions(options.precisions)
-    ]
-    inputs = resolve(options, any(c.precision == "int8" for c in candidates))
-    inputs.warnings += _precisions_left_out(options, candidates)
+    candidates, inputs = plan(options)
     with ProgressBars(show_progress) as progress:
         run = Run(options, candidates, inputs, bundles.workspace_folder(options.bundle), progress)
         if finished == run.identity:
@@ -114,6 +108,18 @@ def _export(options: ExportOptions, show_progress: bool) -> Bundle:
             raise GateError(f"{error}; finished stages are kept in {workspace.folder}") from error
     workspace.remove()
     return Bundle(options.bundle, report)
+
+
+def plan(options: ExportOptions) -> tuple[list[Candidate], Inputs]:
+    """What an export builds and what it reads; raises InputError for what will not do."""
+    candidates = [
+        Candidate(target, precision)
+        for target in (get_target(name) for name in dict.fromkeys(options.targets))
+        for precision in target.precisions(options.precisions)
+    ]
+    inputs = resolve(options, any(c.precision == "int8" for c in candidates))
+    inputs.warnings += _precisions_left_out(options, candidates)
+    return candidates, inputs
 
 
 def _precisions_left_out(options: ExportOptions, candidates: list[Candidate]) -> list[str]:
@@ -169,13 +175,7 @@ class Run:
 
     def finish(self) -> dict[str, Any]:
         """All stages in order, then the bundle; returns the report."""
-        self.images = {name: self._prepare(name) for name in self.sources}
-        self.validation = self.images["validation"]
-        self.calibration = self.images.get("calibration")
-        # The same images as the files take them.
-        self.fed = replace(self.validation, preprocessing=self.inputs.preprocessing)
-        reference = self._reference()
-        self.reference = self.outputs("torch", "torch", reference, "reference")
+        reference = self._start()
         self.graph("simplified")  # in every bundle
         self.units = {c.name: self.narrowing.units_in_float(c, reference) for c in self.candidates}
         built = {c.name: self.build(c, self.units[c.name]) for c in self.candidates}
@@ -186,6 +186,22 @@ class Run:
         self.inputs.warnings += self.narrowing.warnings()
         timings = self._time(reference, built)
         return self._assemble(built, outputs, timings)
+
+    def rehearse(self) -> dict[str, Path]:
+        """The checked graphs that files would be built from, by candidate name."""
+        self._start()
+        return {c.name: self.file_graph(c.target.graphs[c.precision]) for c in self.candidates}
+
+    def _start(self) -> Path:
+        """Prepare the images and the torch network's answers; returns the network's place."""
+        self.images = {name: self._prepare(name) for name in self.sources}
+        self.validation = self.images["validation"]
+        self.calibration = self.images.get("calibration")
+        # The same images as the files take them.
+        self.fed = replace(self.validation, preprocessing=self.inputs.preprocessing)
+        reference = self._reference()
+        self.reference = self.outputs("torch", "torch", reference, "reference")
+        return reference
 
     # Inputs
 

@@ -44,6 +44,8 @@ class Target:
         runtime: which of `measure.runners.LOADERS` evaluates it.
         runs_graph: the ONNX graph is evaluated in place of the built file.
         not_timed: why no latency is taken here; None where it is.
+        unsupported: what the target's own parser cannot read of a graph, a line each; None where
+            the graph has run there already.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Target:
     runs_graph: bool = False
     not_timed: Callable[[], str] | None = None
     rival: str | None = None
+    unsupported: Callable[[Path], list[str]] | None = None
 
     def precisions(self, asked: Sequence[str]) -> list[str]:
         """What gets built: the asked precisions that the target has, and its references."""
@@ -75,6 +78,16 @@ def _openvino_missing() -> str | None:
     from export.openvino import missing
 
     return missing()
+
+
+def _openvino_unsupported(graph: Path) -> list[str]:
+    import openvino as ov
+
+    try:
+        ov.Core().read_model(graph)
+    except RuntimeError as error:
+        return [str(error)]
+    return []
 
 
 def _build_onnxruntime(request: BuildRequest) -> dict[str, Any]:
@@ -108,12 +121,18 @@ def _tensorrt_missing() -> str | None:
     return found.reason if found.library is None else None
 
 
+def _tensorrt_unsupported(graph: Path) -> list[str]:
+    from export.tensorrt import unsupported
+
+    return unsupported(graph)
+
+
 def _tensorrt_not_timed() -> str:
     from export.tensorrt import availability
 
-    if not availability().has_gpu:
+    if availability().gpu is None:
         return "no NVIDIA GPU on this machine"
-    return "running engines is not part of this version"
+    return "engines are timed by cmt-bench"
 
 
 TARGETS = {
@@ -132,6 +151,7 @@ TARGETS = {
             missing=_openvino_missing,
             build=_build_openvino,
             runtime="openvino",
+            unsupported=_openvino_unsupported,
         ),
         Target(
             "tensorrt",
@@ -143,6 +163,7 @@ TARGETS = {
             runtime=SIMULATED,
             runs_graph=True,
             not_timed=_tensorrt_not_timed,
+            unsupported=_tensorrt_unsupported,
         ),
         Target(
             "onnxruntime",

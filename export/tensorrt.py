@@ -1,9 +1,12 @@
 """The one module that knows TensorRT versions; no other file asks for one.
 
 TensorRT-RTX builds ahead of time for GPUs that need not be present. TensorRT proper builds
-on, and for, the GPU of this machine; that path is written from NVIDIA's documentation for 10
-and 11 and has not been run on a GPU by this project. Both read the precision from the graph
-(strong typing): FP16 and INT8 come from `export.half` and `quantize.qdq`.
+on, and for, the GPU of this machine; that path has not been run on a GPU by this project. What it
+calls is held against the bindings of 8.6 to 11 by tests. Both read the precision from the graph
+(strong typing): FP16 and INT8 come from `export.half` and `quantize.qdq`. TensorRT 8 has no strong
+typing, so the FP32 islands could not be kept there, and is refused.
+
+Needs the base install and TensorRT alone.
 """
 
 from __future__ import annotations
@@ -11,14 +14,17 @@ from __future__ import annotations
 import ctypes
 import importlib
 import importlib.util
+import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from cmt.errors import GateError, InputError
+from measure.bundle import sha256_file
 
 DEFAULT_ARCHS = ("sm80", "sm86", "sm89", "sm120")
 """Ampere, Ada and Blackwell, what TensorRT-RTX covers by default; Turing (sm75) on request."""
@@ -26,6 +32,24 @@ _INSTALL = (
     "TensorRT is not installed: pip install tensorrt-rtx (engines ahead of time, no GPU "
     "needed), or on the machine with the GPU: pip install tensorrt"
 )
+
+
+Task = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""Shows progress: given a title and a number of steps, yields what is called after steps."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """GPU 0 as its driver describes it.
+
+    Attributes:
+        arch: compute capability, such as `sm86`.
+        driver: the highest CUDA version that the driver supports, such as `CUDA 12.6`.
+    """
+
+    arch: str
+    name: str
+    driver: str
 
 
 @dataclass(frozen=True)
@@ -36,34 +60,84 @@ class Availability:
         library: `tensorrt_rtx` or `tensorrt`; None when neither can build here.
         version: of the library, as it reports itself.
         reason: why `library` is None, and what to install.
-        has_gpu: the NVIDIA driver reports at least one GPU.
+        gpu: None where the NVIDIA driver reports none.
     """
 
     library: str | None
     version: str | None
     reason: str | None
-    has_gpu: bool
+    gpu: Gpu | None
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """How to build.
+
+    Attributes:
+        workspace_mb: memory that a layer may use, 2^20 bytes; None takes all of the GPU's.
+        level: optimisation level, 0 (quick build) to 5; None takes TensorRT's default.
+        cache: folder for the timings of kernels, by GPU and version; None keeps none.
+    """
+
+    workspace_mb: int | None = None
+    level: int | None = None
+    cache: Path | None = None
 
 
 def availability() -> Availability:
     """Look for TensorRT: proper where there is a GPU to build on, else TensorRT-RTX."""
-    has_gpu = _gpu_arch() is not None
+    gpu = find_gpu()
     reason = _INSTALL
-    for library in ("tensorrt", "tensorrt_rtx") if has_gpu else ("tensorrt_rtx", "tensorrt"):
+    for library in ("tensorrt", "tensorrt_rtx") if gpu else ("tensorrt_rtx", "tensorrt"):
         if importlib.util.find_spec(library) is None:
             continue
         try:
             version = importlib.import_module(library).__version__
-        except (ImportError, OSError) as error:
+        except (ImportError, OSError, AttributeError) as error:
             reason = f"{library} does not load ({error}): reinstall it"
             continue
-        if library == "tensorrt" and not has_gpu:
+        if library == "tensorrt" and gpu is None:
             reason = "tensorrt builds only on its GPU and there is none: pip install tensorrt-rtx"
-        elif library == "tensorrt" and int(version.split(".")[0]) < 10:
-            reason = f"tensorrt {version} is too old: pip install 'tensorrt>=10'"
+        elif library == "tensorrt" and _major(version) < 10:
+            reason = (
+                f"tensorrt {version} has no strong typing, which keeps FP32 islands and INT8 where "
+                "the graph has them: pip install 'tensorrt>=10'"
+            )
         else:
-            return Availability(library, version, None, has_gpu)
-    return Availability(None, None, reason, has_gpu)
+            return Availability(library, version, None, gpu)
+    return Availability(None, None, reason, gpu)
+
+
+def _major(version: str | None) -> int:
+    return int(str(version).split(".")[0])
+
+
+def not_for_here(engine: Mapping[str, Any], graph_sha256: str | None = None) -> str | None:
+    """Why an engine of a manifest cannot be loaded on this machine; None where it can.
+
+    TensorRT proper's engines are for one model of GPU, TensorRT-RTX's for compute capabilities;
+    both are for one version. The driver is recorded but not compared: engines outlive it.
+
+    Args:
+        engine: its entry in the manifest.
+        graph_sha256: of the ONNX file that it should be built from, where that is known.
+    """
+    found = availability()
+    if found.gpu is None:
+        return "no NVIDIA GPU on this machine"
+    ((library, version),) = engine["built_with"].items()
+    built = f"built with {library} {version} for {', '.join(engine['built_for'])}"
+    if graph_sha256 not in (None, engine.get("onnx_sha256", graph_sha256)):
+        return f"{built} from another ONNX file"
+    if importlib.util.find_spec(library) is None:
+        return f"{built}; {library} is not installed here"
+    ours = importlib.import_module(library).__version__
+    gpu = found.gpu
+    if ours == version and gpu.arch in engine["built_for"]:
+        if engine.get("gpu", gpu.name) == gpu.name:
+            return None
+        return f"{built} ({engine['gpu']}); this GPU is {gpu.name}"
+    return f"{built}; here are {library} {ours} and {gpu.arch}"
 
 
 def parse_archs(text: str) -> tuple[str, ...]:
@@ -92,7 +166,8 @@ def build_engine(
     onnx_path: Path,
     out: Path,
     archs: Sequence[str],
-    progress: Callable[[str], None] | None = None,
+    settings: BuildSettings | None = None,
+    task: Task | None = None,
 ) -> dict[str, Any]:
     """Build an engine from an ONNX file, in the precisions that the graph states.
 
@@ -101,45 +176,159 @@ def build_engine(
         out: the engine; replaced only when the build succeeds.
         archs: GPUs to build for, from `parse_archs`; TensorRT proper ignores them and builds
             for the GPU of this machine.
-        progress: called with what is being done.
+        task: shows the phases of the build.
 
-    Returns the manifest's fields: `built_with`, `built_for`, `seconds`, `workspace_bytes`,
-    and `messages`, the library's different warnings and errors.
+    Returns the manifest's fields: `built_with`, `built_for`, `onnx_sha256`, `gpu` and `driver`
+    where the engine is for this machine's GPU, `seconds`, `workspace_bytes`, and `messages`, the
+    library's different warnings and errors.
 
-    Raises InputError when TensorRT is missing or cannot read the graph, GateError when the
-    build fails.
+    Raises InputError when TensorRT is missing, cannot read the graph or lacks GPU memory, GateError
+    when the build fails.
     """
-    found = availability()
-    if found.library is None:
-        raise InputError(str(found.reason))
-    trt = importlib.import_module(found.library)
-    report = progress or (lambda message: None)
+    found = _needed()
+    settings = settings or BuildSettings()
+    trt = importlib.import_module(str(found.library))
     messages: list[str] = []
-    logger = _make_logger(trt, messages)
+    logger = make_logger(trt, messages)
     builder = trt.Builder(logger)
-    report(f"{found.library} {found.version}: reading {onnx_path.name}")
     network = builder.create_network(_network_flags(trt, found))
     # The parser owns the weights that the network refers to, so it lives until the build ends.
     parser = trt.OnnxParser(network, logger)
-    _parse(parser, onnx_path)
+    problems = _parse(parser, onnx_path)
+    if problems:
+        raise InputError(f"TensorRT cannot read {onnx_path}: {'; '.join(problems)}")
     config = builder.create_builder_config()
     built_for = _select_gpus(trt, found, config, archs)
-    report(f"building for {', '.join(built_for)}")
+    timings = _configure(trt, found, config, settings)
     begin = time.perf_counter()
-    engine = builder.build_serialized_network(network, config)
+    with ExitStack() as bars:
+        if task is not None:
+            config.progress_monitor = _make_monitor(trt, task, bars)
+        engine = builder.build_serialized_network(network, config)
     if engine is None:
-        raise GateError(f"{found.library} built no engine from {onnx_path}: {_last(messages)}")
+        _explain_failure(f"{found.library} built no engine from {onnx_path}", messages)
+    if timings is not None:
+        with suppress(OSError):  # a cache that cannot be kept costs time, not the engine
+            _write(timings, config.get_timing_cache().serialize())
     _write(out, engine)
-    return {
+    info = {
         "built_with": {found.library: found.version},
         "built_for": built_for,
+        "onnx_sha256": sha256_file(onnx_path),
         "seconds": round(time.perf_counter() - begin, 2),
         "workspace_bytes": config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
         "messages": messages,
     }
+    if found.library == "tensorrt" and found.gpu is not None:
+        info |= {"gpu": found.gpu.name, "driver": found.gpu.driver}
+    return info
 
 
-def _make_logger(trt: Any, messages: list[str]) -> Any:
+def unsupported(onnx_path: Path) -> list[str]:
+    """What the parser of the TensorRT that builds here cannot read, a line for each node.
+
+    Raises InputError when TensorRT is missing or the file cannot be read.
+    """
+    found = _needed()
+    trt = importlib.import_module(str(found.library))
+    logger = make_logger(trt, [])
+    builder = trt.Builder(logger)
+    network = builder.create_network(_network_flags(trt, found))
+    return _parse(trt.OnnxParser(network, logger), onnx_path)
+
+
+def _needed() -> Availability:
+    found = availability()
+    if found.library is None:
+        raise InputError(str(found.reason))
+    return found
+
+
+def _configure(trt: Any, found: Availability, config: Any, settings: BuildSettings) -> Path | None:
+    """Apply the settings; returns where the timings of this build are to be kept."""
+    if settings.workspace_mb is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_mb << 20)
+    if settings.level is not None:
+        config.builder_optimization_level = settings.level
+    # TensorRT-RTX would ask for a GPU to time on, and times nothing that is built ahead of time.
+    if settings.cache is None or found.library == "tensorrt_rtx" or found.gpu is None:
+        return None
+    name = "".join(c if c.isalnum() else "-" for c in found.gpu.name)
+    path = settings.cache / f"tensorrt-{found.version}-{name}.timings"
+    earlier = path.read_bytes() if path.is_file() else b""
+    # Not for this GPU or version after all, or damaged: TensorRT says so and starts afresh.
+    cache = config.create_timing_cache(earlier) or config.create_timing_cache(b"")
+    config.set_timing_cache(cache, ignore_mismatch=False)
+    return path
+
+
+def timing_cache_folder() -> Path:
+    """Where a user's timings are kept, `$XDG_CACHE_HOME/cmt-export` or `~/.cache/cmt-export`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cmt-export"
+
+
+def _explain_failure(what: str, messages: Sequence[str]) -> NoReturn:
+    last = messages[-1] if messages else "it gave no reason"
+    if any("memory" in message.lower() for message in messages if message.startswith("error")):
+        raise InputError(f"{what}, short of GPU memory ({last}): free some, or set --workspace")
+    raise GateError(f"{what}: {last}")
+
+
+def _make_monitor(trt: Any, task: Task, bars: ExitStack) -> Any:
+    """A bar for each phase that is not part of another one."""
+
+    class Monitor(trt.IProgressMonitor):
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.advance: dict[str, Callable[[int], None]] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            if not parent_phase:
+                self.advance[phase_name] = bars.enter_context(task(phase_name, num_steps))
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            if phase_name in self.advance:
+                self.advance[phase_name](1)
+            return True  # go on
+
+        def phase_finish(self, phase_name: str) -> None:
+            self.advance.pop(phase_name, None)
+
+    return Monitor()
+
+
+def import_library(name: str) -> Any:
+    """`tensorrt` or `tensorrt_rtx`; raises InputError where it is missing or does not load."""
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError) as error:
+        raise InputError(f"{name} does not load ({error}): pip install {name}") from error
+
+
+def read_engine(library: str, plan: bytes, messages: list[str]) -> tuple[Any, Any]:
+    """The engine in these bytes, and the runtime that must outlive it.
+
+    The bytes must be vouched for: engines are executable.
+
+    Args:
+        library: `tensorrt` or `tensorrt_rtx`.
+        messages: what the library says goes here.
+
+    Raises InputError when the library refuses it: another GPU, another version, damage.
+    """
+    trt = import_library(library)
+    logger = make_logger(trt, messages)
+    runtime = trt.Runtime(logger)
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        cause = next((m for m in messages if m.startswith("error")), "it gave no reason")
+        raise InputError(f"{library} {trt.__version__} cannot load the engine ({cause})")
+    return engine, runtime
+
+
+def make_logger(trt: Any, messages: list[str]) -> Any:
+    """Collects warnings and errors, each once."""
+
     class Collector(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -155,37 +344,42 @@ def _make_logger(trt: Any, messages: list[str]) -> Any:
 
 def _network_flags(trt: Any, found: Availability) -> int:
     """TensorRT 11 knows strong typing only; 10 and TensorRT-RTX 1 ask for it."""
-    if found.library == "tensorrt" and int(str(found.version).split(".")[0]) >= 11:
+    if found.library == "tensorrt" and _major(found.version) >= 11:
         return 0
     return 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 
 
-def _parse(parser: Any, path: Path) -> None:
+def _parse(parser: Any, path: Path) -> list[str]:
+    """Parse into the parser's network; returns a line for each node that it cannot read."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
-    if not parser.parse(content):
-        errors = (_describe(parser.get_error(i)) for i in range(parser.num_errors))
-        raise InputError(f"TensorRT cannot read {path}: {'; '.join(errors)}")
+    if parser.parse(content):
+        return []
+    return [_describe(parser.get_error(i)) for i in range(parser.num_errors)] or ["no ONNX"]
 
 
-def _describe(error: Any) -> str:
-    node = " ".join(part for part in (error.node_operator(), error.node_name()) if part)
-    description = " ".join(error.desc().split())
+def _describe(problem: Any) -> str:
+    node = " ".join(part for part in (problem.node_operator(), problem.node_name()) if part)
+    description = " ".join(problem.desc().split())
     return f"{node}: {description}" if node else description
 
 
 def _select_gpus(trt: Any, found: Availability, config: Any, archs: Sequence[str]) -> list[str]:
-    if found.library == "tensorrt":
-        return [str(_gpu_arch())]
+    if found.library == "tensorrt" and found.gpu is not None:
+        return [found.gpu.arch]
+    known = trt.ComputeCapability.__members__
     config.num_compute_capabilities = len(archs)
     for i, arch in enumerate(archs):
-        config.set_compute_capability(trt.ComputeCapability.__members__[arch.upper()], i)
+        if arch.upper() not in known:
+            raise InputError(f"{found.library} {found.version} does not build for {arch}")
+        config.set_compute_capability(known[arch.upper()], i)
     return list(archs)
 
 
 def _write(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     try:
         partial.write_bytes(content)
@@ -194,24 +388,27 @@ def _write(path: Path, content: Any) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _last(messages: Sequence[str]) -> str:
-    return messages[-1] if messages else "it gave no reason"
-
-
-def _gpu_arch() -> str | None:
-    """Architecture of GPU 0 (`sm86`) from the NVIDIA driver, None without driver or GPU."""
-    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+def find_gpu() -> Gpu | None:
+    """GPU 0 from the NVIDIA driver; None without driver or GPU."""
     try:
-        driver = ctypes.CDLL(name)
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
         return None
-    values = [ctypes.c_int() for _ in range(3)]
-    device, major, minor = values
+    device, major, minor, version = (ctypes.c_int() for _ in range(4))
+    name = ctypes.create_string_buffer(256)
     # Attributes 75 and 76 are the compute capability's major and minor number.
     failed = (
         driver.cuInit(0)
         or driver.cuDeviceGet(ctypes.byref(device), 0)
         or driver.cuDeviceGetAttribute(ctypes.byref(major), 75, device)
         or driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)
+        or driver.cuDeviceGetName(name, len(name), device)
+        or driver.cuDriverGetVersion(ctypes.byref(version))
     )
-    return None if failed else f"sm{major.value}{minor.value}"
+    if failed:
+        return None
+    return Gpu(
+        f"sm{major.value}{minor.value}",
+        name.value.decode(),
+        f"CUDA {version.value // 1000}.{version.value % 1000 // 10}",
+    )

@@ -5,8 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -14,16 +13,16 @@ from typing import Any
 import numpy as np
 
 from cmt.errors import InputError
+from export.tensorrt import Task
 from measure import environment
 from measure.bundle import Entry, OpenBundle, replace_report
 from measure.latency import ROUNDS, Timing, measure_alternately
-from measure.runners import THREADS, missing_runtime, settings_of_run
+from measure.runners import CUDA_GRAPH, THREADS, load_settings, not_runnable, settings_of_run
 
 SAME_MACHINE = ("cpu", "cpu_flags", "cores", "memory_gb", "gpu")
 """What of a machine's environment does not change with its software."""
 
 Row = dict[str, Any]
-Task = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def measure(
     Raises:
         InputError: there is no file that this machine can run.
     """
-    reasons = {a["path"]: missing_runtime(a["target"]) for a in bundle.artefacts}
+    reasons = {a["path"]: not_runnable(a) for a in bundle.artefacts}
     if all(reasons.values()):
         raise InputError(
             f"this machine can run none of the bundle's files: {next(iter(reasons.values()))}"
@@ -100,6 +99,21 @@ def measure(
     }
 
 
+@dataclass(frozen=True)
+class _Run:
+    """One file at one setting, a row of the report.
+
+    Attributes:
+        artefact: its entry in the manifest.
+        own: the file's own settings.
+        reason: why it cannot be run like this here; None where it can.
+    """
+
+    artefact: Entry
+    own: Row
+    reason: str | None
+
+
 def _measure_point(
     bundle: OpenBundle,
     sweep: Sweep,
@@ -108,36 +122,55 @@ def _measure_point(
     streams: int | None,
     task: Task,
 ) -> list[Row]:
-    """One alternating run of all files, a row for each."""
-    artefacts = {artefact["path"]: artefact for artefact in bundle.artefacts}
-    settings = {
-        path: _settings(artefact, streams, tuned=not sweep.threads)
-        for path, artefact in artefacts.items()
+    """One alternating run of all files, a row for each; two for an engine."""
+    runs = {
+        f"{run.artefact['path']} {run.own.get(CUDA_GRAPH)}": run
+        for artefact in bundle.artefacts
+        for run in _runs(bundle, artefact, sweep, batch, streams)
     }
-    reasons = {path: _not_measured(artefact, streams) for path, artefact in artefacts.items()}
-    files = {
-        path: (artefact["target"], bundle.file(artefact).absolute())
-        for path, artefact in artefacts.items()
-        if reasons[path] is None
-    }
+    ready = {name: run for name, run in runs.items() if run.reason is None}
     timings: Mapping[str, Timing] = {}
-    if files:
+    if ready:
         images = np.load(bundle.file(bundle.manifest["golden"]["images"]), allow_pickle=False)
         inputs = bundle.preprocessing.feed(images[np.arange(batch) % len(images)])
         names = {"batch": batch, "threads": threads, "streams": streams}
         title = ", ".join(f"{name} {value}" for name, value in names.items() if value)
+        files = {
+            name: (run.artefact["target"], bundle.file(run.artefact).absolute())
+            for name, run in ready.items()
+        }
+        settings = {name: load_settings(run.artefact, run.own) for name, run in ready.items()}
         with task(f"timing {len(files)} files: {title}", ROUNDS) as advance:
             timings = measure_alternately(files, inputs, threads, sweep.seconds, advance, settings)
+    plain = {
+        (runs[name].artefact["target"], runs[name].own.get(CUDA_GRAPH)): timing.latency["p50"]
+        for name, timing in timings.items()
+        if runs[name].artefact["precision"] == "fp32"
+    }
     return [
         _row(
             bundle,
-            artefact,
-            settings_of_run(settings[path], threads, batch),
-            timings,
-            reasons[path],
+            run.artefact,
+            settings_of_run(run.own, threads, batch),
+            timings.get(name),
+            plain.get((run.artefact["target"], run.own.get(CUDA_GRAPH))),
+            run.reason,
         )
-        for path, artefact in artefacts.items()
+        for name, run in runs.items()
     ]
+
+
+def _runs(
+    bundle: OpenBundle, artefact: Entry, sweep: Sweep, batch: int, streams: int | None
+) -> list[_Run]:
+    """How a file is run: an engine with a CUDA graph and without."""
+    own = _settings(artefact, streams, tuned=not sweep.threads)
+    reason = _not_measured(artefact, streams)
+    if artefact["target"] != "tensorrt" or reason is not None:
+        return [_Run(artefact, own, reason)]
+    if batch != bundle.manifest["input"]["shape"][0]:
+        return [_Run(artefact, own, f"an engine's batch is fixed: export with --batch {batch}")]
+    return [_Run(artefact, {**own, CUDA_GRAPH: graph}, None) for graph in ("on", "off")]
 
 
 def _settings(artefact: Entry, streams: int | None, tuned: bool) -> Row:
@@ -148,7 +181,7 @@ def _settings(artefact: Entry, streams: int | None, tuned: bool) -> Row:
 
 def _not_measured(artefact: Entry, streams: int | None) -> str | None:
     """Why a file cannot be run like this on this machine; None where it can."""
-    reason = missing_runtime(artefact["target"])
+    reason = not_runnable(artefact)
     if reason is None and streams is not None and artefact["target"] != "openvino":
         reason = "streams are OpenVINO's"
     return reason
@@ -158,10 +191,15 @@ def _row(
     bundle: OpenBundle,
     artefact: Entry,
     settings: Row,
-    timings: Mapping[str, Timing],
+    timing: Timing | None,
+    plain: float | None,
     reason: str | None,
 ) -> Row:
-    """A row of the report; the accuracy stands in the exporting machine's."""
+    """A row of the report; the accuracy stands in the exporting machine's.
+
+    Args:
+        plain: median latency of the FP32 file beside it, where there is one.
+    """
     reasons = {
         "accuracy": "cmt-bench measures speed; see the exporting machine's row",
         "speedup_vs_baseline": "there is no torch in this measurement",
@@ -191,25 +229,18 @@ def _row(
             reasons[field] = reason
         reasons["peak_rss_mb"] = reason
         return row
-    timing = timings[artefact["path"]]
+    assert timing is not None
     latency = timing.latency
     callers = int(settings.get("NUM_STREAMS", 1))
     row["latency_ms"] = latency
     row["throughput_ips"] = callers * settings["batch"] * 1000 / latency["mean"]
-    plain = next(
-        (
-            timings[a["path"]]
-            for a in bundle.artefacts
-            if (a["target"], a["precision"]) == (artefact["target"], "fp32")
-            and a["path"] in timings
-        ),
-        None,
-    )
     if plain is None:
         reasons["speedup_vs_fp32_graph"] = "the FP32 file was not measured beside it"
     else:
-        row["speedup_vs_fp32_graph"] = plain.latency["p50"] / latency["p50"]
+        row["speedup_vs_fp32_graph"] = plain / latency["p50"]
     row["peak_rss_mb"] = timing.peak_rss_mb
+    if timing.gpu_ms:
+        row["gpu_ms"] = float(np.median(timing.gpu_ms))
     if timing.peak_rss_mb is None:
         reasons["peak_rss_mb"] = environment.NO_PEAK_RSS
     return row

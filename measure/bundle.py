@@ -9,6 +9,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -191,16 +192,26 @@ def replace_report(bundle: OpenBundle, report: dict[str, Any]) -> None:
     """
     from measure.report import REPORT_FILES, write_report
 
+    with replacing_files(bundle) as new:
+        write_report(report, new)
+        entries = [describe_file(new, new / file) for file in REPORT_FILES]
+        write_manifest(new, {**bundle.manifest, "reports": entries})
+
+
+@contextmanager
+def replacing_files(bundle: OpenBundle) -> Iterator[Path]:
+    """A folder whose files, a manifest among them, replace the bundle's when the block ends well.
+
+    Raises:
+        InputError: the bundle cannot be written to.
+    """
     try:
         with tempfile.TemporaryDirectory(dir=bundle.path, prefix=".report-") as name:
-            new = Path(name)
-            write_report(report, new)
-            entries = [describe_file(new, new / file) for file in REPORT_FILES]
-            write_manifest(new, {**bundle.manifest, "reports": entries})
+            yield Path(name)
             try:
-                _move_all(new, bundle.path)
+                _move_all(Path(name), bundle.path)
             finally:
-                _move_all(new, bundle.path)
+                _move_all(Path(name), bundle.path)
     except OSError as error:
         raise InputError(
             f"cannot write to {bundle.path} ({error.strerror}): copy the bundle to where you may"
@@ -208,5 +219,5 @@ def replace_report(bundle: OpenBundle, report: dict[str, Any]) -> None:
 
 
 def _move_all(source: Path, destination: Path) -> None:
-    for path in sorted(source.iterdir()):
-        path.replace(destination / path.name)
+    for path in sorted(path for path in source.rglob("*") if path.is_file()):
+        path.replace(destination / path.relative_to(source))

@@ -199,7 +199,12 @@ def _name(rows: Sequence[Row]) -> None:
         name = f"{row['variant']} {row_name(row)}" + (" *" if is_simulated(row) else "")
         identity = ("machine", "variant", "weights_sha256", "target", "precision", "artefact")
         same = [r["settings"] for r in rows if all(r[key] == row[key] for key in identity)]
-        settings = (("batch", "batch"), ("threads", "threads"), ("NUM_STREAMS", "streams"))
+        settings = (
+            ("batch", "batch"),
+            ("threads", "threads"),
+            ("NUM_STREAMS", "streams"),
+            ("cuda_graph", "CUDA graph"),
+        )
         varied = [
             f"{title} {row['settings'].get(key, 1)}"
             for key, title in settings

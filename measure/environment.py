@@ -25,6 +25,7 @@ PACKAGES = (
     "nncf",
     "tensorrt",
     "tensorrt-rtx",
+    "cuda-bindings",
 )
 NO_PEAK_RSS = "this system does not tell a process its peak memory"
 # Instruction sets that decide how fast, and on old CPUs how exact, INT8 and BF16 are.
@@ -70,15 +71,35 @@ def _cpuinfo() -> dict[str, str]:
     return {key.strip(): value.strip() for key, value in pairs}
 
 
-def _gpu() -> str | None:
-    if shutil.which("nvidia-smi") is None:
+def _ask(*command: str) -> str | None:
+    """What a tool of the driver prints; None without it."""
+    if shutil.which(command[0]) is None:
         return None
-    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
-        result = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return result.stdout.strip() or None
+
+
+def _ask_smi(fields: str) -> str | None:
+    return _ask("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader")
+
+
+def _gpu() -> str | None:
+    from export.tensorrt import find_gpu
+
+    found = find_gpu()  # which Jetsons have without nvidia-smi
+    by_driver = f"{found.name}, {found.driver}" if found is not None else None
+    return _ask_smi("name,driver_version") or by_driver
+
+
+def _gpu_power() -> str | None:
+    """What the GPU may draw and how fast it may run, not what it does just now."""
+    mode = _ask("nvpmodel", "-q")
+    if mode is not None:
+        return mode.splitlines()[0]
+    return _ask_smi("power.limit,clocks.max.sm,clocks.max.memory")
 
 
 def describe(seed: int) -> dict[str, Any]:
@@ -95,6 +116,7 @@ def describe(seed: int) -> dict[str, Any]:
         "cores": usable_cores(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "gpu": _gpu(),
+        "gpu_power": _gpu_power(),
         "seed": seed,
         "packages": package_versions(),
     }

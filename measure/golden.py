@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cmt.errors import InputError
 from measure.bundle import Entry, OpenBundle
-from measure.runners import LOADERS, Array, Batch, missing_runtime
+from measure.runners import LOADERS, Array, Batch, load_settings, not_runnable
 
 IMAGES = 8
 """Prepared images in a bundle."""
@@ -70,9 +70,12 @@ def verify(bundle: OpenBundle, threads: int) -> Iterator[Check]:
     batch = bundle.preprocessing.feed(images)
     ran = False
     for artefact in bundle.artefacts:
-        reason = missing_runtime(artefact["target"])
+        reason = not_runnable(artefact)
         ran |= reason is None
-        yield _check_artefact(bundle, artefact, batch, threads, reason)
+        if reason is not None:
+            yield Check(artefact["path"], None, reason)
+        else:
+            yield check_artefact(bundle, artefact, batch, threads)
     if not ran:
         raise InputError("nothing was verified: this machine can run none of the bundle's files")
 
@@ -90,13 +93,10 @@ def _check_pixels(bundle: OpenBundle) -> Check:
     return Check("preprocessing", difference <= limit, detail)
 
 
-def _check_artefact(
-    bundle: OpenBundle, artefact: Entry, batch: Batch, threads: int, reason: str | None
-) -> Check:
-    if reason is not None:
-        return Check(artefact["path"], None, reason)
+def check_artefact(bundle: OpenBundle, artefact: Entry, images: Batch, threads: int) -> Check:
+    """Run a file on the golden images, as `Preprocessing.feed` gives them, and compare."""
     golden = artefact["golden"]
-    outputs = run_artefact(bundle, artefact, batch, threads)
+    outputs = run_artefact(bundle, artefact, images, threads)
     expected = [np.load(bundle.file(entry), allow_pickle=False) for entry in golden["outputs"]]
     if [array.shape for array in outputs] != [array.shape for array in expected]:
         raise InputError(f"{artefact['path']} has other outputs than its golden ones: export again")
@@ -112,7 +112,7 @@ def run_artefact(bundle: OpenBundle, artefact: Entry, images: Batch, threads: in
     """A file's outputs on images as `Preprocessing.feed` gives them, in batches of its own size."""
     size = bundle.manifest["input"]["shape"][0]
     load = LOADERS[artefact["target"]]
-    runner = load(bundle.file(artefact), threads, artefact["settings"], size)
+    runner = load(bundle.file(artefact), threads, load_settings(artefact), size)
     parts = []
     for begin in range(0, len(images), size):
         # The batch is fixed, so the last one starts over with the first images.

@@ -25,12 +25,17 @@ WARM_UP_SECONDS = 0.5
 
 @dataclass
 class Timing:
-    """What one file's worker measured; milliseconds and MB."""
+    """What one file's worker measured; milliseconds and MB.
+
+    Attributes:
+        gpu_ms: of engines, what the GPU took for each run without the copies to it and back.
+    """
 
     load: float
     first: float
     rounds: list[list[float]] = field(default_factory=list)
     peak_rss_mb: float | None = None
+    gpu_ms: list[float] = field(default_factory=list)
 
     @property
     def latency(self) -> dict[str, Any]:
@@ -90,7 +95,9 @@ class Worker:
         with suppress(BrokenPipeError):  # the answer that does not come says more
             self._process.stdin.write(f"{seconds}\n")
             self._process.stdin.flush()
-        return self._receive()["ms"]
+        answer = self._receive()
+        self.timing.gpu_ms += answer.get("gpu_ms", [])
+        return answer["ms"]
 
     def finish(self) -> None:
         """Stop the process in good order and take its peak memory."""
@@ -164,6 +171,7 @@ def alternate(
             stack.callback(workers[name].kill)
             workers[name].load()
             workers[name].burst(WARM_UP_SECONDS)
+            workers[name].timing.gpu_ms.clear()
         order = list(workers.values())
         for _ in range(ROUNDS):
             for worker in order:

@@ -248,7 +248,7 @@ def machines_table(machines: Iterable[Report]) -> Table:
         _columns("File", *columns, text=["Machine"]),
         tuple(
             (
-                row_name(row),
+                row_name(row) + _on_the_gpu(row),
                 *(str(row["settings"].get(key, 1)) for key in ("batch", "threads", "NUM_STREAMS")),
                 *(milliseconds(row["latency_ms"] and row["latency_ms"][name]) for name in names),
                 decimal(row["throughput_ips"]),
@@ -260,6 +260,13 @@ def machines_table(machines: Iterable[Report]) -> Table:
             for row in machine["results"]
         ),
     )
+
+
+def _on_the_gpu(row: Row) -> str:
+    """How an engine was run, and its time without the copies to the GPU and back."""
+    graph = row["settings"].get("cuda_graph")
+    alone = f", {milliseconds(row['gpu_ms'])} ms on the GPU alone" if "gpu_ms" in row else ""
+    return f", CUDA graph {graph}{alone}" if graph else ""
 
 
 def _missing_table(report: Report) -> Table | None:
@@ -688,7 +695,10 @@ def _environment(report: Report) -> tuple[tuple[str, str], ...]:
         ("CPU flags", ", ".join(environment["cpu_flags"]) or "none of interest"),
         ("Cores available", str(environment["cores"])),
         ("Memory", "unknown" if memory is None else f"{memory:g} GB"),
-        ("GPU", environment["gpu"] or "none"),
+        (
+            "GPU",
+            ", ".join(filter(None, (environment["gpu"], environment.get("gpu_power")))) or "none",
+        ),
         ("Platform", environment["platform"]),
         ("Python", environment["python"]),
         ("Seed", str(environment["seed"])),

@@ -149,22 +149,61 @@ def _session_runner(session: Any) -> Runner:
     return lambda batch: session.run(None, {name: batch})
 
 
+CUDA_GRAPH = "cuda_graph"
+"""A setting of engines: `on` launches all kernels of a run as one, `off` one by one."""
+
+
+def load_tensorrt(
+    path: Path, threads: int, settings: Settings | None = None, batch: int | None = None
+) -> Runner:
+    """An engine on GPU 0, for one caller; `settings` come from `measure.engine.load_settings`."""
+    from measure.engine import load_engine
+
+    return load_engine(path, settings or {})
+
+
 SIMULATED = "onnxruntime (simulated)"
 LOADERS: dict[str, Loader] = {
     "torch": load_torch,
     "openvino": load_openvino,
     "onnxruntime": load_onnxruntime,
+    "tensorrt": load_tensorrt,
     SIMULATED: load_simulation,
 }
 
 
 def missing_runtime(target: str) -> str | None:
     """Why this machine cannot run a target's files; None where it can."""
+    if target == "tensorrt":
+        from measure.engine import missing_tensorrt
+
+        return missing_tensorrt()
     if target not in ("openvino", "onnxruntime"):
         return f"running {target} files is not part of this version"
     if find_spec(target) is None:
         return f"{target} is not installed: pip install 'cmt-export[{target}]'"
     return None
+
+
+def not_runnable(artefact: Mapping[str, Any]) -> str | None:
+    """Why this machine cannot run a file of a manifest; None where it can."""
+    reason = missing_runtime(artefact["target"])
+    if reason is None and artefact["target"] == "tensorrt":
+        from export.tensorrt import not_for_here
+
+        mismatch = not_for_here(artefact)
+        reason = mismatch and f"{mismatch}; cmt-bench without --verify builds one for this GPU"
+    return reason
+
+
+def load_settings(artefact: Mapping[str, Any], settings: Settings | None = None) -> Settings:
+    """What a file's loader takes, where its settings are these, or the manifest's."""
+    settings = artefact["settings"] if settings is None else settings
+    if artefact["target"] == "tensorrt":
+        from measure.engine import engine_settings
+
+        return {**engine_settings(artefact), **settings}
+    return settings
 
 
 def run_all(

@@ -4,7 +4,8 @@
 
 One process per file keeps thread pools and memory apart. Protocol, one JSON line each way:
 the worker first writes {"first", "load"} in ms; for every line with a number of seconds it
-runs for that long and answers {"ms": [...]}; at the end of input it writes
+runs for that long and answers {"ms": [...], "gpu_ms": [...]}, the latter empty but for engines; at
+the end of input it writes
 {"peak_rss_mb"} and stops.
 """
 
@@ -36,11 +37,17 @@ def peak_rss_mb() -> float | None:
     return int(fields["VmHWM"].split()[0]) * 1024 / 1e6 if "VmHWM" in fields else None
 
 
-def burst(runner: Runner, batch: Batch, seconds: float, callers: int = 1) -> list[float]:
+def burst(
+    runner: Runner,
+    batch: Batch,
+    seconds: float,
+    callers: int = 1,
+    gpu_ms: list[float] | None = None,
+) -> list[float]:
     """Run back to back for `seconds`, at least three times; latencies in ms.
 
     `callers` threads do so at once. The first runs are not counted: another process had the
-    caches before.
+    caches before. `gpu_ms` takes each run's, of a runner that has it.
     """
 
     def call() -> list[float]:
@@ -52,6 +59,8 @@ def burst(runner: Runner, batch: Batch, seconds: float, callers: int = 1) -> lis
             begin = time.perf_counter()
             runner(batch)
             times.append((time.perf_counter() - begin) * 1000)
+            if gpu_ms is not None and hasattr(runner, "gpu_ms"):
+                gpu_ms.append(runner.gpu_ms)
         return times
 
     if callers == 1:
@@ -78,7 +87,8 @@ def main(runtime: str, path: str, batch_path: str, threads: str, settings: str) 
     first = time.perf_counter()
     _say({"load": (loaded - begin) * 1000, "first": (first - loaded) * 1000})
     for line in sys.stdin:
-        _say({"ms": burst(runner, batch, float(line), callers)})
+        gpu_ms: list[float] = []
+        _say({"ms": burst(runner, batch, float(line), callers, gpu_ms), "gpu_ms": gpu_ms})
     _say({"peak_rss_mb": peak_rss_mb()})
 
 

@@ -6,8 +6,10 @@ import importlib.util
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from functools import partial
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,15 +21,17 @@ from filelock import FileLock
 from hypothesis import settings
 from PIL import Image
 from safetensors.torch import save_file
+from tensorrt_double import Machine, make_cuda, make_tensorrt
 
 from cmt.checkpoints import load_model, to_public_layout
 from cmt.network import CMT, build
 from cmt.rewrite import InferenceCMT, rewrite_for_inference
 from cmt.variants import FAMILIES, VARIANTS, Variant
 from export import bundle as bundles
-from export import export
+from export import export, tensorrt
 from export.pipeline import Bundle
 from export.targets import TARGETS
+from export.tensorrt import Gpu
 from measure.bundle import file_entries, write_manifest
 
 # The tensors here are small, and OpenMP's threads wait by spinning where cores are busy.
@@ -40,7 +44,37 @@ REFERENCE = Path(__file__).parent / "reference"
 SHARED = Path(__file__).parents[1].parent / "shared"
 SIZE = 32
 MadeOnce = Callable[[str, Callable[[Path], object]], Path]
+GPU = Gpu("sm87", "Orin", "CUDA 12.6")
 TINY = Variant("tiny", 32, 8, (8, 16, 32, 64), (1, 1, 2, 1), {"official": 3.6, "flyegle": 3.6})
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Machine]:
+    """`install("tensorrt 10.3.0", gpu=GPU)`: this TensorRT, CUDA and GPU, or none, simulated.
+
+    Further arguments are those of `tensorrt_double.Machine`.
+    """
+
+    def make(
+        version: str, gpu: Gpu | None = GPU, cuda: str = "cuda 13.5.0", **what: Any
+    ) -> Machine:
+        machine = Machine(version, **what)
+        runtime = make_cuda(machine, cuda)
+        bindings = ModuleType("cuda.bindings")
+        bindings.runtime = runtime  # type: ignore[attr-defined]
+        modules = {
+            "tensorrt": make_tensorrt(machine),
+            "cuda": ModuleType("cuda"),
+            "cuda.bindings": bindings,
+            "cuda.bindings.runtime": runtime,
+        }
+        for name, module in modules.items():
+            module.__spec__ = ModuleSpec(name, None)
+            monkeypatch.setitem(sys.modules, name, module)
+        monkeypatch.setattr(tensorrt, "find_gpu", lambda: gpu)
+        return machine
+
+    return make
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ def test_measuring_modules_import_without_torch_onnx_or_nncf() -> None:
         import calib_data.prepared, cli, cmt, export, export.targets
         import measure.environment, measure.latency, measure.parity, measure.report
         import measure.compare, measure.comparison_pages, measure.charts
+        import measure.bench, measure.engine, measure.engines
         import measure.runners, measure.statistics, measure.worker
         measure.environment.describe(0)
         print("imported")

@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
-from collections.abc import Callable
-from importlib.machinery import ModuleSpec
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tensorrt_double import VERSIONS, Machine
 
+from benchmarks import engine_layers
 from cmt.errors import GateError, InputError
-from export import tensorrt
 from export.half import to_fp16
-from export.tensorrt import DEFAULT_ARCHS, availability, build_engine, parse_archs
+from export.tensorrt import (
+    DEFAULT_ARCHS,
+    BuildSettings,
+    Gpu,
+    availability,
+    build_engine,
+    not_for_here,
+    parse_archs,
+    read_engine,
+)
+from measure.bundle import sha256_file
 from quantize.qdq import quantize_onnx
 from quantize.recipe import EXPLICIT, SCHEMES
 
+GPU = Gpu("sm87", "Orin", "CUDA 12.6")
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="needs tensorrt-rtx"
 )
@@ -64,43 +75,6 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return hide
 
 
-class FakeTensorRT(ModuleType):
-    """Stands in for TensorRT proper, which needs a GPU; records how it is called."""
-
-    def __init__(self, version: str, engine: bytes | None) -> None:
-        super().__init__("tensorrt")
-        self.__spec__ = ModuleSpec("tensorrt", None)
-        self.__version__ = version
-        self.flags: list[int] = []
-        severity = SimpleNamespace(WARNING=2)
-        self.ILogger = type("ILogger", (), {"Severity": severity})
-        self.MemoryPoolType = SimpleNamespace(WORKSPACE=0)
-        if version.startswith("10"):
-            self.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
-        config = SimpleNamespace(get_memory_pool_limit=lambda pool: 1 << 30)
-        self.Builder = lambda logger: SimpleNamespace(
-            create_network=self.flags.append,
-            create_builder_config=lambda: config,
-            build_serialized_network=lambda network, config: engine,
-        )
-        self.OnnxParser = lambda network, logger: SimpleNamespace(parse=lambda content: True)
-
-
-@pytest.fixture
-def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeTensorRT]:
-    """`install(version, engine, gpu)`: TensorRT proper beside this GPU, or none."""
-
-    def make(
-        version: str, engine: bytes | None = b"engine", gpu: str | None = "sm87"
-    ) -> FakeTensorRT:
-        fake = FakeTensorRT(version, engine)
-        monkeypatch.setitem(sys.modules, "tensorrt", fake)
-        monkeypatch.setattr(tensorrt, "_gpu_arch", lambda: gpu)
-        return fake
-
-    return make
-
-
 @needs_rtx
 def test_architectures_are_normalised_and_kept_in_order() -> None:
     assert parse_archs("sm89, SM86,sm89") == ("sm89", "sm86")
@@ -136,22 +110,22 @@ def test_tensorrt_rtx_is_found_with_its_version() -> None:
     found = availability()
     assert found.version
     assert found.reason is None
-    assert found.library == "tensorrt_rtx" or found.has_gpu
+    assert found.library == "tensorrt_rtx" or found.gpu
 
 
 @pytest.mark.parametrize(
     ("version", "gpu", "reason"),
-    [("11.1.0", None, "GPU"), ("8.6.1", "sm87", "too old")],
+    [("tensorrt 11.4.0.106", None, "GPU"), ("tensorrt 8.6.1", GPU, "no strong typing")],
 )
 def test_tensorrt_that_cannot_build_here_says_why(
     without: Callable[..., None],
-    install: Callable[..., FakeTensorRT],
+    install: Callable[..., Machine],
     version: str,
-    gpu: str | None,
+    gpu: Gpu | None,
     reason: str,
 ) -> None:
-    without("tensorrt_rtx")
     install(version, gpu=gpu)
+    without("tensorrt_rtx")
     found = availability()
     assert found.library is None
     assert reason in str(found.reason)
@@ -168,16 +142,12 @@ def test_an_engine_is_built_ahead_of_time(
     if precision != "fp32":
         model = to_fp16(model)
     onnx.save(model, tmp_path / "graph.onnx")
-    stages: list[str] = []
-    info = build_engine(
-        tmp_path / "graph.onnx", tmp_path / "cmt.engine", ("sm86", "sm120"), stages.append
-    )
+    info = build_engine(tmp_path / "graph.onnx", tmp_path / "cmt.engine", ("sm86", "sm120"))
     if availability().library == "tensorrt_rtx":
         assert info["built_for"] == ["sm86", "sm120"]
     assert info["built_with"] == {availability().library: availability().version}
     assert info["seconds"] > 0
     assert not [message for message in info["messages"] if message.startswith("error")]
-    assert len(stages) == 2
     assert (tmp_path / "cmt.engine").stat().st_size > 10_000
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cmt.engine", "graph.onnx"]
 
@@ -195,6 +165,16 @@ def test_an_operator_that_tensorrt_lacks_is_named_in_one_line(
 
 
 @needs_rtx
+def test_a_gpu_that_tensorrt_rtx_does_not_build_for_is_refused(
+    onnx_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    if availability().library != "tensorrt_rtx":
+        pytest.skip("TensorRT proper builds for the GPU that is here")
+    with pytest.raises(InputError, match=r"tensorrt_rtx .* does not build for sm90"):
+        build_engine(onnx_file(), tmp_path / "engine", ("sm90",))
+
+
+@needs_rtx
 def test_a_file_that_is_missing_or_no_onnx_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read"):
         build_engine(tmp_path / "absent.onnx", tmp_path / "engine", ("sm86",))
@@ -203,29 +183,138 @@ def test_a_file_that_is_missing_or_no_onnx_is_refused(tmp_path: Path) -> None:
         build_engine(tmp_path / "text.onnx", tmp_path / "engine", ("sm86",))
 
 
-@pytest.mark.parametrize(("version", "flags"), [("10.13.2", 1 << 1), ("11.1.0", 0)])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_tensorrt_proper_builds_for_the_gpu_of_the_machine(
-    install: Callable[..., FakeTensorRT],
+    install: Callable[..., Machine],
     onnx_file: Callable[..., Path],
     tmp_path: Path,
     version: str,
-    flags: int,
 ) -> None:
-    fake = install(version)
-    info: dict[str, Any] = build_engine(onnx_file(), tmp_path / "engine", DEFAULT_ARCHS)
-    assert fake.flags == [flags]
+    machine = install(version)
+    bars: list[tuple[str, int]] = []
+
+    @contextmanager
+    def task(title: str, total: int) -> Iterator[Callable[[int], None]]:
+        yield lambda steps: bars.append((title, total))
+
+    settings = BuildSettings(workspace_mb=64, level=2, cache=tmp_path / "cache")
+    path = onnx_file()
+    info = build_engine(path, tmp_path / "engine", DEFAULT_ARCHS, settings, task)
+    assert machine.flags == (0 if version.startswith("tensorrt 11") else 1 << 1)
+    assert machine.config.builder_optimization_level == 2
+    assert "IBuilderConfig.set_memory_pool_limit" in machine.asked
+    assert bars == [("building", 2)]
     assert info["built_for"] == ["sm87"]
-    assert info["built_with"] == {"tensorrt": version}
-    assert (tmp_path / "engine").read_bytes() == b"engine"
+    assert info["built_with"] == {"tensorrt": version.split()[1]}
+    assert (info["gpu"], info["driver"]) == (GPU.name, GPU.driver)
+    assert info["onnx_sha256"] == sha256_file(path)
+    assert (tmp_path / "engine").read_bytes() == b"plan"
+
+    # What was timed is kept for the next build on this GPU with this version.
+    (kept,) = (tmp_path / "cache").iterdir()
+    assert kept.name == f"tensorrt-{version.split()[1]}-Orin.timings"
+    build_engine(path, tmp_path / "engine", (), settings)
+    assert [call for call in machine.asked if call.startswith("timings")] == [
+        "timings ",
+        "timings of kernels",
+    ]
 
 
+@pytest.mark.parametrize(
+    ("words", "kind", "reason"),
+    [
+        (
+            "Could not find any implementation for node X",
+            GateError,
+            "any implementation for node X",
+        ),
+        ("Requested size was 12 bytes. out of memory", InputError, "short of GPU memory"),
+    ],
+)
 def test_a_failed_build_keeps_the_earlier_engine(
-    install: Callable[..., FakeTensorRT], onnx_file: Callable[..., Path], tmp_path: Path
+    install: Callable[..., Machine],
+    onnx_file: Callable[..., Path],
+    tmp_path: Path,
+    words: str,
+    kind: type[Exception],
+    reason: str,
 ) -> None:
-    install("11.1.0", engine=None)
+    install(VERSIONS[-1], fails={"Builder.build_serialized_network": words})
     out = tmp_path / "cmt.engine"
     out.write_bytes(b"earlier")
-    with pytest.raises(GateError, match="built no engine"):
+    with pytest.raises(kind, match=reason) as caught:
         build_engine(onnx_file(), out, ())
+    assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir() if "engine" in path.name] == ["cmt.engine"]
     assert out.read_bytes() == b"earlier"
+
+
+ENGINE = {"built_with": {"tensorrt": "10.3.0"}, "built_for": ["sm87"], "gpu": "Orin"}
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        (ENGINE, None),
+        ({**ENGINE, "onnx_sha256": "a"}, None),
+        ({**ENGINE, "onnx_sha256": "b"}, "another ONNX file"),
+        ({**ENGINE, "gpu": "Orin Nano"}, r"\(Orin Nano\); this GPU is Orin"),
+        ({**ENGINE, "built_for": ["sm86"]}, "for sm86; here are tensorrt 10.3.0 and sm87"),
+        ({**ENGINE, "built_with": {"tensorrt": "10.7.0"}}, "10.7.0 for sm87; here are .* 10.3.0"),
+        ({**ENGINE, "built_with": {"tensorrt_rtx": "1.7"}}, "tensorrt_rtx is not installed here"),
+    ],
+)
+def test_an_engine_for_another_gpu_version_or_graph_is_told_apart(
+    install: Callable[..., Machine],
+    without: Callable[..., None],
+    entry: dict[str, Any],
+    reason: str | None,
+) -> None:
+    install("tensorrt 10.3.0")
+    without("tensorrt_rtx")
+    found = not_for_here(entry, "a")
+    if reason is None:
+        assert found is None
+    else:
+        assert re.search(reason, str(found))
+
+
+def test_no_engine_is_for_a_machine_without_a_gpu(install: Callable[..., Machine]) -> None:
+    install("tensorrt 10.3.0", gpu=None)
+    assert not_for_here(ENGINE) == "no NVIDIA GPU on this machine"
+
+
+@needs_rtx
+def test_a_truncated_engine_is_refused_by_the_true_library_in_one_line(
+    onnx_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    build_engine(onnx_file(), tmp_path / "engine", ("sm86",))
+    plan = (tmp_path / "engine").read_bytes()
+    for part in (plan[: len(plan) // 2], plan[:100], b""):
+        with pytest.raises(InputError, match=r"cannot load the engine \(error: ") as e:
+            read_engine(str(availability().library), part, [])
+        assert "\n" not in str(e.value)
+
+
+@needs_rtx
+def test_the_builders_log_proves_that_int8_is_int8_and_fp16_fp16(
+    float_graph: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = onnx.load(float_graph("official"))
+    int8 = quantize_onnx(model, [np.ones((2, 3, 64, 64), np.float32)], SCHEMES[EXPLICIT])
+    onnx.save(to_fp16(int8), tmp_path / "int8.onnx")
+    onnx.save(to_fp16(model), tmp_path / "fp16.onnx")
+    built = {
+        name: engine_layers.build(tmp_path / f"{name}.onnx", "sm89") for name in ("int8", "fp16")
+    }
+
+    def reading(name: str) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for (_, reads, _), count in built[name].products.items():
+            counts[reads] = counts.get(reads, 0) + count
+        return counts
+
+    assert set(reading("fp16")) == {"Half"}
+    weights = [n for n in int8.graph.node if n.op_type == "DequantizeLinear" and len(n.input) == 2]
+    assert reading("int8")["Int8"] == pytest.approx(len(weights), abs=8)
+    assert reading("int8").keys() == {"Int8", "Half"}

@@ -109,7 +109,11 @@ class TensorRtModel : public Model {
     const std::string& name = artefact.file.path;
     runtime_.reset(nvinfer1::createInferRuntime(logger_));
     if (runtime_ == nullptr) throw std::runtime_error("TensorRT does not start: " + logger_.last());
+    // An engine is executable: what is hashed are the bytes that TensorRT gets.
     const std::string plan = read_file(bundle.path(artefact.file));
+    if (sha256(plan) != artefact.file.sha256) {
+      throw InputError(name + " is not the file of this bundle: copy the bundle again");
+    }
     engine_.reset(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
     if (engine_ == nullptr) {
       const auto [library, version] = tensorrt_version();

@@ -1,0 +1,65 @@
+"""--dry-run: what it says is so, and nothing is written."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from cmt.checkpoints import load_model
+from cmt.errors import InputError
+from cmt.network import count_macs
+from cmt.variants import Variant
+from export import preflight, targets
+from export.options import ExportOptions
+from export.targets import TARGETS
+
+
+@pytest.fixture
+def options(tiny: Variant, photos: Path, tiny_weights: Path, tmp_path: Path) -> ExportOptions:
+    return ExportOptions(
+        variant=tiny.name,
+        targets=tuple(name for name, target in TARGETS.items() if target.missing() is None),
+        precisions=("fp16", "int8"),
+        weights=str(tiny_weights),
+        calib_data=photos,
+        val_data=photos,
+        out=tmp_path / "nowhere" / "bundle",
+    )
+
+
+def test_layers_add_up_to_the_networks_products_but_attentions() -> None:
+    model = load_model("ti", img_size=64)
+    layers = preflight.weighted_layers(model)
+    total = count_macs(model, model.img_size)
+    assert 0.9 * total < sum(layer.macs for layer in layers) < total
+    (entry,) = (layer for layer in layers if layer.path == "stages.3.entry.conv")
+    assert (entry.channels, entry.depthwise) == ((184, 368), False)
+    assert entry.macs == 2 * 2 * 184 * 368 * 4
+
+
+def test_a_dry_run_says_what_stays_float_and_why_and_writes_nothing(
+    options: ExportOptions, tmp_path: Path
+) -> None:
+    lines = preflight.preflight(options)
+    assert list(tmp_path.iterdir()) == []
+    text = "\n".join(lines)
+    for target in options.targets:
+        assert f"{target}/int8: the parser reads the whole graph" in text
+    assert "float: lpu (5, " in text
+    assert "depthwise, reads the residual stream" in text
+    if "tensorrt" in options.targets:
+        assert "multiples of 16; not 8, 28, " in text
+        assert "unlikely to pay: at batch 1 others measured little gain or a loss" in text
+
+
+def test_an_operator_that_a_target_lacks_is_named(
+    options: ExportOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacking = dataclasses.replace(TARGETS["openvino"], unsupported=lambda graph: ["Wobble w1: no"])
+    monkeypatch.setitem(targets.TARGETS, "openvino", lacking)
+    few = dataclasses.replace(options, targets=("openvino",), precisions=())
+    with pytest.raises(InputError, match="openvino/fp32 cannot be built: Wobble w1: no"):
+        preflight.preflight(few)
+    assert list(tmp_path.iterdir()) == []
