@@ -1,12 +1,13 @@
-"""`kill -9` at random moments of the main job, each followed by `--resume`.
+"""`kill -9` at random moments of the main job, each followed by `--resume`, until that ends.
 
     python tests/endurance/killed_exports.py [--count 50] [--seed 0] [--work DIR] [--out FILE.json]
 
 The job is `cmt-export --variant ti --target openvino --int8` with few images. The command's own
 process alone is killed, as the kernel does where memory is short. After each kill there may be
 no bundle or a complete one, which opens and verifies; no worker lives on and no temporary file
-is left. `--resume` must then end with a bundle that opens, verifies, and has the same files, byte
-for byte, as the run that was not killed. Prints a line for each kill.
+is left. Then the command goes on with `--resume`, and is killed again unless it ends before the
+next moment comes. It must end with a bundle that opens, verifies, and has the same files, byte
+for byte, as the run that was not killed. Prints a line for each kill and each end.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from measure.golden import verify
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = "--variant ti --target openvino --int8 --val-count 16 --calib-count 8 --threads 1"
-HANG_SECONDS = 900
+HANG_SECONDS = 1800
 """A whole run takes a minute; where the machine is busy with other work, several."""
 
 
@@ -84,88 +85,88 @@ def files_of(bundle: Path) -> dict[str, str]:
     return {e["path"]: e["sha256"] for e in file_entries(manifest) if e["path"] not in reports}
 
 
-def kill(job: Job, after: float) -> tuple[list[str], list[str]] | None:
-    """Start the job and kill it; its findings and finished stages, or None where it ended before.
+def run(job: Job, seconds: float) -> list[str] | None:
+    """Run the job, resumed, for so long, then kill it; the findings, None where it ended before.
 
     Raises:
         RuntimeError: the job failed by itself.
     """
-    process = job.start()
+    process = job.start("--resume")
     try:
-        _, errors = process.communicate(timeout=after)
+        _, errors = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         children = psutil.Process(process.pid).children(recursive=True)
         os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.communicate()
     else:
         if process.returncode != 0:
-            raise RuntimeError(errors.decode()) from None
+            raise RuntimeError(errors.decode()[-1000:]) from None
         return None
-    _, alive = psutil.wait_procs(children, timeout=30)
+    _, alive = psutil.wait_procs(children, timeout=60)
     findings = [f"process lives on: {' '.join(child.cmdline())}" for child in alive]
     findings += [f"temporary file: {path.name}" for path in job.temporary.iterdir()]
     if job.bundle.exists() and (problem := job.problem()):
         findings.append(f"bundle that is not complete: {problem}")
-    return findings, job.stages()
+    return findings
 
 
-def resume(job: Job, expected: dict[str, str]) -> tuple[list[str], bool]:
-    """Go on with the killed job; (findings, whether it hung)."""
-    process = job.start("--resume")
-    try:
-        _, errors = process.communicate(timeout=HANG_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return ["--resume does not end"], True
-    if process.returncode != 0:
-        return [f"--resume ended with {process.returncode}: {errors.decode()[-500:]}"], False
+def findings_at_end(job: Job, expected: dict[str, str]) -> list[str]:
+    """What is wrong with a job that was killed, resumed and ended well."""
     findings = [f"left behind: {name}" for name in job.leftovers()]
     if problem := job.problem():
-        findings.append(problem)
-    elif files_of(job.bundle) != expected:
+        return [*findings, problem]
+    if files_of(job.bundle) != expected:
         findings.append("other files than those of the run that was not killed")
-    return findings, False
+    return findings
 
 
 def main(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Kill `count` times; returns the counts."""
+    """Kill at least `count` times, until the job that is running then has ended."""
     work = arguments.work.absolute()
     job = Job(work)
     begin = time.perf_counter()
-    process = job.start()
-    _, errors = process.communicate()
-    if process.returncode != 0:
-        sys.exit(errors.decode())
+    if run(job, HANG_SECONDS) is not None:
+        sys.exit(f"a whole run takes longer than {HANG_SECONDS} s")
     duration = time.perf_counter() - begin
     expected = files_of(job.bundle)
     print(f"a whole run took {duration:.1f} s", flush=True)
     moments = random.Random(arguments.seed)
-    hangs = wrong = kills = complete = 0
+    kills = ended = wrong = crashes = 0
     while kills < arguments.count:
-        job = Job(work)
-        after = moments.uniform(0, duration)
-        killed = kill(job, after)
-        if killed is None:  # the machine was faster this time
-            continue
-        findings, stages = killed
-        kills += 1
-        complete += job.bundle.exists()
-        where = f"{len(stages)} stages done" + (f", last {stages[-1]}" if stages else "")
-        more, hung = resume(job, expected)
-        hangs += hung
-        findings += more
-        wrong += bool(findings) and not hung
-        outcome = "; ".join(findings) or "resumed, ok"
-        print(f"{kills:3} killed after {after:5.1f} s, {where}: {outcome}", flush=True)
+        job, within = Job(work), 0
+        while True:
+            # Half the duration at most, so that some runs are killed several times.
+            last = kills >= arguments.count
+            after = HANG_SECONDS if last else moments.uniform(0, duration / 2)
+            try:
+                findings = run(job, after)
+            except RuntimeError as error:
+                crashes += 1
+                print(f"crash after {within} kills: {error}", flush=True)
+                break
+            if findings is None:
+                findings = findings_at_end(job, expected)
+                ended += 1
+                wrong += bool(findings)
+                outcome = "; ".join(findings) or "complete, verified, the same files"
+                print(f"    ended after {within} kills: {outcome}", flush=True)
+                break
+            kills, within = kills + 1, within + 1
+            wrong += bool(findings)
+            stages = job.stages()
+            where = f"{len(stages)} stages" + (f", last {stages[-1]}" if stages else "")
+            where += ", bundle complete" if job.bundle.exists() else ", no bundle"
+            outcome = "; ".join(["", *findings])
+            print(f"{kills:3} killed after {after:5.1f} s: {where}{outcome}", flush=True)
     shutil.rmtree(work)
-    print(f"{kills} kills, {complete} times a complete bundle, {wrong} findings, {hangs} hangs")
+    print(f"{kills} kills of {ended} runs, {wrong} with findings, {crashes} crashes")
     return {
         "suite": "interruption",
-        "what": "kill -9 at random moments of `cmt-export --variant ti --target openvino --int8`, "
-        "then --resume",
+        "what": f"kill -9 at {kills} random moments of {ended} runs of `cmt-export --variant ti "
+        "--target openvino --int8`, each followed by --resume",
         "inputs": kills,
-        "crashes": 0,
-        "hangs": hangs,
+        "crashes": crashes,
+        "hangs": 0,
         "wrong_successes": wrong,
         "date": datetime.date.today().isoformat(),
         "command": f"python tests/endurance/killed_exports.py --count {arguments.count}",

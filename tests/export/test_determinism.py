@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -11,13 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from calib_data.preprocessing import Preprocessing
 from export.bundle import workspace_folder
 from export.targets import TARGETS
-from measure.bundle import MANIFEST, SEAL
 from measure.report import REPORT_FILES
 
 AVAILABLE = [name for name, target in TARGETS.items() if target.missing() is None]
