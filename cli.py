@@ -329,7 +329,10 @@ def _explain(name: str, error: BaseException, again: str) -> NoReturn:
             raise
         _fail(name, f"{error.name} is not installed: pip install 'cmt-export[export]'", 2)
     except (OSError, MachineError, MemoryError) as error:  # a full disk, a killed process
-        _fail(name, f"{error or 'out of memory'}: when that is mended, {again}", 3)
+        problem = str(error) or "out of memory"
+        if isinstance(error, OSError) and error.errno is None:  # NumPy, of a file cut short
+            problem = f"a file cannot be written ({error}; the disk may be full)"
+        _fail(name, f"{problem}: when that is mended, {again}", 3)
 
 
 def _fail(name: str, message: str, status: int) -> NoReturn:

@@ -36,7 +36,7 @@ def build_ir(graph: Path, precision: str, path: Path) -> dict[str, Any]:
     try:
         ov.save_model(model, path, compress_to_fp16=precision == "fp16")
     except RuntimeError as error:  # which does not say why
-        raise MachineError(f"OpenVINO cannot write {path}: is the disk full?") from error
+        raise MachineError(f"OpenVINO cannot write {path} (the disk may be full)") from error
     settings = {**OPENVINO_SETTINGS, "INFERENCE_PRECISION_HINT": float_arithmetic(precision)}
     return {
         "built_with": {"openvino": version("openvino")},

@@ -68,9 +68,14 @@ def test_killed_at_every_step_the_files_are_all_old_or_all_new(tmp_path: Path) -
 
 def test_an_error_while_writing_changes_nothing_and_leaves_nothing(tmp_path: Path) -> None:
     write(tmp_path, "old")
-    with pytest.raises(IsADirectoryError), replacing(tmp_path) as new:
-        (new / "a").write_text("new")
-        new.write_text("a folder")
+
+    def fail() -> None:
+        with replacing(tmp_path) as new:
+            (new / "a").write_text("new")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fail()
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
         "abc", "old"
     )

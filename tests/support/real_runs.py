@@ -1,0 +1,44 @@
+"""Real runs of `cmt-export` with a tiny network, in processes that may be killed or kept short."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+from pathlib import Path
+from typing import Any
+
+from cmt.variants import Variant
+
+SCRIPT = Path(__file__).parents[1] / "export" / "killed_run.py"
+TINY = Variant("tiny", 32, 8, (8, 16, 32, 64), (1, 1, 2, 1), {"official": 3.6, "flyegle": 3.6})
+
+# Children of a server that has the heavy imports done already, and has run nothing with them.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["torch", "onnx", "onnxruntime", "export.pipeline"])
+
+
+def status_of(
+    arguments: list[str],
+    log: Path,
+    victim: str | None = None,
+    moment: str = "",
+    number: int = 0,
+    errors: str | Path = os.devnull,
+    largest_file: int | None = None,
+) -> int | None:
+    """Exit status of killed_run.py, whose names these are."""
+    given: dict[str, Any] = {
+        "ARGUMENTS": arguments,
+        "LOG": log,
+        "VICTIM": victim,
+        "MOMENT": moment,
+        "SIGNAL": number,
+        "TINY": TINY,
+        "ERRORS": errors,
+        "LARGEST_FILE": largest_file,
+    }
+    process = PROCESSES.Process(target=runpy.run_path, args=(str(SCRIPT), {"GIVEN": given}))
+    process.start()
+    process.join(120)
+    return process.exitcode
