@@ -63,10 +63,13 @@ class Job:
         folders = [path.parent.relative_to(partial).as_posix() for path in keys]
         return [folder for folder in folders if not folder.endswith(".unfinished")]
 
+    def temporary_files(self) -> list[str]:
+        """What is in the temporary folder, but for torch's cache, an empty folder for each user."""
+        return [p.name for p in self.temporary.rglob("*") if not p.name.startswith("torchinductor")]
+
     def leftovers(self) -> list[str]:
         """Temporary and hidden files that should not be there."""
-        places = [*self.temporary.iterdir(), *self.bundle.parent.glob(".*")]
-        return [path.name for path in places]
+        return [*self.temporary_files(), *(p.name for p in self.bundle.parent.glob(".*"))]
 
     def problem(self) -> str | None:
         """What is wrong with the bundle; None if it opens and answers as it should."""
@@ -104,7 +107,7 @@ def run(job: Job, seconds: float) -> list[str] | None:
         return None
     _, alive = psutil.wait_procs(children, timeout=60)
     findings = [f"process lives on: {' '.join(child.cmdline())}" for child in alive]
-    findings += [f"temporary file: {path.name}" for path in job.temporary.iterdir()]
+    findings += [f"temporary file: {name}" for name in job.temporary_files()]
     if job.bundle.exists() and (problem := job.problem()):
         findings.append(f"bundle that is not complete: {problem}")
     return findings
