@@ -7,8 +7,8 @@ process alone is killed, as the kernel does where memory is short. After each ki
 no bundle or a complete one, which opens and verifies; no worker lives on and no temporary file
 is left. Then the command goes on with `--resume`, and is killed again unless it ends before the
 next moment comes. It must end with a bundle that opens, verifies, and has the same files, byte
-for byte, as the run that was not killed. Moments are counted in CPU time, so that they spread over the
-whole job also where the machine is busy. Prints a line for each kill and each end.
+for byte, as the run that was not killed. Moments are counted in CPU time, so that they spread over
+the whole job also where the machine is busy. Prints a line for each kill and each end.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The tests once more with the lowest version of every dependency that pyproject.toml allows.
 
-    python tests/endurance/lowest_versions.py [--folder build/lowest] [--python python3.10] [PYTEST ARGUMENTS...]
+    python tests/endurance/lowest_versions.py [--folder DIR] [--python COMMAND] [TESTS...]
 
 Makes an environment where all that the export needs is at its lower bound, prints what was
 installed, and runs the tests that need nothing beyond it. A bound is right if they pass.

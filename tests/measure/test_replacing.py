@@ -130,7 +130,7 @@ def entry_of(bundle: OpenBundle, machine: str) -> bench.Row:
         "measured": bundle.report["created"],
         "command": "cmt-bench",
         "environment": environment,
-        "results": [],
+        "results": bundle.report["results"][:1],
     }
 
 
