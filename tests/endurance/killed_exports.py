@@ -108,7 +108,7 @@ def run(job: Job, seconds: float) -> tuple[list[str] | None, float]:
     watched = psutil.Process(process.pid)
     while used < seconds:
         try:
-            _, errors = process.communicate(timeout=0.05)
+            _, errors = process.communicate(timeout=0.2)
         except subprocess.TimeoutExpired:
             used = cpu_seconds(watched)
             continue
