@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 TARGET_NAMES = ("openvino", "tensorrt", "onnxruntime")
 EXPORT_PACKAGES = ("torch", "safetensors", "onnx", "onnxscript", "onnxsim", "onnxruntime")
 """What the `export` extra adds to the base install."""
+OUT_OF_MEMORY = ("allocate memory", "bad_alloc", "bad allocation", "Cannot allocate")
+"""How torch, OpenVINO, ONNX Runtime and the system say it."""
 
 
 class ImageSize(click.ParamType):
@@ -333,6 +335,10 @@ def _explain(name: str, error: BaseException, again: str) -> NoReturn:
         if isinstance(error, OSError) and error.errno is None:  # NumPy, of a file cut short
             problem = f"a file cannot be written ({error}; the disk may be full)"
         _fail(name, f"{problem}: when that is mended, {again}", 3)
+    except Exception as error:
+        if not any(words in str(error) for words in OUT_OF_MEMORY):
+            raise
+        _fail(name, f"out of memory: when that is mended, {again}", 3)
 
 
 def _fail(name: str, message: str, status: int) -> NoReturn:

@@ -75,6 +75,17 @@ def test_a_file_that_cannot_be_loaded_is_named_with_the_cause(
         measure_alternately(files, BATCH, 1, 0.01, lambda _: None)
 
 
+def test_a_worker_that_the_system_kills_is_named(graphs: dict[str, Path]) -> None:
+    def kill(_: int) -> None:
+        for child in psutil.Process().children():
+            if "measure.worker" in child.cmdline():
+                child.kill()
+
+    files = {"short": ("onnxruntime", graphs["short"])}
+    with pytest.raises(MachineError, match=r"timing short\.onnx stopped with status -9"):
+        measure_alternately(files, BATCH, 1, 0.05, kill)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows keeps files that are open")
 def test_a_killed_process_leaves_no_temporary_file_and_no_worker(
     graphs: dict[str, Path], tmp_path: Path
