@@ -7,6 +7,7 @@ Run by tests/support/real_runs.py with these names in `GIVEN`:
     TINY: a network of a few thousand weights, under the name `tiny`.
     ERRORS: a file in place of standard error.
     LARGEST_FILE: bytes that no file may exceed; None for no limit.
+    MEMORY: bytes that may be had beyond what the imports took; None for no limit.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from cmt.variants import VARIANTS
 
 GIVEN: dict[str, Any] = globals()["GIVEN"]
@@ -25,6 +28,9 @@ VARIANTS["tiny"] = GIVEN["TINY"]
 os.dup2(os.open(GIVEN["ERRORS"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
 if GIVEN["LARGEST_FILE"] is not None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (GIVEN["LARGEST_FILE"],) * 2)
+if GIVEN["MEMORY"] is not None:
+    allowed = psutil.Process().memory_info().vms + GIVEN["MEMORY"]
+    resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
 
 import cli  # noqa: E402 - its options name the variants
 from export import bundle as bundles  # noqa: E402

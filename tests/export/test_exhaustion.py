@@ -70,6 +70,21 @@ def test_files_that_may_not_grow_stop_the_run_and_resume_goes_on(
     open_bundle(tmp_path / "bundle")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="limits of a process are POSIX")
+def test_a_lack_of_memory_stops_the_run_and_resume_goes_on(
+    arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    options = arguments("bundle", "--int8", "--resume")
+    errors = tmp_path / "errors"
+    for mib in (1, 100):
+        status = status_of(options, tmp_path / "log", errors=errors, memory=mib << 20)
+        assert status == 3, errors.read_text()
+        assert "the same command with --resume goes on" in one_line(errors)
+        assert not (tmp_path / "bundle").exists()
+    assert status_of(options, tmp_path / "log") == 0
+    open_bundle(tmp_path / "bundle")
+
+
 def test_an_output_folder_that_may_not_be_written_is_bad_input(
     arguments: Callable[..., list[str]], tmp_path: Path
 ) -> None:

@@ -26,6 +26,7 @@ def status_of(
     number: int = 0,
     errors: str | Path = os.devnull,
     largest_file: int | None = None,
+    memory: int | None = None,
 ) -> int | None:
     """Exit status of killed_run.py, whose names these are."""
     given: dict[str, Any] = {
@@ -37,6 +38,7 @@ def status_of(
         "TINY": TINY,
         "ERRORS": errors,
         "LARGEST_FILE": largest_file,
+        "MEMORY": memory,
     }
     process = PROCESSES.Process(target=runpy.run_path, args=(str(SCRIPT), {"GIVEN": given}))
     process.start()
