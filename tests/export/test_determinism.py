@@ -8,9 +8,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+import real_runs
 
 from export.bundle import workspace_folder
 from export.targets import TARGETS
@@ -23,57 +23,48 @@ MEASURED = {"timing/timings.json", "timing/stage.key", *(f"bundle/{n}" for n in 
 
 @pytest.fixture
 def run(tiny_weights: Path, photos: Path, tmp_path: Path) -> Callable[..., Path]:
-    """`run("name", hash_seed, "--seed", "1")`: the workspace of a run just before its end."""
+    """`run("name", hash_seed, stage, signal)`: the workspace of a run that this signal ends."""
 
-    def make(name: str, hash_seed: int, *more: str) -> Path:
+    def make(name: str, hash_seed: int, victim: str, number: int) -> Path:
         bundle = tmp_path / name / "bundle"
-        targets = [word for target in AVAILABLE for word in ("--target", target)]
         text = f"--variant tiny --fp16 --int8 --weights {tiny_weights} --val-data {photos} "
         text += f"--calib-data {photos} --calib-count 6 --val-count 8 --bench-seconds 0.1 "
-        text += f"--max-drop 100 --out {bundle} "
-        if "tensorrt" in AVAILABLE:
-            text += "--gpu-arch sm86 "
+        text += f"--max-drop 100 --resume --out {bundle} "
+        text += "--gpu-arch sm86 " if "tensorrt" in AVAILABLE else ""
+        text += " ".join(f"--target {target}" for target in AVAILABLE)
         program = f"""if True:
-            import runpy, signal
+            import sys
+            sys.path.append({str(Path(real_runs.__file__).parent)!r})
             from pathlib import Path
-            from cmt.variants import Variant
-            given = {{
-                "ARGUMENTS": {[*text.split(), *targets, *more]!r},
-                "LOG": Path({str(tmp_path / f"{name}.log")!r}),
-                "VICTIM": "bundle",
-                "MOMENT": "within",
-                "SIGNAL": signal.SIGKILL,
-                "TINY": Variant("tiny", 32, 8, (8, 16, 32, 64), (1, 1, 2, 1),
-                                {{"official": 3.6, "flyegle": 3.6}}),
-            }}
-            runpy.run_path({str(Path(__file__).with_name("killed_run.py"))!r}, {{"GIVEN": given}})
+            import real_runs
+            real_runs.run_here({text.split()!r}, Path({str(tmp_path / "log")!r}), {victim!r},
+                               "within", {int(number)})
         """
         process = subprocess.run(
             [sys.executable, "-c", program],
             env={**os.environ, "PYTHONHASHSEED": str(hash_seed)},
             cwd=Path(__file__).parents[2],
-            capture_output=True,
-            text=True,
             check=False,
         )
-        assert process.returncode == -signal.SIGKILL, process.stderr
+        assert process.returncode == (130 if number == signal.SIGTERM else -number)
+        assert not bundle.exists()
         return workspace_folder(bundle)
 
     return make
 
 
 def contents(workspace: Path) -> dict[str, bytes]:
+    """A run's files by name, but for those of `MEASURED`; the manifest without times."""
     files = (path for path in workspace.rglob("*") if path.is_file())
     found = {path.relative_to(workspace).as_posix(): path.read_bytes() for path in files}
-    return {name: content for name, content in found.items() if name not in MEASURED}
+    for name in MEASURED:
+        del found[name]
+    return found
 
 
-def without_times(built: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in built.items() if key != "seconds"}
-
-
-def test_two_runs_make_the_same_bytes(run: Callable[..., Path]) -> None:
-    first, second = (contents(run(f"{seed}", seed)) for seed in (1, 2))
+def test_two_runs_make_the_same_bytes_also_where_one_was_stopped(run: Callable[..., Path]) -> None:
+    first = contents(run("first", 1, "bundle", signal.SIGKILL))
+    run("second", 2, f"build/{AVAILABLE[-2]}/int8", signal.SIGTERM)
+    second = contents(run("second", 2, "bundle", signal.SIGKILL))
     assert first.keys() == second.keys()
-    different = {name for name in first if first[name] != second[name]}
-    assert different == set()
+    assert {name for name in first if first[name] != second[name]} == set()

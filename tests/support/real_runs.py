@@ -18,7 +18,7 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["torch", "onnx", "onnxruntime", "export.pipeline"])
 
 
-def status_of(
+def run_here(
     arguments: list[str],
     log: Path,
     victim: str | None = None,
@@ -27,8 +27,8 @@ def status_of(
     errors: str | Path = os.devnull,
     largest_file: int | None = None,
     memory: int | None = None,
-) -> int | None:
-    """Exit status of killed_run.py, whose names these are."""
+) -> None:
+    """Run killed_run.py, whose names these are, in this process, which it ends."""
     given: dict[str, Any] = {
         "ARGUMENTS": arguments,
         "LOG": log,
@@ -40,7 +40,12 @@ def status_of(
         "LARGEST_FILE": largest_file,
         "MEMORY": memory,
     }
-    process = PROCESSES.Process(target=runpy.run_path, args=(str(SCRIPT), {"GIVEN": given}))
+    runpy.run_path(str(SCRIPT), {"GIVEN": given})
+
+
+def status_of(*given: Any, **more: Any) -> int | None:
+    """Exit status of `run_here` in a process of its own."""
+    process = PROCESSES.Process(target=run_here, args=given, kwargs=more)
     process.start()
     process.join(120)
     return process.exitcode
