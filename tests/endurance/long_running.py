@@ -122,10 +122,10 @@ def run(bundle: Path, target: str, inferences: int, loads: int, threads: int) ->
     }
 
 
-def in_own_process(*arguments: Any) -> Row:
+def in_own_process(*given: Any, **more: Any) -> Row:
     """`run` where nothing else has used memory."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(run, arguments)
+        return pool.apply(run, given, more)
 
 
 def in_cpp(
