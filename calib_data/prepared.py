@@ -111,6 +111,8 @@ def prepare(
             except UnreadableImageError as error:
                 skipped.append(str(error))
                 continue
+            except (MemoryError, ImportError):
+                raise
             except Exception as error:  # damaged EXIF data raises what it likes
                 skipped.append(f"{source.key(index)}: {error}")
                 continue

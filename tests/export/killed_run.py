@@ -28,10 +28,6 @@ VARIANTS["tiny"] = GIVEN["TINY"]
 os.dup2(os.open(GIVEN["ERRORS"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
 if GIVEN["LARGEST_FILE"] is not None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (GIVEN["LARGEST_FILE"],) * 2)
-if GIVEN["MEMORY"] is not None:
-    allowed = psutil.Process().memory_info().vms + GIVEN["MEMORY"]
-    resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
-
 import cli  # noqa: E402 - its options name the variants
 from export import bundle as bundles  # noqa: E402
 from export import pipeline  # noqa: E402
@@ -74,4 +70,7 @@ pipeline.measure_alternately = measure_files
 Stages.run = noting_run  # type: ignore[method-assign]
 bundles.place = noting_place
 sys.argv = ["cmt-export", *GIVEN["ARGUMENTS"]]
+if GIVEN["MEMORY"] is not None:
+    allowed = psutil.Process().memory_info().vms + GIVEN["MEMORY"]
+    resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
 cli.export_command()
