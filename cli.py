@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 TARGET_NAMES = ("openvino", "tensorrt", "onnxruntime")
 EXPORT_PACKAGES = ("torch", "safetensors", "onnx", "onnxscript", "onnxsim", "onnxruntime")
 """What the `export` extra adds to the base install."""
+OUT_OF_MEMORY = ("allocate memory", "bad_alloc", "bad allocation", "failed to map segment")
+"""How the system and torch, OpenVINO, ONNX Runtime, and the loader of libraries say it."""
 
 
 class ImageSize(click.ParamType):
@@ -329,7 +331,23 @@ def _explain(name: str, error: BaseException, again: str) -> NoReturn:
             raise
         _fail(name, f"{error.name} is not installed: pip install 'cmt-export[export]'", 2)
     except (OSError, MachineError, MemoryError) as error:  # a full disk, a killed process
-        _fail(name, f"{error or 'out of memory'}: when that is mended, {again}", 3)
+        problem = str(error) or "out of memory"
+        if isinstance(error, OSError) and error.errno is None:  # NumPy, of a file cut short
+            problem = f"a file cannot be written ({error}; the disk may be full)"
+        _fail(name, f"{problem}: when that is mended, {again}", 3)
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
+        _fail(name, f"out of memory: when that is mended, {again}", 3)
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or what it came from, is a lack of memory."""
+    while error is not None:
+        if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _fail(name: str, message: str, status: int) -> NoReturn:

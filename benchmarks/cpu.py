@@ -14,7 +14,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import product
@@ -75,12 +74,8 @@ def measure_group(
 ) -> Row:
     """Time a group and the INT8 peak alternately; ratios are to the first contender."""
     measured = [contender for contender in contenders if contender.reason is None]
-    with tempfile.TemporaryDirectory(prefix="cmt-benchmark-") as folder:
-        start = {
-            contender.name: partial(_start, contender, mode, threads, Path(folder))
-            for contender in measured
-        }
-        timings = alternate(start, seconds, advance)
+    start = {contender.name: partial(_start, contender, mode, threads) for contender in measured}
+    timings = alternate(start, seconds, advance)
     # A round of the throughput mode is one number, whose median it is.
     rounds = {
         name: [float(np.median(one)) for one in timing.rounds] for name, timing in timings.items()
@@ -117,10 +112,8 @@ def measure_group(
     }
 
 
-def _start(contender: Contender, mode: str, threads: int, folder: Path) -> Worker:
-    batch = folder / f"{'x'.join(map(str, contender.shape))}.npy"
-    if not batch.exists():
-        np.save(batch, np.random.default_rng(0).standard_normal(contender.shape, np.float32))
+def _start(contender: Contender, mode: str, threads: int) -> Worker:
+    batch = np.random.default_rng(0).standard_normal(contender.shape, np.float32)
     runtime, settings = contender.runtime, contender.settings
     if mode == "throughput":
         runtime = THROUGHPUT

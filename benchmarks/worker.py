@@ -1,6 +1,6 @@
 """The processes of `benchmarks/cpu.py`: `measure.worker` and two more ways to run a network.
 
-    python -m benchmarks.worker RUNTIME FILE INPUT.npy THREADS SETTINGS.json
+    python -m benchmarks.worker RUNTIME FILE THREADS SETTINGS.json
 
 The protocol is that of `measure.worker`. In throughput mode a burst answers with one number: the
 time from the first start to the last end over the inferences in between.
@@ -13,8 +13,6 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from measure import worker
 from measure.runners import LOADERS, Array, Runner, Settings, torch_network
@@ -59,11 +57,11 @@ def mean_interval(queue: Any, batch: Array, seconds: float) -> float:
     return (time.perf_counter() - begin) * 1000 / inferences
 
 
-def serve_throughput(path: str, batch_path: str, threads: str, settings: str) -> None:
+def serve_throughput(path: str, threads: str, settings: str) -> None:
     """Serve bursts of as many requests at once as OpenVINO holds best."""
     import openvino as ov
 
-    batch = np.load(batch_path)
+    batch = worker.read_batch()
     properties = {
         **(json.loads(settings) or {}),
         "PERFORMANCE_HINT": "THROUGHPUT",
@@ -76,7 +74,7 @@ def serve_throughput(path: str, batch_path: str, threads: str, settings: str) ->
     queue.wait_all()
     first = time.perf_counter()
     _say({"load": (loaded - begin) * 1000, "first": (first - loaded) * 1000})
-    for line in sys.stdin:
+    for line in sys.stdin.buffer:
         _say({"ms": [mean_interval(queue, batch, float(line))]})
     _say({"peak_rss_mb": worker.peak_rss_mb()})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,27 +95,34 @@ def prepare(
     indices = choose(source, count, seed)
     height, width = preprocessing.size
     shape = (len(indices), height, width, 3)
-    pixels = np.lib.format.open_memmap(folder / "pixels.npy", "w+", np.uint8, shape)
     keys: list[str] = []
     digests: list[str] = []
     labels: list[int] = []
     skipped: list[str] = []
-    for index in indices:
-        advance(1)
-        try:
-            pixels[len(keys)] = preprocessing.apply(source.load(index))
-        except UnreadableImageError as error:
-            skipped.append(str(error))
-            continue
-        except Exception as error:  # damaged EXIF data raises what it likes
-            skipped.append(f"{source.key(index)}: {error}")
-            continue
-        keys.append(source.key(index))
-        digests.append(source.digest(index))
-        if source.labels is not None:
-            label = source.labels[index]
-            labels.append(label if label_map is None else label_map[label])
-    pixels.flush()
+    # Written piece by piece: in a file that is mapped, a full disk is a SIGBUS without a word.
+    with (folder / "pixels.npy").open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        end = file.tell() + math.prod(shape)
+        for index in indices:
+            advance(1)
+            try:
+                image = preprocessing.apply(source.load(index))
+            except UnreadableImageError as error:
+                skipped.append(str(error))
+                continue
+            except (MemoryError, ImportError):
+                raise
+            except Exception as error:  # damaged EXIF data raises what it likes
+                skipped.append(f"{source.key(index)}: {error}")
+                continue
+            file.write(image.tobytes())
+            keys.append(source.key(index))
+            digests.append(source.digest(index))
+            if source.labels is not None:
+                label = source.labels[index]
+                labels.append(label if label_map is None else label_map[label])
+        file.truncate(end)  # as if none had been skipped
     if not keys:
         raise InputError(f"no image of {source.description} can be decoded: {skipped[0]}")
     listing = {

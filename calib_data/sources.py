@@ -170,6 +170,10 @@ class FolderImages:
             with Image.open(path) as image:
                 image.load()
                 return image
+        except ImportError:
+            raise
+        except MemoryError as error:  # no reason to leave an image out
+            raise MemoryError(f"out of memory while decoding {path}") from error
         except Exception as error:  # decoders raise many kinds for damaged files
             raise UnreadableImageError(f"{path}: {error}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from cmt.errors import GateError, InputError, MachineError
@@ -20,6 +21,10 @@ __all__ = [
     "load_model",
     "rewrite_for_inference",
 ]
+
+# From 1.29 on, ONNX Runtime sends what it runs to its makers, and keeps a file in the temporary
+# folder, unless it is told otherwise before it is loaded.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from cmt.errors import InputError
 from export.candidates import GRAPHS, Candidate
 from measure.bundle import MANIFEST, Entry, describe_file, sha256_file
 from measure.golden import IMAGES, MAX_GREY_LEVELS, TOLERANCES, make_photo
+from measure.locking import lock
 
 FINISHED = "finished.json"
 
@@ -30,36 +31,33 @@ def workspace_folder(bundle: Path) -> Path:
 def locked(bundle: Path) -> Iterator[None]:
     """Keep the bundle's place to this run; folders above it that stay empty go again.
 
-    The system releases the lock of a run that is killed; its file is then of no account.
-
     Raises:
         InputError: another run is writing this bundle, or nothing can be written there.
     """
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
     file = bundle.with_name(f".{bundle.name}.lock")
     missing = [parent for parent in bundle.parents if not parent.exists()]
-    lock = FileLock(file, timeout=0)
-    try:
-        bundle.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        raise InputError(
-            f"another run is writing {bundle}: wait for it, or choose another --out"
-        ) from error
-    except OSError as error:
-        raise InputError(
-            f"cannot write to {bundle.parent} ({error.strerror}): choose another --out"
-        ) from error
-    try:
+    with ExitStack() as stack:
+        stack.callback(_remove_empty, missing)
+        try:
+            bundle.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock(file))
+        except Timeout as error:
+            raise InputError(
+                f"another run is writing {bundle}: wait for it, or choose another --out"
+            ) from error
+        except OSError as error:
+            raise InputError(
+                f"cannot write to {bundle.parent} ({error.strerror}): choose another --out"
+            ) from error
         yield
-    finally:
-        with suppress(OSError):  # Windows keeps a file that is open
-            file.unlink()  # while it is locked: whoever gets it next looks for a new one
-        lock.release()
-        with suppress(OSError):
-            for parent in missing:  # innermost first, up to one that is not empty
-                parent.rmdir()
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    with suppress(OSError):
+        for folder in folders:  # innermost first, up to one that is not empty
+            folder.rmdir()
 
 
 class Workspace:

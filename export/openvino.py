@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from cmt.errors import MachineError
 from measure.runners import OPENVINO_SETTINGS
 
 
@@ -23,12 +24,19 @@ def build_ir(graph: Path, precision: str, path: Path) -> dict[str, Any]:
     Args:
         graph: ONNX file; for int8, one with Q/DQ in it.
         precision: fp16 stores the weights in half precision.
+
+    Raises:
+        MachineError: the files cannot be written.
     """
     import openvino as ov
 
     core = ov.Core()
     # read_model, for convert_model reports usage.
-    ov.save_model(core.read_model(graph), path, compress_to_fp16=precision == "fp16")
+    model = core.read_model(graph)
+    try:
+        ov.save_model(model, path, compress_to_fp16=precision == "fp16")
+    except RuntimeError as error:  # which does not say why
+        raise MachineError(f"OpenVINO cannot write {path} (the disk may be full)") from error
     settings = {**OPENVINO_SETTINGS, "INFERENCE_PRECISION_HINT": float_arithmetic(precision)}
     return {
         "built_with": {"openvino": version("openvino")},

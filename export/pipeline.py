@@ -7,6 +7,7 @@ saved file, loaded again.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -258,7 +259,9 @@ class Run:
         model = self.inputs.model
 
         def make(folder: Path) -> None:
-            torch.save(model.state_dict(), folder / "weights.pt")
+            content = io.BytesIO()  # torch's own writing does not say that the disk is full
+            torch.save(model.state_dict(), content)
+            (folder / "weights.pt").write_bytes(content.getbuffer())
             config = {
                 "variant": model.variant.name,
                 "family": model.family.name,

@@ -15,7 +15,7 @@ import numpy as np
 from cmt.errors import InputError
 from export.tensorrt import Task
 from measure import environment
-from measure.bundle import Entry, OpenBundle, replace_report
+from measure.bundle import Entry, OpenBundle, put_report, replacing_files
 from measure.latency import ROUNDS, Timing, measure_alternately
 from measure.runners import CUDA_GRAPH, THREADS, load_settings, not_runnable, settings_of_run
 
@@ -247,7 +247,12 @@ def _row(
 
 
 def save(bundle: OpenBundle, entry: Row) -> None:
-    """Put a machine's entry into the bundle's report, in place of its earlier one."""
-    report = bundle.report
-    others = [e for e in report.get("machines", []) if e["machine"] != entry["machine"]]
-    replace_report(bundle, {**report, "machines": [*others, entry]})
+    """Put a machine's entry into the bundle's report, in place of its earlier one.
+
+    Raises:
+        InputError: see `replacing_files`.
+    """
+    with replacing_files(bundle) as new:
+        report = bundle.report
+        others = [e for e in report.get("machines", []) if e["machine"] != entry["machine"]]
+        put_report(bundle, {**report, "machines": [*others, entry]}, new)

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,11 +16,15 @@ from typing import Any, NoReturn
 
 from calib_data.preprocessing import Preprocessing
 from cmt.errors import InputError
+from measure.locking import lock
+from measure.replacing import finish_replacing, replacing
 
 MANIFEST = "manifest.json"
 SEAL = "manifest.json.sha256"
 """The manifest's own hash, in the form that `sha256sum --check` reads."""
 VERSION = 1
+WAITING_SECONDS = 60
+"""How long another process may take to write into the bundle."""
 SCHEMA = Path(__file__).parent / "schema" / "manifest.schema.json"
 
 Entry = dict[str, Any]
@@ -62,11 +65,15 @@ class OpenBundle:
 def open_bundle(folder: Path) -> OpenBundle:
     """Open a bundle and check every file of it.
 
+    A replacement of its report that was killed half-way is finished first.
+
     Raises:
         InputError: no bundle, a newer schema, a path that leaves the bundle, or a file that is
             missing or not the one that was written; the message names the file.
     """
     path = folder / MANIFEST
+    with suppress(OSError):  # then the hashes say that the bundle is not whole
+        finish_replacing(folder)
     if not path.is_file():
         raise InputError(f"{folder} is no bundle: it has no {MANIFEST}")
     content = _read(folder, MANIFEST)
@@ -184,40 +191,49 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 def replace_report(bundle: OpenBundle, report: dict[str, Any]) -> None:
     """Put a new report into a bundle, and its hashes into the manifest.
 
-    Everything is written beside the old files first, so that a full disk changes nothing, and
-    an interruption does not stop the renames half-way.
-
     Raises:
-        InputError: the report breaks its schema, or the bundle cannot be written to.
+        InputError: the report breaks its schema, or see `replacing_files`.
     """
+    with replacing_files(bundle) as new:
+        put_report(bundle, report, new)
+
+
+def put_report(bundle: OpenBundle, report: dict[str, Any], folder: Path) -> None:
+    """Write a report, and a bundle's manifest with its hashes, into a folder."""
     from measure.report import REPORT_FILES, write_report
 
-    with replacing_files(bundle) as new:
-        write_report(report, new)
-        entries = [describe_file(new, new / file) for file in REPORT_FILES]
-        write_manifest(new, {**bundle.manifest, "reports": entries})
+    write_report(report, folder)
+    entries = [describe_file(folder, folder / file) for file in REPORT_FILES]
+    write_manifest(folder, {**bundle.manifest, "reports": entries})
 
 
 @contextmanager
 def replacing_files(bundle: OpenBundle) -> Iterator[Path]:
     """A folder whose files, a manifest among them, replace the bundle's when the block ends well.
 
+    No other process may do so meanwhile.
+
     Raises:
-        InputError: the bundle cannot be written to.
+        InputError: the bundle cannot be written to, another process is writing to it, or it has
+            become another one since it was opened.
     """
+    from filelock import Timeout
+
     try:
-        with tempfile.TemporaryDirectory(dir=bundle.path, prefix=".report-") as name:
-            yield Path(name)
-            try:
-                _move_all(Path(name), bundle.path)
-            finally:
-                _move_all(Path(name), bundle.path)
+        with (
+            lock(bundle.path / ".report.lock", WAITING_SECONDS),
+            replacing(bundle.path) as new,
+        ):
+            current = _parse(_read(bundle.path, MANIFEST))
+            if current | {"reports": []} != bundle.manifest | {"reports": []}:
+                raise InputError(
+                    f"{bundle.path} was replaced while it was measured: the same command measures "
+                    "what is there now"
+                )
+            yield new
+    except Timeout as error:
+        raise InputError(f"another cmt-bench is writing to {bundle.path}: try again") from error
     except OSError as error:
         raise InputError(
             f"cannot write to {bundle.path} ({error.strerror}): copy the bundle to where you may"
         ) from error
-
-
-def _move_all(source: Path, destination: Path) -> None:
-    for path in sorted(path for path in source.rglob("*") if path.is_file()):
-        path.replace(destination / path.relative_to(source))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from cmt.errors import InputError
 from measure.bench import SAME_MACHINE
 from measure.bundle import MANIFEST, check_file, file_entries, refuse_newer
 from measure.policy import Clause
+from measure.replacing import finish_replacing
 from measure.report import VERSION as REPORT_VERSION
 from measure.report import schema_problems, validate
 from measure.verdict import decimal, printable, row_name
@@ -53,6 +55,8 @@ def read_source(argument: str) -> Source:
 
 def _read(path: Path) -> Report:
     file = path / "report.json" if path.is_dir() else path
+    with suppress(OSError):  # then the hash says that the report is not the manifest's
+        finish_replacing(file.parent)
     try:
         if (file.parent / MANIFEST).is_file() and path.is_dir():
             manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))

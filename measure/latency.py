@@ -6,8 +6,8 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -47,6 +47,7 @@ class Worker:
     """The parent's side of `measure.worker`; `kill` must follow whatever happens.
 
     Args:
+        batch: the input of every run. It is sent, not saved: a run that is killed leaves no file.
         module: what the process runs, in place of `measure.worker` something that speaks the same.
     """
 
@@ -54,47 +55,55 @@ class Worker:
         self,
         runtime: str,
         path: Path,
-        batch: Path,
+        batch: Batch,
         threads: int,
         settings: Settings | None,
         module: str = "measure.worker",
     ) -> None:
-        command = [sys.executable, "-m", module, runtime, str(path), str(batch)]
+        command = [sys.executable, "-m", module, runtime, str(path)]
         self._name = path.name
-        self._errors = (batch.parent / f"{len(list(batch.parent.iterdir()))}.log").open("w+")
+        self._batch = batch
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `kill`
         self._process = subprocess.Popen(
             [*command, str(threads), json.dumps(settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            text=True,
             # Python looks for modules in the current folder first, and the user's may hold
             # a cmt.py of their own.
-            cwd=batch.parent,
+            cwd=Path(__file__).parents[1],
         )
         self.timing = Timing(0.0, 0.0)
 
     def load(self) -> None:
-        """Wait for the file to be loaded and run once."""
+        """Send the batch; wait for the file to be loaded and run once."""
+        content = np.ascontiguousarray(self._batch).data
+        header = {"dtype": str(self._batch.dtype), "shape": self._batch.shape}
+        self._send(json.dumps({**header, "bytes": content.nbytes}).encode() + b"\n")
+        self._send(content)
         loaded = self._receive()
         self.timing = Timing(loaded["load"], loaded["first"])
+
+    def _send(self, content: bytes | memoryview) -> None:
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # the answer that does not come says more
+            self._process.stdin.write(content)
+            self._process.stdin.flush()
 
     def _receive(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         while line := self._process.stdout.readline():
-            if line.startswith("{"):  # runtimes print notes of their own
+            if line.startswith(b"{"):  # runtimes print notes of their own
                 return json.loads(line)
         status = self._process.wait()
         self._errors.seek(0)
-        last = (self._errors.read().strip().splitlines() or ["no message"])[-1]
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        last = (lines or ["no message"])[-1]
         raise MachineError(f"timing {self._name} stopped with status {status} ({last})")
 
     def burst(self, seconds: float) -> list[float]:
         """Latencies in ms of back-to-back runs for this long."""
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # the answer that does not come says more
-            self._process.stdin.write(f"{seconds}\n")
-            self._process.stdin.flush()
+        self._send(f"{seconds}\n".encode())
         answer = self._receive()
         self.timing.gpu_ms += answer.get("gpu_ms", [])
         return answer["ms"]
@@ -116,15 +125,6 @@ class Worker:
                     stream.close()
 
 
-@contextmanager
-def _batch_files(batches: Sequence[Batch]) -> Iterator[list[Path]]:
-    with tempfile.TemporaryDirectory(prefix="cmt-timing-") as folder:
-        paths = [Path(folder) / f"batch{i}.npy" for i in range(len(batches))]
-        for path, batch in zip(paths, batches, strict=True):
-            np.save(path, batch)
-        yield paths
-
-
 def measure_alternately(
     files: dict[str, tuple[str, Path]],
     batch: Batch,
@@ -144,16 +144,12 @@ def measure_alternately(
         settings: by name, for the files that do not take their runtime's default settings.
         other_batches: by name, for the files that take another input.
     """
-    others = dict(other_batches or {})
-    with _batch_files([batch, *others.values()]) as (usual, *paths):
-        inputs = dict(zip(others, paths, strict=True))
-        start = {
-            name: partial(
-                Worker, runtime, path, inputs.get(name, usual), threads, (settings or {}).get(name)
-            )
-            for name, (runtime, path) in files.items()
-        }
-        return alternate(start, seconds, advance)
+    batches, own = other_batches or {}, settings or {}
+    start = {
+        name: partial(Worker, runtime, path, batches.get(name, batch), threads, own.get(name))
+        for name, (runtime, path) in files.items()
+    }
+    return alternate(start, seconds, advance)
 
 
 def alternate(

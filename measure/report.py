@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cmt.errors import InputError
 from measure import pages, verdict
+from measure.replacing import replacing
 from measure.verdict import printable
 
 if TYPE_CHECKING:
@@ -125,16 +125,11 @@ def write_report(report: dict[str, Any], folder: Path) -> None:
 
 
 def write_pages(files: dict[str, str], folder: Path) -> None:
-    """Write texts by file name into a folder, made where it is missing.
-
-    All are written beside their places first, so that a full disk changes none.
-    """
+    """Write texts by file name into a folder, made where it is missing; all or none of them."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".pages-") as temporary:
+    with replacing(folder) as new:
         for name, text in files.items():
-            (Path(temporary) / name).write_text(text, encoding="utf-8", newline="\n")
-        for name in files:
-            (Path(temporary) / name).replace(folder / name)
+            (new / name).write_text(text, encoding="utf-8", newline="\n")
 
 
 def escape_markdown(value: Any) -> str:

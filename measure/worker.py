@@ -1,12 +1,12 @@
 """A process that holds one runtime and one file, and times it in bursts on command.
 
-    python -m measure.worker RUNTIME FILE INPUT.npy THREADS SETTINGS.json
+    python -m measure.worker RUNTIME FILE THREADS SETTINGS.json
 
 One process per file keeps thread pools and memory apart. Protocol, one JSON line each way:
-the worker first writes {"first", "load"} in ms; for every line with a number of seconds it
-runs for that long and answers {"ms": [...], "gpu_ms": [...]}, the latter empty but for engines; at
-the end of input it writes
-{"peak_rss_mb"} and stops.
+the worker reads {"dtype", "shape", "bytes"} and that many bytes, the input of every run, and
+answers {"first", "load"} in ms; for every line with a number of seconds it runs for that long
+and answers {"ms": [...], "gpu_ms": [...]}, the latter empty but for engines; at the end of input it
+writes {"peak_rss_mb"} and stops.
 """
 
 from __future__ import annotations
@@ -70,13 +70,21 @@ def burst(
         return [ms for future in futures for ms in future.result()]
 
 
+def read_batch() -> Batch:
+    """The input of every run, as `measure.latency` sends it first."""
+    header = json.loads(sys.stdin.buffer.readline())
+    content = sys.stdin.buffer.read(header["bytes"])
+    # A copy: runtimes treat memory that may not be written to differently.
+    return np.frombuffer(content, header["dtype"]).reshape(header["shape"]).copy()
+
+
 def _say(message: dict[str, Any]) -> None:
     print(json.dumps(message), flush=True)
 
 
-def main(runtime: str, path: str, batch_path: str, threads: str, settings: str) -> None:
+def main(runtime: str, path: str, threads: str, settings: str) -> None:
     """Serve bursts until standard input ends; one caller for each of OpenVINO's streams."""
-    batch = np.load(batch_path)
+    batch = read_batch()
     properties = json.loads(settings)
     streams = str((properties or {}).get("NUM_STREAMS", 1))
     callers = int(streams) if streams.isdigit() else 1  # else OpenVINO's own choice, AUTO
@@ -86,7 +94,7 @@ def main(runtime: str, path: str, batch_path: str, threads: str, settings: str) 
     runner(batch)
     first = time.perf_counter()
     _say({"load": (loaded - begin) * 1000, "first": (first - loaded) * 1000})
-    for line in sys.stdin:
+    for line in sys.stdin.buffer:
         gpu_ms: list[float] = []
         _say({"ms": burst(runner, batch, float(line), callers, gpu_ms), "gpu_ms": gpu_ms})
     _say({"peak_rss_mb": peak_rss_mb()})

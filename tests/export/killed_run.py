@@ -1,25 +1,33 @@
 """`cmt-export` that notes the stages it makes in LOG, and dies in the stage VICTIM.
 
-Run by tests/export/test_resume.py with these names in `GIVEN`:
+Run by tests/support/real_runs.py with these names in `GIVEN`:
     ARGUMENTS: of the command.
     MOMENT: `within` the stage, with its files written but not yet its marker, or `after` it.
     SIGNAL: what it sends itself.
     TINY: a network of a few thousand weights, under the name `tiny`.
+    ERRORS: a file in place of standard error.
+    LARGEST_FILE: bytes that no file may exceed; None for no limit.
+    MEMORY: bytes that may be had beyond what the imports took; None for no limit.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from cmt.variants import VARIANTS
 
 GIVEN: dict[str, Any] = globals()["GIVEN"]
 VARIANTS["tiny"] = GIVEN["TINY"]
-
+os.dup2(os.open(GIVEN["ERRORS"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+if GIVEN["LARGEST_FILE"] is not None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (GIVEN["LARGEST_FILE"],) * 2)
 import cli  # noqa: E402 - its options name the variants
 from export import bundle as bundles  # noqa: E402
 from export import pipeline  # noqa: E402
@@ -62,4 +70,7 @@ pipeline.measure_alternately = measure_files
 Stages.run = noting_run  # type: ignore[method-assign]
 bundles.place = noting_place
 sys.argv = ["cmt-export", *GIVEN["ARGUMENTS"]]
+if GIVEN["MEMORY"] is not None:
+    allowed = psutil.Process().memory_info().vms + GIVEN["MEMORY"]
+    resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
 cli.export_command()

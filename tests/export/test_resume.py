@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import runpy
 import shutil
 import signal
 from collections.abc import Callable
@@ -13,40 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from real_runs import status_of
 from safetensors.torch import load_file, save_file
 
 from cmt.errors import InputError
-from cmt.variants import Variant
 from export import bundle as bundles
 from measure.bundle import open_bundle
 
-# Children of a server that has the heavy imports done already, and has run nothing with them.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["torch", "onnx", "onnxruntime", "export.pipeline"])
-
-
 SPEED = ("latency_ms", "throughput_ips", "peak_rss_mb")
 SPEED_UPS = ("speedup_vs_baseline", "speedup_vs_fp32_graph")
-TINY = Variant("tiny", 32, 8, (8, 16, 32, 64), (1, 1, 2, 1), {"official": 3.6, "flyegle": 3.6})
-
-
-def status_of(
-    arguments: list[str], log: Path, victim: str | None = None, moment: str = "", number: int = 0
-) -> int | None:
-    """Exit status of killed_run.py, whose names these are."""
-    given = {
-        "ARGUMENTS": arguments,
-        "LOG": log,
-        "VICTIM": victim,
-        "MOMENT": moment,
-        "SIGNAL": number,
-        "TINY": TINY,
-    }
-    script = str(Path(__file__).with_name("killed_run.py"))
-    process = PROCESSES.Process(target=runpy.run_path, args=(script, {"GIVEN": given}))
-    process.start()
-    process.join(120)
-    return process.exitcode
 
 
 def files_of(bundle: Path) -> dict[str, str]:
@@ -58,18 +31,6 @@ def files_of(bundle: Path) -> dict[str, str]:
 
 def golden(artefact: dict[str, Any]) -> list[dict[str, Any]]:
     return artefact["golden"]["outputs"] if "golden" in artefact else []
-
-
-@pytest.fixture
-def arguments(tiny_weights: Path, photos: Path, tmp_path: Path) -> Callable[..., list[str]]:
-    """`arguments("bundle", "--int8", ...)` of the command, for ONNX Runtime."""
-
-    def make(name: str, *more: str) -> list[str]:
-        text = f"--variant tiny --target onnxruntime --weights {tiny_weights} --val-data {photos} "
-        text += f"--calib-data {photos} --bench-seconds 0.1 --max-drop 100 --out {tmp_path / name}"
-        return [*text.split(), *more]
-
-    return make
 
 
 def test_a_run_killed_at_every_stage_ends_with_the_report_of_one_that_was_not(

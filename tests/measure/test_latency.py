@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 from onnx import TensorProto, helper
 
@@ -68,6 +73,51 @@ def test_a_file_that_cannot_be_loaded_is_named_with_the_cause(
     files = {"short": ("onnxruntime", graphs["short"]), "broken": ("onnxruntime", broken)}
     with pytest.raises(MachineError, match=r"broken\.onnx"):
         measure_alternately(files, BATCH, 1, 0.01, lambda _: None)
+
+
+def test_a_worker_that_the_system_kills_is_named(graphs: dict[str, Path]) -> None:
+    def kill(_: int) -> None:
+        for child in psutil.Process().children():
+            if "measure.worker" in child.cmdline():
+                child.kill()
+
+    files = {"short": ("onnxruntime", graphs["short"])}
+    with pytest.raises(MachineError, match=r"timing short\.onnx stopped with status -9"):
+        measure_alternately(files, BATCH, 1, 0.05, kill)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps files that are open")
+def test_a_killed_process_leaves_no_temporary_file_and_no_worker(
+    graphs: dict[str, Path], tmp_path: Path
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    program = f"""if True:
+        import os, signal
+        from pathlib import Path
+        import numpy as np
+        import psutil
+        from measure.latency import measure_alternately
+
+        def die(_):
+            print(psutil.Process().children()[0].pid, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        batch = np.ones({BATCH.shape}, np.float32)
+        files = {{"short": ("onnxruntime", Path({str(graphs["short"])!r}))}}
+        measure_alternately(files, batch, 1, 0.05, die)
+    """
+    process = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "TMPDIR": str(temporary)},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        check=False,
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert list(temporary.iterdir()) == []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(int(process.stdout)).wait(10)
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")

@@ -35,6 +35,7 @@ class OrtModel : public Model {
   OrtModel(const Bundle& bundle, const Artefact& artefact, int threads)
       : session_(environment_, bundle.path(artefact.file).c_str(),
                  options(threads, bundle.manifest().batch)) {
+    environment_.DisableTelemetryEvents();
     const Ort::AllocatorWithDefaultOptions allocator;
     Signature signature;
     signature.outputs = session_.GetOutputCount();

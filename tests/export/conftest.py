@@ -1,0 +1,20 @@
+"""Fixtures of the tests that run the command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def arguments(tiny_weights: Path, photos: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    """`arguments("bundle", "--int8", ...)` of the command, for ONNX Runtime."""
+
+    def make(name: str, *more: str) -> list[str]:
+        text = f"--variant tiny --target onnxruntime --weights {tiny_weights} --val-data {photos} "
+        text += f"--calib-data {photos} --bench-seconds 0.1 --max-drop 100 --out {tmp_path / name}"
+        return [*text.split(), *more]
+
+    return make

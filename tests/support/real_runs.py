@@ -1,0 +1,51 @@
+"""Real runs of `cmt-export` with a tiny network, in processes that may be killed or kept short."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+from pathlib import Path
+from typing import Any
+
+from cmt.variants import Variant
+
+SCRIPT = Path(__file__).parents[1] / "export" / "killed_run.py"
+TINY = Variant("tiny", 32, 8, (8, 16, 32, 64), (1, 1, 2, 1), {"official": 3.6, "flyegle": 3.6})
+
+# Children of a server that has the heavy imports done already, and has run nothing with them.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["torch", "onnx", "onnxruntime", "export.pipeline"])
+
+
+def run_here(
+    arguments: list[str],
+    log: Path,
+    victim: str | None = None,
+    moment: str = "",
+    number: int = 0,
+    errors: str | Path = os.devnull,
+    largest_file: int | None = None,
+    memory: int | None = None,
+) -> None:
+    """Run killed_run.py, whose names these are, in this process, which it ends."""
+    given: dict[str, Any] = {
+        "ARGUMENTS": arguments,
+        "LOG": log,
+        "VICTIM": victim,
+        "MOMENT": moment,
+        "SIGNAL": number,
+        "TINY": TINY,
+        "ERRORS": errors,
+        "LARGEST_FILE": largest_file,
+        "MEMORY": memory,
+    }
+    runpy.run_path(str(SCRIPT), {"GIVEN": given})
+
+
+def status_of(*given: Any, **more: Any) -> int | None:
+    """Exit status of `run_here` in a process of its own."""
+    process = PROCESSES.Process(target=run_here, args=given, kwargs=more)
+    process.start()
+    process.join(120)
+    return process.exitcode
