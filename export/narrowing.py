@@ -359,6 +359,8 @@ class Narrowing:
         start = self._drop(candidate, NONE)
         if start is None or start <= options.max_drop or not options.gate_minutes:
             return NONE
+        if candidate.precision == "fp32":
+            return NONE  # nothing of it is narrow
         if "ranking" not in run.images:
             run.inputs.warnings.append(
                 f"{candidate.name} exceeds --max-drop, and there are no images to choose on what "
