@@ -33,7 +33,8 @@ class Inputs:
         validation_count: how many of them; None for all.
         label_map: class index of the validation source -> of the network; None where the
             accuracy cannot be measured, for `not_labelled`.
-        calibration: images for INT8, None where no INT8 file is asked for.
+        calibration: images for INT8 and for the gate of FP16, None where there are none or neither
+            is asked for.
     """
 
     model: CMT
@@ -78,6 +79,9 @@ def resolve(options: ExportOptions, needs_calibration: bool) -> Inputs:
             inputs.warnings.append(
                 "calibration and validation images are the same: INT8's accuracy is flattered"
             )
+    elif options.precisions and (options.calib_data is not None or fits_bundled):
+        # FP16 sets no ranges, but the accuracy gate chooses on them.
+        inputs.calibration = _calibration(options, fits_bundled)
     if path is None:
         inputs.warnings.append(
             "the weights are random: files and latencies are real, answers mean nothing"

@@ -87,7 +87,7 @@ class Narrowing:
         run = self._run
         if not run.options.sensitivity:
             return "not asked for with --sensitivity"
-        if "ranking" not in run.images:
+        if all(c.precision != "int8" for c in run.candidates):
             return "no INT8 file was asked for"
         if run.options.output == "features":
             return "feature maps have no first answer"
@@ -200,7 +200,7 @@ class Narrowing:
     def warnings(self) -> list[str]:
         """What speaks against the calibration images, a line each."""
         run, images = self._run, self._run.calibration
-        if images is None:
+        if images is None or all(c.precision != "int8" for c in run.candidates):
             return []
         lines = []
         if len(images) < FEW_IMAGES:
@@ -359,7 +359,13 @@ class Narrowing:
         start = self._drop(candidate, NONE)
         if start is None or start <= options.max_drop or not options.gate_minutes:
             return NONE
+        if candidate.precision == "fp32":
+            return NONE  # nothing of it is narrow
         if "ranking" not in run.images:
+            run.inputs.warnings.append(
+                f"{candidate.name} exceeds --max-drop, and there are no images to choose on what "
+                "goes back to float: give --calib-data"
+            )
             return NONE
         expected = run.outputs("torch", "torch", reference, "reference", on="ranking")[0]
 

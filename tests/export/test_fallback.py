@@ -24,6 +24,7 @@ from cmt.network import CMT, ConvHead
 from cmt.variants import VARIANTS
 from export import export as run_export
 from export.pipeline import Bundle
+from export.targets import TARGETS
 
 SCALE = 1000.0
 
@@ -124,11 +125,11 @@ def export_tiny(
     monkeypatch.setattr(export.narrowing, "_TIMING_SECONDS", 0.05)
     monkeypatch.setattr(export.narrowing, "TIMED_UNITS", 2)
 
-    def run(target: str, **options: Any) -> Bundle:
+    def run(*targets: str, precision: str = "int8", **options: Any) -> Bundle:
         return run_export(
             variant="tiny",
-            targets=(target,),
-            precisions=("int8",),
+            targets=targets,
+            precisions=(precision,),
             weights=str(hostile),
             calib_data=pictures,
             val_data=pictures,
@@ -164,7 +165,7 @@ def test_a_hostile_network_keeps_its_accuracy_with_few_layers_in_float(
 def test_what_cannot_be_met_in_time_fails_keeps_the_best_and_lists_what_was_tried(
     export_tiny: Callable[..., Bundle],
 ) -> None:
-    bundle = export_tiny("openvino", max_drop=-1.0, gate_minutes=0.001)
+    bundle = export_tiny("openvino", max_drop=-50.0, gate_minutes=0.001)
     assert any("int8" in failure for failure in bundle.failures)
     found = {entry["precision"]: entry for entry in bundle.report["fallbacks"]}
     assert found["int8"]["out_of_time"]
@@ -175,3 +176,17 @@ def test_what_cannot_be_met_in_time_fails_keeps_the_best_and_lists_what_was_trie
         (chosen,) = (point for point in entry["points"] if point["chosen"])
         assert chosen["drop_pp"] == min(drops)
     assert "Back to float" in (bundle.path / "report.md").read_text()
+
+
+@pytest.mark.skipif(TARGETS["tensorrt"].missing() is not None, reason="TensorRT is not installed")
+def test_fp16_falls_back_to_islands_of_fp32(export_tiny: Callable[..., Bundle]) -> None:
+    bundle = export_tiny(
+        "tensorrt", "onnxruntime", precision="fp16", max_drop=-50.0, gate_minutes=0.001
+    )
+    (entry,) = bundle.report["fallbacks"]
+    assert (entry["target"], entry["precision"]) == ("tensorrt", "fp16")
+    assert entry["cost"].startswith("share of multiply-adds: ")
+    assert [point["slowdown"] for point in entry["points"]] == [None, None]
+    tried = entry["points"][1]
+    assert len(tried["float"]) == 1
+    assert tried["bytes"] > entry["points"][0]["bytes"]

@@ -95,7 +95,8 @@ def test_golden_outputs_come_out_of_the_bundled_files(
     x = np.ascontiguousarray(x.transpose(0, 3, 1, 2), np.float32)
     artefacts = json.loads((bundle.path / "manifest.json").read_text())["artefacts"]
     settings = next(a.get("settings") for a in artefacts if a["path"] == file)
-    (logits,) = LOADERS[runtime](bundle.path / file, 2, settings)(x)
+    # As it was evaluated: for an open batch, ONNX Runtime has kernels that round otherwise.
+    (logits,) = LOADERS[runtime](bundle.path / file, 2, settings, 3)(x)
     expected = np.load(bundle.path / "golden" / f"{golden}-logits.npy")[:3]
     np.testing.assert_allclose(logits, expected, atol=2e-3 * np.abs(expected).max())
 

@@ -9,7 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from example_report import make_report, make_row
+from example_report import (
+    make_calibration,
+    make_fallback,
+    make_report,
+    make_row,
+    make_sensitivity,
+)
 from page_figures import (
     Piece,
     comparison_problems,
@@ -57,9 +63,12 @@ def varied_report(seed: int) -> Report:
     for row in report["parity"]:
         row["top1_agreement"] = 1.0
     report["sensitivity"] = [
-        {"part": f"stage {i}", "top1_drop_pp": float(rng.uniform(0, 3)), "int8": i > 3}
-        for i in range(23)
+        varied(make_sensitivity(f"ffn expand, stage {i}", 30.0 + i)) for i in range(1, 23)
     ]
+    for row in report["sensitivity"]:
+        row["images"] = 16
+    report["calibration"] = [varied(make_calibration()) | {"images": 16}]
+    report["fallbacks"] = [varied(make_fallback(met=False))]
     del report["sensitivity_reason"]
     timed = {"threads": 4, "batch": 8, "NUM_STREAMS": 2}
     rows = [varied(make_row("openvino", p, 30.0, 1.0)) for p in ("fp32", "int8")]

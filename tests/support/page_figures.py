@@ -151,6 +151,19 @@ PARITY = {
     "Cosine": (("cosine",), 1, 6),
     "Same answer": (("top1_agreement",), 100, 2),
 }
+ERRORS = {
+    "Layers": (("layers",), 1, 0),
+    "dB": (("sqnr_db",), 1, 1),
+    "KL": (("kl",), 1, 2),
+    "Answers changed": (("changed",), 100, 2),
+}
+TRIED = {
+    "Layers": (("float_layers",), 1, 0),
+    "Answers changed": (("changed",), 100, 2),
+    "Drop, points": (("drop_pp",), 1, 2),
+    "Time": (("slowdown",), 1, 2),
+    "Size": (("bytes",), 1e-6, 1),
+}
 CLASSES = {
     "Images": (("images",), 1, 0),
     "Baseline top-1 %": (("baseline_top1",), 1, 2),
@@ -274,6 +287,29 @@ def report_problems(pieces: list[Piece], report: Report) -> list[str]:
         len(report["gates"]["failures"]),
     ]
 
+    def narrowing_problem(piece: Piece) -> str | None:
+        heading, column = piece.heading, piece.column
+        if heading.startswith("Back to float"):
+            (tried,) = report["fallbacks"]
+            if column == "Left in float":
+                same = piece.text == ("; ".join(tried["points"][piece.row]["float"]) or "nothing")
+                return None if same else piece.text
+            if column in TRIED:
+                return _cell_problem(piece.text, tried["points"][piece.row], *TRIED[column])
+            counted = [tried["ranking_images"], tried["layers"], report["gates"]["max_drop_pp"]]
+            return _sentence_problem(piece.text, strings, (), counted)
+        choices = report.get("calibration", [])
+        rows = report["sensitivity"] or []
+        if heading.startswith("Calibration"):
+            rows = [row for choice in choices for row in choice["methods"]]
+        if column == "Part":
+            return None if piece.text == rows[piece.row]["unit"] else piece.text
+        if column in ERRORS:
+            return _cell_problem(piece.text, rows[piece.row], *ERRORS[column])
+        counted = [row["images"] for row in [*(report["sensitivity"] or []), *choices][:1]]
+        # Those that are not shown.
+        return _sentence_problem(piece.text, strings, (), [*counted, len(rows) - 20])
+
     def problem(piece: Piece) -> str | None:
         heading, column = piece.heading, piece.column
         if piece.text.rpartition(": ")[2] in versions:
@@ -285,16 +321,10 @@ def report_problems(pieces: list[Piece], report: Report) -> list[str]:
             if column in PARITY:
                 return _cell_problem(piece.text, row, *PARITY[column])
             return _sentence_problem(piece.text, strings, (), list(_numbers(row["tolerance"])))
-        if column is not None and heading.startswith("INT8 sensitivity"):
-            value = report["sensitivity"][piece.row][column.replace(" ", "_")]
-            if isinstance(value, float):
-                same = float(f"{value:.4g}") == float(piece.text)
-            else:
-                same = piece.text == {True: "yes", False: "no"}.get(value, str(value))
-            return None if same else f"{piece.text} for {value}"
-        if heading.startswith("INT8 sensitivity") and report["sensitivity"]:
-            # Those that are not shown.
-            return _sentence_problem(piece.text, strings, (), [len(report["sensitivity"]) - 20])
+        if heading.startswith(("INT8 sensitivity", "Calibration", "Back to float")):
+            return narrowing_problem(piece)
+        if heading.startswith("Sensitivity, "):
+            return _stages_problem(piece.text, report["sensitivity"])
         if heading.startswith("Worst classes"):
             named = [row for row in rows if _name(row) in heading]
             if column in CLASSES:
@@ -314,6 +344,22 @@ def report_problems(pieces: list[Piece], report: Report) -> list[str]:
         return _sentence_problem(piece.text, strings, named, limit if named else general)
 
     return _problems(pieces, problem)
+
+
+_STAGES = re.compile(r"(?:.* recipe\. )?[A-Z]+,? ([^:]+?):? ((?:stage )?\d.*)")
+
+
+def _stages_problem(text: str, rows: list[Row]) -> str | None:
+    """Of a role in a chart of sensitivities: `A, ffn project: stage 1 31.2 dB, stage 3 40.0 dB`."""
+    match = _STAGES.fullmatch(text)
+    if match is None:
+        return f"digits in: {text}" if re.search(r"\d", text) else None
+    for part in match[2].split(", "):
+        stage, _, figure = part.removesuffix(" dB").rpartition(" ")
+        unit = ", ".join(filter(None, [match[1], stage]))
+        if not any(r["unit"] == unit and rounds_to(r["sqnr_db"], "", figure) for r in rows):
+            return f"{part} in: {text}"
+    return None
 
 
 def _name(row: Row) -> str:
