@@ -84,9 +84,9 @@ class _Buffer:
         self.name = name
         self.bytes = math.prod(shape) * np.dtype(dtype).itemsize
         self.device = _cuda("cudaMalloc", self.bytes)
-        closing.callback(_cuda, "cudaFree", self.device)
+        closing.callback(_bindings().cudaFree, self.device)
         self._host = _cuda("cudaMallocHost", self.bytes)
-        closing.callback(_cuda, "cudaFreeHost", self._host)
+        closing.callback(_bindings().cudaFreeHost, self._host)
         memory = (ctypes.c_byte * self.bytes).from_address(int(self._host))
         self.array: NDArray[Any] = np.frombuffer(memory, dtype).reshape(shape)
 
@@ -125,7 +125,7 @@ class EngineRunner:
         if self._context is None:
             raise self._failure("make a context")
         self._stream = _cuda("cudaStreamCreateWithFlags", _bindings().cudaStreamNonBlocking)
-        self._closing.callback(_cuda, "cudaStreamDestroy", self._stream)
+        self._closing.callback(_bindings().cudaStreamDestroy, self._stream)
         self._begin, self._end = self._make_event(), self._make_event()
         self._inputs: list[_Buffer] = []
         self._outputs: list[_Buffer] = []
@@ -144,7 +144,7 @@ class EngineRunner:
 
     def _make_event(self) -> Any:
         event = _cuda("cudaEventCreate")
-        self._closing.callback(_cuda, "cudaEventDestroy", event)
+        self._closing.callback(_bindings().cudaEventDestroy, event)
         return event
 
     def _failure(self, what: str) -> InputError:
@@ -186,6 +186,6 @@ class EngineRunner:
         self._enqueue()
         graph = _cuda("cudaStreamEndCapture", self._stream)
         launchable = _cuda("cudaGraphInstantiate", graph, 0)
-        self._closing.callback(_cuda, "cudaGraphExecDestroy", launchable)
+        self._closing.callback(_bindings().cudaGraphExecDestroy, launchable)
         _cuda("cudaGraphDestroy", graph)
         return launchable
