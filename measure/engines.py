@@ -8,7 +8,14 @@ import numpy as np
 
 from cmt.errors import GateError
 from export.tensorrt import BuildSettings, Task, build_engine, find_gpu, not_for_here
-from measure.bundle import Entry, OpenBundle, describe_file, replacing_files, write_manifest
+from measure.bundle import (
+    Entry,
+    OpenBundle,
+    describe_file,
+    open_bundle,
+    replacing_files,
+    write_manifest,
+)
 from measure.environment import usable_cores
 from measure.golden import check_artefact
 from measure.runners import missing_runtime
@@ -35,9 +42,9 @@ def build_for_here(bundle: OpenBundle, settings: BuildSettings, task: Task) -> O
             path.parent.mkdir(parents=True)
             entry = _build(bundle, artefact, path, settings, task)
             entry |= describe_file(folder, path)
-            others = bundle.manifest["artefacts"]
-            entries = [entry if other is artefact else other for other in others]
-            bundle = OpenBundle(bundle.path, {**bundle.manifest, "artefacts": entries})
+            manifest = open_bundle(bundle.path).manifest  # another process may have put a report in
+            entries = [entry if a["path"] == entry["path"] else a for a in manifest["artefacts"]]
+            bundle = OpenBundle(bundle.path, {**manifest, "artefacts": entries})
             write_manifest(folder, bundle.manifest)
     return bundle
 
