@@ -11,7 +11,7 @@ RUNTIME ?= build/runtime
 FUZZ_SECONDS ?= 60
 PACKAGES := $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
-.PHONY: demo docs test lint lint-cpp runtime sanitize fuzz clean
+.PHONY: demo docs test lint lint-cpp runtime sanitize fuzz fuzz-python fuzz-build lock audit clean
 
 demo: $(INSTALLED)
 	$(BIN)/cmt-export --variant ti --target openvino $(TENSORRT) --fp16 --int8 \
@@ -44,14 +44,31 @@ lint-cpp: runtime
 sanitize: $(INSTALLED)
 	RUNTIMES=sanitized $(BIN)/pytest tests/runtime
 
-# Needs clang; BUNDLE gives the files that mutations start from.
-fuzz: BUNDLE ?= $(DEMO)
-fuzz:
+# All fuzzers, each for so many seconds; C++'s need clang.
+fuzz: fuzz-build fuzz-python
+	$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS) fuzz_manifest fuzz_image
+
+fuzz-python: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'
+	$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS) \
+		manifest report idx safetensors checkpoint
+
+fuzz-build: $(INSTALLED)
 	$(MAKE) runtime RUNTIME=build/fuzz RUNTIME_OPTIONS="-DCMAKE_CXX_COMPILER=clang++ \
 		-DCMT_SANITIZERS=address,undefined,fuzzer-no-link -DCMT_FUZZERS=ON -DCMT_TOOLS=OFF"
-	$(BIN)/python runtime/cpp/tests/fuzz_seeds.py $(BUNDLE) build/fuzz
-	build/fuzz/fuzz_manifest -max_total_time=$(FUZZ_SECONDS) build/fuzz/manifests
-	build/fuzz/fuzz_image -max_total_time=$(FUZZ_SECONDS) build/fuzz/images
+	$(BIN)/python runtime/cpp/tests/fuzz_seeds.py build/fuzz/seeds
+
+# The versions that were tested together: PIP_CONSTRAINT=constraints.txt make installs them.
+lock:
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet '.[dev,docs,fuzz]'
+	build/lock/bin/python -m pip freeze --exclude cmt-export | sed 's/+cpu$$//' > constraints.txt
+
+# Needs the network: known vulnerabilities of the locked versions. What could not be looked up
+# is a failure as well.
+audit: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt
 
 clean:
 	rm -rf .venv $(DEMO) build

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import signal
 import sys
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from cmt.errors import GateError, InputError, MachineError
+from cmt.errors import GateError, InputError, MachineError, is_out_of_memory
 from cmt.variants import VARIANTS
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 TARGET_NAMES = ("openvino", "tensorrt", "onnxruntime")
 EXPORT_PACKAGES = ("torch", "safetensors", "onnx", "onnxscript", "onnxsim", "onnxruntime")
 """What the `export` extra adds to the base install."""
-OUT_OF_MEMORY = ("allocate memory", "bad_alloc", "bad allocation", "failed to map segment")
-"""How the system and torch, OpenVINO, ONNX Runtime, and the loader of libraries say it."""
 
 
 class ImageSize(click.ParamType):
@@ -35,16 +34,24 @@ class ImageSize(click.ParamType):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, int]:
-        try:
-            sides = [int(side) for side in str(value).split("x")]
-            height, width = sides if len(sides) == 2 else (sides[0], *sides)
-        except ValueError:
+        # int() would also take 1_60 and digits of other scripts.
+        match = re.fullmatch(r"(-?[0-9]{1,18})(?:x(-?[0-9]{1,18}))?", str(value))
+        if match is None:
             self.fail(f"'{value}' is no size: give 160, or 192x256 for height x width", param, ctx)
-        return height, width
+        return int(match[1]), int(match[2] or match[1])
 
 
-FOLDER = click.Path(path_type=Path)
-COUNT = click.IntRange(min=1)
+class Folder(click.Path):
+    """A path; a shell variable that is not set must not stand for the current one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not str(value):
+            self.fail("it is empty: give a path", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FOLDER = Folder(path_type=Path)
+COUNT = click.IntRange(min=1, max=4096)
 SECONDS = click.FloatRange(min=0, min_open=True, max=3600)
 
 
@@ -86,6 +93,7 @@ SECONDS = click.FloatRange(min=0, min_open=True, max=3600)
 @click.option("--threads", type=int, help="CPU threads of every runtime.  [default: all]")
 @click.option("--bench-seconds", default=5.0, help="Time spent on timing each file.")
 @click.option("--seed", default=0, help="Of everything random.")
+@click.option("--sign", type=FOLDER, metavar="KEY", help="Ed25519 private key (PEM) to sign with.")
 @click.option("--out", type=FOLDER, help="The bundle's folder.  [default: cmt_VARIANT]")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--dry-run", is_flag=True, help="Say what would be built, and write nothing.")
@@ -152,6 +160,7 @@ def _print_table(table: Table) -> None:
 @click.option(
     "--opt-level", type=click.IntRange(0, 5), help="TensorRT's build: optimisation level."
 )
+@click.option("--trust", type=FOLDER, metavar="KEY", help="Ed25519 public key (PEM) of the signer.")
 @click.option("--machine", help="Name of this machine in the report.  [default: its host name]")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as in report.json.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
@@ -161,6 +170,7 @@ def bench_cli(
     verify: bool,
     workspace: int | None,
     opt_level: int | None,
+    trust: Path | None,
     machine: str | None,
     as_json: bool,
     verbose: bool,
@@ -181,6 +191,10 @@ def bench_cli(
     from measure.report import machine_table
 
     opened = open_bundle(bundle)
+    if trust is not None:
+        from measure.signature import check
+
+        check(opened, trust)
     if verify:
         return _verify(opened, usable_cores())
     machine = bench.check_machine(opened, machine)
@@ -222,7 +236,7 @@ def _verify(bundle: OpenBundle, threads: int) -> int:
 @click.option("--mix-images", is_flag=True, help="Accept different validation images.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=Folder(path_type=Path, file_okay=False),
     help="Write comparison.html, .md and .json here.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what comparison.json would hold.")
@@ -265,7 +279,9 @@ def report_cli(
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    from measure.verdict import printable
+
+    return printable(text)
 
 
 def export_command() -> None:
@@ -336,18 +352,9 @@ def _explain(name: str, error: BaseException, again: str) -> NoReturn:
             problem = f"a file cannot be written ({error}; the disk may be full)"
         _fail(name, f"{problem}: when that is mended, {again}", 3)
     except Exception as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         _fail(name, f"out of memory: when that is mended, {again}", 3)
-
-
-def _is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or what it came from, is a lack of memory."""
-    while error is not None:
-        if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
-            return True
-        error = error.__cause__
-    return False
 
 
 def _fail(name: str, message: str, status: int) -> NoReturn:

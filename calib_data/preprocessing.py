@@ -7,8 +7,6 @@ centre, scale to [0, 1], subtract the mean, divide by the standard deviation.
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cmt import strict_json
 from cmt.errors import InputError
+from cmt.variants import LARGEST_SIDE
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -62,11 +62,16 @@ class Preprocessing:
             std = _three_numbers(metadata["std"]) if "std" in metadata else IMAGENET_STD
             if not 0 < trained <= resize:
                 raise ValueError(f"shorter side {resize} for input {trained}")
-            if min(std) <= 0:
+            if np.array(std, np.float32).min() <= 0:
                 raise ValueError(f"std {std} is not positive")
         except (ValueError, TypeError) as error:
             raise InputError(f"the weights' metadata is unusable ({error}): correct it") from error
         box = (size[0] * resize // trained, size[1] * resize // trained)
+        if max(box) > LARGEST_SIDE:
+            raise InputError(
+                f"images would be resized to {box[0]}x{box[1]}, more than {LARGEST_SIDE} pixels: "
+                "choose a smaller --img-size, or correct 'resize' in the weights' metadata"
+            )
         return cls(size, box, mean, std)
 
     def apply(self, image: Image) -> NDArray[np.uint8]:
@@ -128,9 +133,11 @@ class Preprocessing:
 
 
 def _three_numbers(text: str) -> tuple[float, float, float]:
-    red, green, blue = values = tuple(float(value) for value in json.loads(text))
-    if not all(math.isfinite(value) for value in values):
-        raise ValueError(f"{values} is not finite")
+    red, green, blue = values = tuple(float(value) for value in strict_json.parse(text))
+    # Files and other languages have them in single precision.
+    with np.errstate(over="ignore"):
+        if not np.isfinite(np.array(values, np.float32)).all():
+            raise ValueError(f"{values} is not finite")
     return red, green, blue
 
 

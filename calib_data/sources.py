@@ -6,8 +6,10 @@ import gzip
 import hashlib
 import math
 import os
+import warnings
 import zlib
 from collections.abc import Sequence
+from io import BufferedIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -33,6 +35,11 @@ FASHION_LABELS = (
     "Ankle boot",
 )
 UNREADABLE = "unreadable"
+_LARGEST_RANK = 3  # images, rows, columns
+LARGEST_IDX = 2**30
+"""Bytes; ImageNet's validation images at 28 x 28 would be 40 million."""
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""What Pillow may take a file for. Of its own choice it hands PostScript to Ghostscript to run."""
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
@@ -106,17 +113,25 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     """Read a gzip-compressed IDX file of unsigned bytes; raises InputError when damaged."""
     try:
         with gzip.open(path) as file:
-            content = file.read()
+            return parse_idx(file, path)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"cannot read {path} ({error}): copy it again") from error
-    if len(content) < 4 or content[:3] != b"\x00\x00\x08":
-        raise InputError(f"{path} is no IDX file of unsigned bytes")
-    rank = content[3]
-    header, body = content[4 : 4 + 4 * rank], content[4 + 4 * rank :]
+
+
+def parse_idx(file: BufferedIOBase, name: object) -> NDArray[np.uint8]:
+    """`read_idx` of an open file that is uncompressed already; `name` is for messages."""
+    magic = file.read(4)
+    if len(magic) < 4 or magic[:3] != b"\x00\x00\x08" or magic[3] > _LARGEST_RANK:
+        raise InputError(f"{name} is no IDX file of unsigned bytes")
+    header = file.read(4 * magic[3])
     shape = tuple(int(side) for side in np.frombuffer(header[: len(header) // 4 * 4], ">u4"))
-    if len(shape) != rank or not body or len(body) != math.prod(shape):
-        raise InputError(f"{path} does not hold what its header says: copy it again")
-    return np.frombuffer(body, np.uint8).reshape(shape)
+    size = math.prod(shape)
+    # What a small compressed file claims to hold may be any many bytes.
+    if len(shape) == magic[3] and 0 < size <= LARGEST_IDX:
+        body = file.read(size + 1)
+        if len(body) == size:
+            return np.frombuffer(body, np.uint8).reshape(shape)
+    raise InputError(f"{name} does not hold what its header says: copy it again")
 
 
 class FolderImages:
@@ -132,6 +147,9 @@ class FolderImages:
         self.description = str(root)
         self._root = root
         classes = sorted(entry.name for entry in root.iterdir() if _is_class(entry))
+        for name in classes:
+            if name != name.encode("utf-8", "replace").decode():  # no label of a manifest
+                raise InputError(f"{root} has a class folder {name!r}: rename it in UTF-8")
         found = [(name, path) for name in classes for path in _images_below(root / name)]
         self.class_names: tuple[str, ...] = tuple(classes) if found else ()
         self.labels: Sequence[int] | None = None
@@ -167,9 +185,12 @@ class FolderImages:
 
         path = self._paths[index]
         try:
-            with Image.open(path) as image:
-                image.load()
-                return image
+            # Above its limit Pillow refuses an image; half-way there it would only talk.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                with Image.open(path, formats=FORMATS) as image:
+                    image.load()
+                    return image
         except ImportError:
             raise
         except MemoryError as error:  # no reason to leave an image out
@@ -201,9 +222,16 @@ def _images_below(folder: Path) -> list[Path]:
         found += [
             Path(base) / name
             for name in names
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+            if Path(name).suffix.lower() in SUFFIXES
+            and not name.startswith(".")
+            and _may_be_read(Path(base) / name)
         ]
     return sorted(found)
+
+
+def _may_be_read(path: Path) -> bool:
+    """A file, or a link that leads nowhere and is reported later; reading a pipe never ends."""
+    return path.is_file() or not path.exists()
 
 
 def bundled(split: str) -> IdxImages:

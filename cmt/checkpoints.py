@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from cmt.variants import (
 State = dict[str, Tensor]
 
 _STAGE_LETTERS = "abcd"
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 # (pattern in a network's name, what the layout has in its place), applied in turn.
 _Names = list[tuple[str, str | Callable[[re.Match[str]], str]]]
@@ -168,8 +170,11 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
 
 def _read_pickle(path: Path) -> object:
     try:
+        _refuse_compressed(path)
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except Exception as error:  # torch raises many kinds for damaged and for unsafe files
         text = str(error)
         if "weights_only" in text or "Unsupported" in text:
@@ -180,6 +185,19 @@ def _read_pickle(path: Path) -> object:
         raise InputError(
             f"{path} is damaged or no PyTorch file: copy or download it again"
         ) from error
+
+
+def _refuse_compressed(path: Path) -> None:
+    """PyTorch stores its archives as they are; compressed, a small file could fill the memory."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        claimed = sum(entry.file_size for entry in archive.infolist())
+    if claimed > path.stat().st_size:
+        raise InputError(
+            f"{path} claims to hold {claimed:,} bytes in a file of {path.stat().st_size:,}: "
+            "save the state dict again with torch.save"
+        )
 
 
 def _find_state(content: object, path: Path) -> Mapping:
@@ -195,15 +213,22 @@ def _find_state(content: object, path: Path) -> Mapping:
 def _clean(state: Mapping, path: Path) -> State:
     """Drop `module.` prefixes, cast to float32; refuse what is no finite float tensor."""
     out: State = {}
+    room = path.stat().st_size
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise InputError(f"{path}: entry '{key}' is no tensor: save the state dict alone")
         name = key.removeprefix("module.")
+        if value.layout is not torch.strided or value.device.type != "cpu":
+            raise InputError(f"{path}: '{name}' has no plain values: save it dense, from the CPU")
+        # An expanded tensor, one number standing for any many, would fill the memory below.
+        room -= value.numel() * value.element_size()
+        if room < 0:
+            raise InputError(f"{path}: '{name}' is larger than the file: save its clone()")
         if name.endswith("num_batches_tracked"):
             out[name] = value.to(torch.int64)
             continue
-        if not value.is_floating_point():
-            raise InputError(f"{path}: '{name}' has dtype {value.dtype}, expected a float")
+        if value.dtype not in _DTYPES:
+            raise InputError(f"{path}: '{name}' has dtype {value.dtype}, expected float16 to 64")
         out[name] = value.float()
         if not bool(torch.isfinite(out[name]).all()):
             raise InputError(f"{path}: '{name}' holds NaN or Inf: these weights are broken")

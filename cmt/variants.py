@@ -15,6 +15,8 @@ REDUCTIONS = (8, 4, 2, 1)
 STRIDES = (4, 8, 16, 32)
 HEAD_WIDTH = 1280
 SIZE_MULTIPLE = STRIDES[-1]
+LARGEST_SIDE = 16384
+"""Pixels of an image side; `manifest.schema.json` and the C++ reader agree."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,15 @@ def get_family(name: str) -> Family:
 
 
 def parse_size(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Return (height, width); raises InputError unless both are positive multiples of 32."""
+    """Return (height, width); raises InputError unless both are multiples of 32 in range."""
     height, width = (size, size) if isinstance(size, int) else size
     if any(side <= 0 or side % SIZE_MULTIPLE for side in (height, width)):
         raise InputError(
             f"image size {height}x{width} will not do: height and width must be "
             f"multiples of {SIZE_MULTIPLE}, such as 160 or 192x256"
+        )
+    if max(height, width) > LARGEST_SIDE:
+        raise InputError(
+            f"image size {height}x{width} will not do: at most {LARGEST_SIDE}, such as 160"
         )
     return height, width

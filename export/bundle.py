@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from calib_data.preprocessing import Preprocessing
+from cmt import strict_json
 from cmt.errors import InputError
 from export.candidates import GRAPHS, Candidate
 from measure.bundle import MANIFEST, Entry, describe_file, sha256_file
@@ -133,6 +134,15 @@ def place(finished: Path, bundle: Path, identity: str) -> None:
         bundle.replace(old)
     finished.replace(bundle)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def write_sbom(folder: Path, weights_sha256: str | None) -> Entry:
+    """The bundle's bill of materials; returns its manifest entry."""
+    from export.sbom import build_sbom
+
+    path = folder / "sbom.cdx.json"
+    path.write_text(strict_json.dump(build_sbom(weights_sha256)), encoding="utf-8")
+    return describe_file(folder, path)
 
 
 def copy_artefacts(

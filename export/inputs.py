@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from calib_data.preprocessing import Preprocessing
 from calib_data.sources import BUNDLED, FASHION_LABELS, FolderImages, ImageSource, bundled
+from cmt import strict_json
 from cmt.checkpoints import load_model
 from cmt.errors import InputError
 from cmt.network import CMT
@@ -52,7 +53,8 @@ class Inputs:
 
 def resolve(options: ExportOptions, needs_calibration: bool) -> Inputs:
     """Load the weights and open the images; raises InputError for whatever does not fit."""
-    source = str(options.weights or "") or ("demo" if options.variant == "ti" else "random")
+    default = "demo" if options.variant == "ti" else "random"
+    source = default if options.weights is None else str(options.weights)
     path = _weights_path(source, options.variant)
     model = _load(options, path)
     labels, names = _known_labels(model)
@@ -112,7 +114,7 @@ def _known_labels(model: CMT) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """The labels to show, and every naming of the classes that folders may use."""
     try:
         names = [
-            tuple(str(name) for name in json.loads(model.metadata[key]))
+            _class_names(strict_json.parse(model.metadata[key]))
             for key in ("labels", "wnids")
             if key in model.metadata
         ]
@@ -124,6 +126,12 @@ def _known_labels(model: CMT) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
             f"the weights' metadata names {max(lengths)} labels for {model.num_classes} classes"
         )
     return (names[0] if names else ()), names
+
+
+def _class_names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str | int) for name in value):
+        raise ValueError("expected names")
+    return tuple(str(name) for name in value)
 
 
 def _validation(

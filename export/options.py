@@ -16,6 +16,9 @@ BUNDLED_VAL_COUNT = 2000
 
 
 OUTPUTS = ("logits", "features")
+MOST_IMAGES = 4096
+"""Per inference; `manifest.schema.json` and the C++ reader agree."""
+MOST_THREADS = 4096
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class ExportOptions:
         tune: search each OpenVINO file's fastest settings on this machine by measuring.
         gpu_archs: compute capabilities of the engines, such as `sm86`; empty takes the default.
         out: the bundle's folder; None means `cmt_VARIANT` in the current one.
+        sign: file of an Ed25519 private key (PEM) to sign the bundle with; None leaves it unsigned.
         command: how the run was started, for the report.
     """
 
@@ -68,6 +72,7 @@ class ExportOptions:
     tune: bool = False
     gpu_archs: tuple[str, ...] = ()
     seed: int = 0
+    sign: Path | None = None
     out: Path | None = None
     resume: bool = False
     force: bool = False
@@ -85,6 +90,10 @@ class ExportOptions:
         for name in ("val_count", "threads"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} must be at least 1")
+        if self.batch > MOST_IMAGES:
+            raise InputError(f"--batch must be at most {MOST_IMAGES}")
+        if self.threads is not None and self.threads > MOST_THREADS:
+            raise InputError(f"--threads must be at most {MOST_THREADS}")
         if not self.bundle.name:
             raise InputError(f"--out {self.out} has no name: name a folder in it, such as cmt")
         if not 0 < self.bench_seconds < math.inf:

@@ -39,7 +39,7 @@ from export.progress import ProgressBars
 from export.stages import Stages
 from export.summary import Results, build_manifest, build_report
 from export.targets import BuildRequest, get_target
-from measure import environment
+from measure import environment, signature
 from measure.bundle import write_manifest
 from measure.latency import ROUNDS, Timing, measure_alternately
 from measure.parity import TOLERANCES, compare_outputs, require
@@ -149,6 +149,7 @@ class Run:
         progress: ProgressBars,
     ) -> None:
         self.options, self.candidates, self.inputs = options, candidates, inputs
+        self.key = None if options.sign is None else signature.read_private_key(options.sign)
         self.progress = progress
         self.workspace = workspace
         self.common = {"machine": environment.describe(options.seed), "source": _source_digest()}
@@ -598,7 +599,11 @@ class Run:
         )
         report = build_report(results)
         write_report(report, folder)
-        write_manifest(folder, build_manifest(results, golden, folder))
+        sbom = bundles.write_sbom(folder, self.inputs.weights_sha256)
+        manifest = {**build_manifest(results, golden, folder), "sbom": sbom}
+        write_manifest(folder, manifest)
+        if self.key is not None:
+            signature.sign(folder, manifest, self.key)
         bundles.place(folder, self.options.bundle, self.identity)
         return report
 

@@ -16,6 +16,7 @@ from cmt.errors import InputError
 from export.tensorrt import Task
 from measure import environment
 from measure.bundle import Entry, OpenBundle, put_report, replacing_files
+from measure.golden import golden_images
 from measure.latency import ROUNDS, Timing, measure_alternately
 from measure.runners import CUDA_GRAPH, THREADS, load_settings, not_runnable, settings_of_run
 
@@ -131,7 +132,7 @@ def _measure_point(
     ready = {name: run for name, run in runs.items() if run.reason is None}
     timings: Mapping[str, Timing] = {}
     if ready:
-        images = np.load(bundle.file(bundle.manifest["golden"]["images"]), allow_pickle=False)
+        images = golden_images(bundle)
         inputs = bundle.preprocessing.feed(images[np.arange(batch) % len(images)])
         names = {"batch": batch, "threads": threads, "streams": streams}
         title = ", ".join(f"{name} {value}" for name, value in names.items() if value)

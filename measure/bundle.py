@@ -14,7 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
+
 from calib_data.preprocessing import Preprocessing
+from cmt import strict_json
 from cmt.errors import InputError
 from measure.locking import lock
 from measure.replacing import finish_replacing, replacing
@@ -48,8 +51,10 @@ class OpenBundle:
 
     @property
     def report(self) -> dict[str, Any]:
-        """The content of report.json."""
-        return json.loads((self.path / "report.json").read_text(encoding="utf-8"))
+        """The content of report.json; raises InputError where it breaks its schema."""
+        from measure.report import read_report
+
+        return read_report(self.path / "report.json")
 
     @property
     def artefacts(self) -> list[Entry]:
@@ -77,12 +82,9 @@ def open_bundle(folder: Path) -> OpenBundle:
     if not path.is_file():
         raise InputError(f"{folder} is no bundle: it has no {MANIFEST}")
     content = _read(folder, MANIFEST)
-    manifest = _parse(content)
+    manifest = parse_manifest(content)
     if _read(folder, SEAL) != _seal(content):
         _refuse(MANIFEST, f"its sha256 is not that of {SEAL}")
-    error = next(_validator().iter_errors(manifest), None)
-    if error is not None:
-        _refuse(MANIFEST, f"{error.json_path}: {error.message[:200]}")
     for entry in file_entries(manifest):
         check_file(folder, entry)
     return OpenBundle(folder, manifest)
@@ -99,14 +101,40 @@ def file_entries(manifest: Any) -> Iterator[Entry]:
             yield from file_entries(value)
 
 
-def _parse(content: bytes) -> dict[str, Any]:
+def parse_manifest(content: bytes) -> dict[str, Any]:
+    """The content of manifest.json; raises InputError for all that this version cannot follow."""
     try:
-        manifest = json.loads(content)
+        manifest = strict_json.parse(content)
         version = manifest["schema"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{MANIFEST} is damaged ({error}): copy the bundle again") from error
     refuse_newer(MANIFEST, version, VERSION)
+    problem = next(_problems(manifest), None)
+    if problem is not None:
+        _refuse(MANIFEST, problem)
     return manifest
+
+
+def _problems(manifest: dict[str, Any]) -> Iterator[str]:
+    """What breaks the schema, then what a schema cannot say."""
+    for error in _validator().iter_errors(manifest):
+        yield f"{error.json_path}: {error.message}"
+    described = manifest["input"]
+    crop, box = described["crop"]["size"], described["resize"]["box"]
+    first = 1 if described["layout"] == "NHWC" else 2
+    if described["shape"][first : first + 2] != crop:
+        yield "the input's shape is not that of the crop"
+    if crop[0] > box[0] or crop[1] > box[1]:
+        yield "the crop is larger than what is resized to"
+    tolerances = [a["golden"]["max_rel"] for a in manifest["artefacts"] if "golden" in a]
+    with np.errstate(over="ignore", under="ignore"):
+        scales = np.array([*described["std"], *tolerances], np.float32)
+        means = np.array(described["mean"], np.float32)
+    if not (np.isfinite(means).all() and np.isfinite(scales).all() and (scales > 0).all()):
+        yield "mean, std and max_rel must be finite in single precision, the last two positive"
+    for artefact in manifest["artefacts"]:
+        if "golden" in artefact and len(artefact["golden"]["outputs"]) != len(manifest["outputs"]):
+            yield f"golden outputs of {artefact['path']} do not match the outputs"
 
 
 def refuse_newer(what: object, version: Any, known: int) -> None:
@@ -119,36 +147,55 @@ def refuse_newer(what: object, version: Any, known: int) -> None:
 
 @cache
 def _validator() -> Any:
-    from jsonschema import Draft202012Validator
+    return strict_validator(json.loads(SCHEMA.read_text(encoding="utf-8")))
 
-    return Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8")))
+
+def strict_validator(schema: dict[str, Any], registry: Any = None) -> Any:
+    """A validator to which 1.0 is no integer: a C++ reader takes none for one either."""
+    from jsonschema import Draft202012Validator, validators
+
+    checker = Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    )
+    kind = validators.extend(Draft202012Validator, type_checker=checker)
+    return kind(schema) if registry is None else kind(schema, registry=registry)
 
 
 def _refuse(name: str, problem: str) -> NoReturn:
-    raise InputError(f"{name} is not the file of this bundle ({problem}): copy the bundle again")
+    raise InputError(
+        f"{name[:200]} is not the file of this bundle ({problem[:200]}): copy the bundle again"
+    )
 
 
-def _inside(folder: Path, name: str) -> Path:
+def inside(folder: Path, name: str) -> Path:
     """The file's own place, if that is in the bundle, links followed."""
     parts = name.split("/")
     if {"", ".", ".."} & set(parts) or any(char in name for char in "\\:\0"):
         raise InputError(f"{MANIFEST} names '{name}', which is no path within a bundle")
-    path = (folder / name).resolve()
+    try:
+        path = (folder / name).resolve()
+        is_odd = path.exists() and not path.is_file()
+    except (OSError, RuntimeError, UnicodeError) as error:  # links in a circle, odd characters
+        _refuse(name, str(error))
     if not path.is_relative_to(folder.resolve()):
         raise InputError(f"'{name}' leads out of the bundle: copy the bundle again, links followed")
+    if is_odd:  # reading a pipe would never end
+        _refuse(name, "it is no file")
     return path
 
 
 def _read(folder: Path, name: str) -> bytes:
     try:
-        return _inside(folder, name).read_bytes()
-    except OSError as error:
-        _refuse(name, error.strerror or str(error))
+        return strict_json.read(inside(folder, name))
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        _refuse(name, str(error))
 
 
 def check_file(folder: Path, entry: Entry) -> None:
     """Raise InputError unless the file is there and the one that was written."""
-    path = _inside(folder, entry["path"])
+    path = inside(folder, entry["path"])
     try:
         size = path.stat().st_size
         if size != entry["bytes"]:
@@ -183,7 +230,7 @@ def _seal(manifest: bytes) -> bytes:
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Write manifest.json and its hash; last of all, for it says that the bundle is whole."""
-    content = (json.dumps(manifest, indent=1, allow_nan=False) + "\n").encode()
+    content = strict_json.dump(manifest).encode()
     (folder / MANIFEST).write_bytes(content)
     (folder / SEAL).write_bytes(_seal(content))
 
@@ -224,7 +271,7 @@ def replacing_files(bundle: OpenBundle) -> Iterator[Path]:
             lock(bundle.path / ".report.lock", WAITING_SECONDS),
             replacing(bundle.path) as new,
         ):
-            current = _parse(_read(bundle.path, MANIFEST))
+            current = parse_manifest(_read(bundle.path, MANIFEST))
             if current | {"reports": []} != bundle.manifest | {"reports": []}:
                 raise InputError(
                     f"{bundle.path} was replaced while it was measured: the same command measures "

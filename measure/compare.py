@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cmt import strict_json
 from cmt.errors import InputError
 from measure.bench import SAME_MACHINE
-from measure.bundle import MANIFEST, check_file, file_entries, refuse_newer
+from measure.bundle import MANIFEST, check_file, file_entries
 from measure.policy import Clause
 from measure.replacing import finish_replacing
-from measure.report import VERSION as REPORT_VERSION
-from measure.report import schema_problems, validate
+from measure.report import read_report, schema_problems
 from measure.verdict import decimal, printable, row_name
 
 VERSION = 1
@@ -57,26 +57,21 @@ def _read(path: Path) -> Report:
     file = path / "report.json" if path.is_dir() else path
     with suppress(OSError):  # then the hash says that the report is not the manifest's
         finish_replacing(file.parent)
+    if not path.is_dir():
+        return read_report(path)
     try:
-        if (file.parent / MANIFEST).is_file() and path.is_dir():
-            manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        if (path / MANIFEST).is_file():
+            manifest = strict_json.parse(strict_json.read(path / MANIFEST))
             for entry in file_entries(manifest):
                 if entry["path"] == file.name:
                     check_file(path, entry)
-        report = json.loads(file.read_text(encoding="utf-8"))
-        version = report["schema"]
-    except OSError as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(
-            f"cannot read {file} ({error.strerror}): give a bundle or its report.json"
+            f"{path / MANIFEST} is damaged ({error}): copy the bundle again"
         ) from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{file} is no report.json ({error}): copy it again") from error
-    refuse_newer(file, version, REPORT_VERSION)
-    try:
-        validate(report)
-    except InputError as error:
-        raise InputError(f"{file}: {error}") from error
-    return report
+    return read_report(file)
 
 
 def merge(sources: Sequence[Source], mix_images: bool = False) -> Report:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from cmt.errors import GateError
 from export.tensorrt import BuildSettings, Task, build_engine, find_gpu, not_for_here
 from measure.bundle import (
@@ -17,7 +15,7 @@ from measure.bundle import (
     write_manifest,
 )
 from measure.environment import usable_cores
-from measure.golden import check_artefact
+from measure.golden import check_artefact, golden_images
 from measure.runners import missing_runtime
 
 
@@ -67,7 +65,7 @@ def _build(
     kept = {key: artefact[key] for key in ("target", "precision", "settings", "golden")}
     described = {**describe_file(path.parent, path), "path": str(path.absolute())}
     entry = {**kept, **info, **described}
-    images = np.load(bundle.file(bundle.manifest["golden"]["images"]), allow_pickle=False)
+    images = golden_images(bundle)
     batch = bundle.preprocessing.feed(images)
     check = check_artefact(bundle, entry, batch, usable_cores())
     if not check.passed:

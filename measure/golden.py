@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmt.errors import InputError
+from cmt.errors import GateError, InputError, MachineError, is_out_of_memory
 from measure.bundle import Entry, OpenBundle
 from measure.runners import LOADERS, Array, Batch, load_settings, not_runnable
 
@@ -66,8 +66,7 @@ def verify(bundle: OpenBundle, threads: int) -> Iterator[Check]:
         InputError: there is no file that this machine can run.
     """
     yield _check_pixels(bundle)
-    images = np.load(bundle.file(bundle.manifest["golden"]["images"]), allow_pickle=False)
-    batch = bundle.preprocessing.feed(images)
+    batch = bundle.preprocessing.feed(golden_images(bundle))
     ran = False
     for artefact in bundle.artefacts:
         reason = not_runnable(artefact)
@@ -80,13 +79,52 @@ def verify(bundle: OpenBundle, threads: int) -> Iterator[Check]:
         raise InputError("nothing was verified: this machine can run none of the bundle's files")
 
 
+def golden_images(bundle: OpenBundle) -> NDArray[np.uint8]:
+    """The prepared images (N, H, W, 3); raises InputError where the file holds something else."""
+    images = _load(bundle, bundle.manifest["golden"]["images"], np.uint8)
+    return _of_shape(images, (len(images), *bundle.preprocessing.size, 3), "golden.images")
+
+
+def _load(bundle: OpenBundle, entry: Entry, dtype: type[np.generic]) -> NDArray[Any]:
+    """An array file of the bundle: its hash is right, but whoever wrote both may be wrong."""
+    try:
+        # Mapped, a header that claims more than the file has fails in place of filling memory.
+        array = np.load(bundle.file(entry), mmap_mode="r", allow_pickle=False)
+        good = (
+            array.dtype == dtype and array.size > 0 and array.ndim > 0 and array.flags.c_contiguous
+        )
+    except Exception as error:  # a damaged header raises what it likes
+        raise InputError(
+            f"{entry['path']} is no NumPy array ({error}): export the bundle again"
+        ) from error
+    if not good:
+        raise InputError(
+            f"{entry['path']} is no array of {np.dtype(dtype)} in C order: export the bundle again"
+        )
+    return np.array(array)
+
+
+def _of_shape(array: NDArray[Any], shape: tuple[int, ...], name: str) -> NDArray[Any]:
+    if array.shape != shape:
+        raise InputError(
+            f"{name} has the shape {array.shape}, expected {shape}: export the bundle again"
+        )
+    return array
+
+
 def _check_pixels(bundle: OpenBundle) -> Check:
     from PIL import Image
 
-    golden = bundle.manifest["golden"]
-    with Image.open(bundle.file(golden["photo"])) as photo:
-        pixels = bundle.preprocessing.apply(photo).astype(np.int16)
-    expected = np.load(bundle.file(golden["pixels"]), allow_pickle=False)
+    golden, preprocessing = bundle.manifest["golden"], bundle.preprocessing
+    try:
+        with Image.open(bundle.file(golden["photo"]), formats=["JPEG", "PNG"]) as photo:
+            pixels = preprocessing.apply(photo).astype(np.int16)
+    except Exception as error:  # decoders raise many kinds
+        raise InputError(
+            f"{golden['photo']['path']} cannot be decoded ({error}): export the bundle again"
+        ) from error
+    shape = (*preprocessing.size, 3)
+    expected = _of_shape(_load(bundle, golden["pixels"], np.uint8), shape, "golden.pixels")
     limit = golden["max_grey_levels"]
     difference = int(np.abs(pixels - expected).max())
     detail = f"differs by {difference} grey levels, {limit} allowed"
@@ -96,12 +134,21 @@ def _check_pixels(bundle: OpenBundle) -> Check:
 def check_artefact(bundle: OpenBundle, artefact: Entry, images: Batch, threads: int) -> Check:
     """Run a file on the golden images, as `Preprocessing.feed` gives them, and compare."""
     golden = artefact["golden"]
-    outputs = run_artefact(bundle, artefact, images, threads)
-    expected = [np.load(bundle.file(entry), allow_pickle=False) for entry in golden["outputs"]]
+    expected = [_load(bundle, entry, np.float32) for entry in golden["outputs"]]
+    try:
+        outputs = run_artefact(bundle, artefact, images, threads)
+    except (InputError, GateError, MachineError):
+        raise
+    except Exception as error:  # each runtime raises kinds of its own
+        if is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"{artefact['path']} cannot be run ({error}): export the bundle again"
+        ) from error
     if [array.shape for array in outputs] != [array.shape for array in expected]:
         raise InputError(f"{artefact['path']} has other outputs than its golden ones: export again")
-    difference = max(map(_relative_difference, outputs, expected))
-    # A NaN makes the comparison false.
+    # Of these np.max is NaN if one is, which makes the comparison false.
+    difference = float(np.max(list(map(_relative_difference, outputs, expected))))
     passed = difference <= golden["max_rel"]
     return Check(
         artefact["path"], passed, f"differs by {difference:.1e}, {golden['max_rel']:g} allowed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable
@@ -56,7 +57,7 @@ METRICS = {
     "speedup": Metric(None, "speedup_vs_baseline", ("x",), ratio),
 }
 _OPERATORS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
-_CLAUSE = re.compile(r"\s*(\w+)\s*(<=|>=|<|>)\s*([+-]?\d+(?:\.\d+)?)\s*([a-zA-Z%]*)\s*")
+_CLAUSE = re.compile(r"\s*(\w+)\s*(<=|>=|<|>)\s*([+-]?\d+(?:\.\d+)?)\s*([a-zA-Z%]*)\s*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def parse_policy(text: str) -> tuple[Clause, ...]:
 
 def _parse_clause(text: str) -> Clause:
     match = _CLAUSE.fullmatch(text)
-    if match is None:
+    if match is None or not math.isfinite(float(match[3])):
         raise InputError(
             f"--require: '{text.strip()}' is no clause such as p50<=6ms; separate them by commas"
         )

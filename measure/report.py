@@ -10,8 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cmt import strict_json
 from cmt.errors import InputError
 from measure import pages, verdict
+from measure.bundle import refuse_newer, strict_validator
 from measure.replacing import replacing
 from measure.verdict import printable
 
@@ -27,6 +29,34 @@ REPORT_FILES = ("report.json", "report.md", "report.html")
 # Punctuation with a meaning in Markdown, anywhere or between words, and at the text's start.
 _MARKUP = re.compile(r"[\\`*\[\]|~#$]|(?<![^\W_])_|_(?![^\W_])")
 _LINE_START = re.compile(r"^([-+=]+|\d+[.)])(?=\s|$)")
+
+
+def read_report(file: Path) -> dict[str, Any]:
+    """A report.json; raises InputError, naming the file, for one that `validate` refuses."""
+    try:
+        content = strict_json.read(file)
+    except ValueError as error:
+        raise InputError(f"{file} is no report.json ({error}): copy it again") from error
+    except OSError as error:
+        raise InputError(
+            f"cannot read {file} ({error.strerror}): give a bundle or its report.json"
+        ) from error
+    return parse_report(content, file)
+
+
+def parse_report(content: bytes, file: object = "report.json") -> dict[str, Any]:
+    """`read_report` of a file's content."""
+    try:
+        report = strict_json.parse(content)
+        version = report["schema"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} is no report.json ({error}): copy it again") from error
+    refuse_newer(file, version, VERSION)
+    try:
+        validate(report)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+    return report
 
 
 def validate(report: dict[str, Any]) -> None:
@@ -69,14 +99,13 @@ def _not_finite(value: Any, place: str) -> Iterator[str]:
 
 @cache
 def _validator(name: str) -> Any:
-    from jsonschema import Draft202012Validator
     from referencing import Registry, Resource
 
     files = {path.name: json.loads(path.read_text("utf-8")) for path in SCHEMAS.glob("*.json")}
     registry: Any = Registry().with_resources(
         (file, Resource.from_contents(schema)) for file, schema in files.items()
     )
-    return Draft202012Validator(files[f"{name}.schema.json"], registry=registry)
+    return strict_validator(files[f"{name}.schema.json"], registry)
 
 
 def schema_problems(name: str, value: Any) -> Iterator[str]:
@@ -117,7 +146,7 @@ def write_report(report: dict[str, Any], folder: Path) -> None:
     """
     validate(report)
     files = {
-        "report.json": json.dumps(report, indent=1, allow_nan=False) + "\n",
+        "report.json": strict_json.dump(report),
         "report.md": render_markdown(report),
         "report.html": render_html(report),
     }

@@ -17,6 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 from filelock import FileLock
 from hypothesis import settings
 from PIL import Image
@@ -262,9 +269,18 @@ def bundle(photos: Path, weights: Path, made_once: MadeOnce) -> Bundle:
 
 @pytest.fixture(scope="session")
 def uint8_bundle(photos: Path, weights: Path, made_once: MadeOnce) -> Bundle:
-    """The same with the preprocessing inside the files."""
-    make = partial(_export, photos, weights, precisions=("int8",), embed_preprocess=True)
-    return _read(made_once("uint8_bundle", make))
+    """The same with the preprocessing inside the files, signed: `.pub.pem` is beside it."""
+    return _read(made_once("uint8_bundle", partial(_export_signed, photos, weights)))
+
+
+def _export_signed(photos: Path, weights: Path, out: Path) -> None:
+    key = Ed25519PrivateKey.generate()
+    private, public = out.with_suffix(".pem"), out.with_suffix(".pub.pem")
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public.write_bytes(
+        key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    )
+    _export(photos, weights, out, precisions=("int8",), embed_preprocess=True, sign=private)
 
 
 def _read(path: Path) -> Bundle:

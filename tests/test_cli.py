@@ -101,7 +101,9 @@ def test_unknown_option_and_missing_target(run: Run, tmp_path: Path) -> None:
     assert "--target" in refused(run, tmp_path, "--variant", "ti")
 
 
-@pytest.mark.parametrize("size", ["100", "160x100", "0", "-32", "160x160x3", "big"])
+@pytest.mark.parametrize(
+    "size", ["100", "160x100", "0", "-32", "160x160x3", "big", "1_60", "١٦٠", "163840", "9" * 400]
+)
 def test_size_that_is_no_multiple_of_32(run: Run, tmp_path: Path, size: str) -> None:
     line = refused(run, tmp_path, *TI, "--img-size", size)
     assert "160" in line
@@ -125,11 +127,58 @@ def test_missing_and_empty_weights(run: Run, tmp_path: Path) -> None:
         ("--bench-seconds", "0"),
         ("--threads", "0"),
         ("--batch", "0"),
+        ("--batch", "4097"),
+        ("--threads", "100000"),
         ("--val-count", "-5"),
     ],
 )
 def test_numbers_that_make_no_sense(run: Run, tmp_path: Path, arguments: tuple[str, str]) -> None:
     assert arguments[0] in refused(run, tmp_path, *TI, *arguments)
+
+
+@pytest.mark.parametrize("option", ["--calib-data", "--val-data", "--out"])
+def test_an_empty_path_does_not_stand_for_this_folder(
+    run: Run, tmp_path: Path, option: str
+) -> None:
+    assert f"'{option}': it is empty" in refused(run, tmp_path, *TI, option, "")
+
+
+def test_an_empty_weights_path_does_not_stand_for_the_demo(run: Run, tmp_path: Path) -> None:
+    assert "no weights at" in refused(run, tmp_path, *TI, "--weights", "")
+
+
+def test_a_message_brings_no_escape_sequence_to_the_terminal(run: Run, tmp_path: Path) -> None:
+    line = refused(run, tmp_path, *TI, "--weights", "a\nb\x1b[31m")
+    assert "no weights at a b" in line
+    assert "\x1b" not in line
+
+
+def test_more_memory_than_there_is_is_said_in_one_line(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.inputs.load_model", lambda *_, **__: torch.empty(2**60))
+    status, error = run(*TI, "--weights", "random")
+    assert status == 3
+    assert "out of memory" in error.splitlines()[-1]
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("labels", "[" * 100_000),
+        ("labels", '"ab"'),
+        ("labels", '{"a": 1, "b": 2}'),
+        ("labels", '[["a"], null]'),
+        ("wnids", '["\\ud800", "b"]'),
+    ],
+)
+def test_labels_that_are_no_list_of_names(
+    run: Run, tmp_path: Path, ti_state: dict[str, torch.Tensor], key: str, value: str
+) -> None:
+    path = tmp_path / "named.safetensors"
+    save_file({key: value.contiguous() for key, value in ti_state.items()}, path, {key: value})
+    assert "labels are no JSON list" in refused(run, tmp_path, *TI, "--weights", path)
 
 
 def test_precision_that_no_target_has(run: Run, tmp_path: Path) -> None:

@@ -263,13 +263,22 @@ def test_metadata_resize_scales_with_another_input_size() -> None:
         {"std": "[0.2, 0.2, Infinity]"},
         {"std": "three\nlines\nof text"},
         {"std": ""},
+        {"std": "[1e-300, 1, 1]"},
+        {"mean": "[1e300, 0, 0]"},
+        {"mean": f"[{10**400}, 0, 0]"},
+        {"mean": "[" * 100_000},
     ],
-    ids=str,
+    ids=lambda metadata: str(metadata)[:40],
 )
 def test_bad_metadata_is_refused_in_one_line(metadata: dict[str, str]) -> None:
     with pytest.raises(InputError, match="metadata") as caught:
         Preprocessing.for_model((160, 160), metadata)
     assert "\n" not in str(caught.value)
+
+
+def test_a_resize_that_would_fill_the_memory_is_refused() -> None:
+    with pytest.raises(InputError, match=r"resized to 99999999x99999999.*at most|more than 16384"):
+        Preprocessing.for_model((160, 160), {"resize": "99999999", "image_size": "160"})
 
 
 def test_description_says_what_is_done() -> None:

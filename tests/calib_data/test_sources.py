@@ -6,15 +6,18 @@ import gzip
 import hashlib
 import os
 import struct
+import tracemalloc
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from calib_data.sources import (
     BUNDLED,
@@ -136,6 +139,8 @@ def test_idx_round_trip(tmp_path: Path) -> None:
         ((2**32 - 1, 28, 28), bytes(784)),
         ((0, 28, 28), b""),
         ((), b""),
+        ((1,) * 255, b"1"),
+        ((2**15, 2**15, 2**5), b""),
     ],
 )
 def test_idx_with_a_lying_header_is_refused(
@@ -143,6 +148,18 @@ def test_idx_with_a_lying_header_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=r"a\.gz"):
         read_idx(idx(tmp_path / "a.gz", shape, body))
+
+
+def test_no_more_of_a_compressed_file_is_read_than_its_header_says(tmp_path: Path) -> None:
+    content = b"\0\0\x08\x01" + struct.pack(">I", 3) + bytes(50_000_000)
+    (tmp_path / "a.gz").write_bytes(gzip.compress(content, 1))
+    del content
+    tracemalloc.start()
+    with pytest.raises(InputError, match="does not hold"):
+        read_idx(tmp_path / "a.gz")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000
 
 
 @pytest.mark.parametrize("magic", [b"\0\0\x0d", b"\0\0\x09", b"\x01\0\x08", b"PNG"])
@@ -319,6 +336,63 @@ def test_a_decompression_bomb_is_reported_as_unreadable(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(UnreadableImageError, match="bomb"):
         source.load(0)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_an_image_name_gives_no_program_anything_to_run(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Pillow tells formats by their content and hands PostScript to Ghostscript.
+    ghostscript = tmp_path / "bin" / "gs"
+    ghostscript.parent.mkdir()
+    ghostscript.write_text(f"#!/bin/sh\ntouch {tmp_path / 'ran'}\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", str(ghostscript.parent), prepend=os.pathsep)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.new("RGB", (4, 4)).save(images / f"a.{suffix}", "EPS")
+    with pytest.raises(OSError, match="identify"), Image.open(images / f"a.{suffix}") as image:
+        image.load()
+    assert (tmp_path / "ran").exists(), "the trap must work where nothing stops it"
+    (tmp_path / "ran").unlink()
+    with pytest.raises(UnreadableImageError):
+        FolderImages(images).load(0)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_pipes_under_an_image_name_do_not_count(make_images: MakeImages) -> None:
+    root = make_images("a.png")
+    os.mkfifo(root / "b.png")
+    assert keys(FolderImages(root)) == ["a.png"]
+
+
+def test_a_class_folder_that_no_manifest_can_name_is_refused(make_images: MakeImages) -> None:
+    root = make_images("cat/a.png")
+    (root / "cat").rename(root / os.fsdecode(b"caf\xe9"))
+    with pytest.raises(InputError, match="rename"):
+        FolderImages(root)
+
+
+def test_of_an_animation_the_first_picture_counts(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (6, 5), colour) for colour in ("red", "green", "blue")]
+    for suffix in ("gif", "webp", "png", "tif"):
+        options: dict[str, Any] = {"lossless": True} if suffix == "webp" else {}
+        path = tmp_path / f"a.{suffix}"
+        frames[0].save(path, save_all=True, append_images=frames[1:], **options)
+    source = FolderImages(tmp_path)
+    assert len(source) == 4
+    for i in range(4):
+        assert (
+            np.asarray(source.load(i).convert("RGB")).reshape(-1, 3).tolist() == [[255, 0, 0]] * 30
+        )
+
+
+def test_an_image_of_thirty_thousand_pixels_is_read_without_a_warning(tmp_path: Path) -> None:
+    Image.new("1", (30_000, 3_000)).save(tmp_path / "a.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert FolderImages(tmp_path).load(0).size == (30_000, 3_000)
 
 
 # Drawing

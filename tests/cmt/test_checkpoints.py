@@ -6,8 +6,12 @@ import argparse
 import copy
 import datetime
 import fractions
+import json
 import pickle
+import resource
+import struct
 import types
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -248,11 +252,17 @@ def test_weights_beyond_single_precision_are_refused(state: State, tmp_path: Pat
     assert "'head.bias' holds NaN or Inf" in refusal(saved(state, tmp_path))
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool, torch.complex64])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        *(torch.int8, torch.int64, torch.bool, torch.complex64),
+        *(torch.float8_e4m3fn, torch.float4_e2m1fn_x2),
+    ],
+)
 def test_weights_that_are_no_floats_are_refused(
     dtype: torch.dtype, state: State, tmp_path: Path
 ) -> None:
-    state["head.bias"] = state["head.bias"].to(dtype)
+    state["head.bias"] = torch.zeros(5 * dtype.itemsize, dtype=torch.uint8).view(dtype)
     assert f"'head.bias' has dtype {dtype}" in refusal(saved(state, tmp_path))
 
 
@@ -390,6 +400,81 @@ def test_the_allow_list_is_namespace_alone_and_only_while_reading(
     read(saved(official_checkpoint(state), tmp_path))
     assert set(seen) - before == {argparse.Namespace}
     assert set(torch.serialization.get_safe_globals()) == before
+
+
+# Files that claim more than they hold
+
+
+def claiming(header: object, body: bytes, path: Path) -> Path:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + body)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("header", "body"),
+    [
+        ({"a": {"dtype": "F32", "shape": [2**31, 2], "data_offsets": [0, 2**34]}}, b"1234"),
+        ({"a": {"dtype": "F32", "shape": [2**63, 4], "data_offsets": [0, 4]}}, b"1234"),
+        ({"a": {"dtype": "F32", "shape": [2], "data_offsets": [4, 0]}}, b"1234"),
+        ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, b"12345678"),
+        ({"a": {"dtype": "F33", "shape": [1], "data_offsets": [0, 4]}}, b"1234"),
+        ({"__metadata__": {"a": 1}}, b""),
+        (b"[" * 100_000, b""),
+        (b"\xff\xfe", b""),
+    ],
+)
+def test_safetensors_with_a_lying_header_are_refused(
+    header: object, body: bytes, tmp_path: Path
+) -> None:
+    assert "damaged" in refusal(claiming(header, body, tmp_path / "w.safetensors"), "ti")
+
+
+def test_a_safetensors_header_of_ten_gigabytes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", 10 * 2**30) + b"{}")
+    assert "damaged" in refusal(tmp_path / "w.safetensors", "ti")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_one_number_that_stands_for_ten_trillion_is_refused(
+    dtype: torch.dtype, state: State, tmp_path: Path
+) -> None:
+    state["head.bias"] = torch.zeros(1, dtype=dtype).expand(10**13)
+    assert "'head.bias' is larger than the file" in refusal(saved(state, tmp_path))
+
+
+def test_a_compressed_archive_is_refused_unread(state: State, tmp_path: Path) -> None:
+    state["head.bias"] = torch.zeros(10_000_000)
+    with (
+        zipfile.ZipFile(saved(state, tmp_path)) as stored,
+        zipfile.ZipFile(tmp_path / "w.pth", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for entry in stored.infolist():
+            packed.writestr(entry.filename, stored.read(entry))
+    assert (tmp_path / "w.pth").stat().st_size < 1_000_000
+    assert "claims to hold 40," in refusal(tmp_path / "w.pth")
+
+
+def test_an_old_file_that_claims_ten_gigabytes_is_refused(state: State, tmp_path: Path) -> None:
+    path = tmp_path / "old.pth"
+    torch.save({"a": torch.zeros(0x1234)}, path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    assert content.count(b"M\x34\x12") >= 1  # the number of elements in the pickle
+    path.write_bytes(content.replace(b"M\x34\x12", b"J\x00\x00\x00\x70"))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "damaged" in refusal(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # kilobytes
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+@pytest.mark.parametrize("kind", ["sparse", "csr", "meta"])
+def test_tensors_without_plain_values_are_refused(kind: str, state: State, tmp_path: Path) -> None:
+    state["head.bias"] = {
+        "sparse": torch.eye(5).to_sparse(),
+        "csr": torch.eye(5).to_sparse_csr(),
+        "meta": torch.empty(5, device="meta"),
+    }[kind]
+    assert "'head.bias' has no plain values" in refusal(saved(state, tmp_path))
 
 
 def test_all_eight_layouts_are_told_apart() -> None:

@@ -6,6 +6,8 @@ from collections import Counter
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cmt import InputError, rewrite_for_inference
@@ -21,6 +23,7 @@ from cmt.rewrite import (
     fold_queries,
     layernorm_affine,
     linear,
+    pad_channels,
 )
 
 LARGEST = 1e-5
@@ -175,3 +178,45 @@ def test_the_queries_of_one_head_fold_into_its_keys() -> None:
     theirs = (q(x) @ k(y).transpose(1, 2)).softmax(-1)
     ours = (x @ keys(y_map).flatten(2) + bias(y_map).flatten(2)).softmax(-1)
     assert difference(ours, theirs) < LARGEST
+
+
+# Any sizes
+
+
+WIDTHS = st.integers(1, 9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(WIDTHS, WIDTHS, st.integers(1, 3), st.integers(0, 99))
+def test_a_batchnorm_folds_backward_at_any_width(
+    inner: int, outer: int, kernel: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    conv = nn.Conv2d(inner, outer, kernel, padding=kernel // 2).double()
+    after = nn.BatchNorm2d(outer).eval()
+    randomise(after)
+    x = torch.randn(2, inner, 5, 4).double()
+    ours = convolution(fold_backward(as_layer(conv), batchnorm_affine(after)), like=conv).double()
+    assert difference(ours(x), after.double()(conv(x))) <= LARGEST
+
+
+@settings(max_examples=40, deadline=None)
+@given(WIDTHS, WIDTHS, WIDTHS, st.integers(0, 99))
+def test_linear_layers_compose_at_any_width(first: int, middle: int, last: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    inner, outer = nn.Linear(first, middle).double(), nn.Linear(middle, last).double()
+    x = torch.randn(4, first).double()
+    ours = linear(compose(as_layer(inner), as_layer(outer))).double()
+    assert difference(ours(x), outer(inner(x))) <= LARGEST
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=4), st.integers(1, 7))
+def test_padding_adds_zeros_up_to_a_multiple_and_changes_nothing(
+    shape: list[int], multiple: int
+) -> None:
+    tensor = torch.rand(shape) + 1
+    for dimension, size in enumerate(shape):
+        padded = pad_channels(tensor, dimension, multiple)
+        assert padded.shape[dimension] == -(-size // multiple) * multiple
+        assert torch.equal(padded.narrow(dimension, 0, size), tensor)
+        assert padded.sum() == pytest.approx(float(tensor.sum()), abs=1e-4)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +18,11 @@ from cmt.errors import InputError
 from measure.bundle import (
     MANIFEST,
     SEAL,
-    _parse,
+    describe_file,
     file_entries,
+    inside,
     open_bundle,
+    parse_manifest,
     replace_report,
     write_manifest,
 )
@@ -94,6 +98,25 @@ def test_paths_that_are_not_within_the_bundle_are_refused(copy: Path, name: str)
         open_bundle(copy)
 
 
+def test_a_path_that_is_too_long_is_refused_in_few_words(copy: Path) -> None:
+    rewrite(copy, lambda manifest: manifest["golden"]["images"].update(path="a" * 5000))
+    with pytest.raises(InputError, match="aaa is not the file") as caught:
+        open_bundle(copy)
+    assert len(str(caught.value)) < 500
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=12) | st.text(alphabet="./\\:a\0 ~", max_size=12))
+def test_no_path_of_a_manifest_leads_out_of_the_bundle(name: str) -> None:
+    folder = Path(__file__).parent
+    try:
+        found = inside(folder, name)
+    except InputError:
+        return
+    assert found.is_relative_to(folder.resolve())
+    assert found != folder.resolve()
+
+
 def test_a_link_out_of_the_bundle_is_refused(copy: Path, tmp_path: Path) -> None:
     photo = copy / "golden" / "photo.jpg"
     photo.rename(tmp_path / "photo.jpg")
@@ -119,6 +142,16 @@ def test_a_newer_schema_is_refused_with_its_version(copy: Path) -> None:
         lambda m: m["artefacts"][-1]["settings"].update(CACHE_DIR="/tmp/elsewhere"),
         lambda m: m.update(surprise=1),
         lambda m: m.update(schema="1"),
+        lambda m: m.update(schema=1.0),
+        lambda m: m["input"]["shape"].__setitem__(2, 64),
+        lambda m: m["input"]["crop"].update(size=[32.0, 32]),
+        lambda m: m["input"]["resize"].update(box=[16, 40]),
+        lambda m: m["input"]["resize"].update(box=[40, 2**64]),
+        lambda m: m["input"].update(std=[0.2, 0.2, 1e-60]),
+        lambda m: m["input"].update(mean=[0.2, 0.2, 1e60]),
+        lambda m: m["artefacts"][-1]["golden"].update(max_rel=1e60),
+        lambda m: m["artefacts"][-1]["golden"]["outputs"].append(m["golden"]["images"]),
+        lambda m: m["artefacts"][-1].pop("settings"),
     ],
 )
 def test_a_manifest_that_breaks_its_schema_is_refused(copy: Path, change: Change) -> None:
@@ -130,17 +163,69 @@ def test_a_manifest_that_breaks_its_schema_is_refused(copy: Path, change: Change
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=60) | st.text(alphabet='[{"schema: 1,}]0', max_size=60).map(str.encode))
 def test_garbage_is_no_manifest(content: bytes) -> None:
-    try:
-        manifest = _parse(content)
-    except InputError:
-        return
-    assert manifest["schema"] <= 1 or not isinstance(manifest["schema"], int)
+    with pytest.raises(InputError):
+        parse_manifest(content)
 
 
 def test_a_deeply_nested_manifest_is_refused(copy: Path) -> None:
     (copy / MANIFEST).write_text("[" * 200_000)
     with pytest.raises(InputError, match="damaged"):
         open_bundle(copy)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace('"schema": 1,', '"schema": 1, "schema": 1,'),
+        lambda text: text.replace("0.485", "NaN"),
+        lambda text: text.replace("0.485", "1e999"),
+        lambda text: text.replace(
+            '"environment": {', '"environment": {"x": ' + "[" * 70 + "]" * 70 + ","
+        ),
+        lambda text: "\ufeff" + text,
+        lambda text: text.encode("utf-16"),
+        lambda text: text[:-3],
+    ],
+)
+def test_a_manifest_with_more_than_one_meaning_is_refused(
+    copy: Path, change: Callable[[str], str | bytes]
+) -> None:
+    text = (copy / MANIFEST).read_text()
+    changed = change(text)
+    assert changed != text
+    content = changed.encode() if isinstance(changed, str) else changed
+    (copy / MANIFEST).write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    (copy / SEAL).write_text(f"{digest}  {MANIFEST}\n")
+    with pytest.raises(InputError, match=f"{MANIFEST} is damaged"):
+        open_bundle(copy)
+
+
+@pytest.mark.parametrize("name", ["golden/photo.jpg", SEAL])
+@pytest.mark.parametrize("kind", ["link to itself", "pipe", "folder"])
+def test_what_is_no_file_is_refused_and_named(copy: Path, name: str, kind: str) -> None:
+    (copy / name).unlink()
+    if kind == "pipe":
+        os.mkfifo(copy / name)
+    elif kind == "folder":
+        (copy / name).mkdir()
+    else:
+        (copy / name).symlink_to(copy / name)
+    with pytest.raises(InputError, match=f"^{name} is not the file"):
+        open_bundle(copy)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"schema": 1}', b'{"schema": 1, "schema": 1}'])
+def test_a_report_that_breaks_its_schema_is_refused(copy: Path, content: bytes) -> None:
+    (copy / "report.json").write_bytes(content)
+    rewrite(
+        copy,
+        lambda manifest: manifest["reports"][0].update(
+            describe_file(copy, copy / manifest["reports"][0]["path"])
+        ),
+    )
+    with pytest.raises(InputError, match=r"report\.json"):
+        assert open_bundle(copy).report
 
 
 def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:

@@ -228,6 +228,12 @@ def test_what_is_no_report_is_refused_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_file_without_end_is_refused(run: Run, tmp_path: Path) -> None:
+    status, _, error = run("/dev/zero")
+    assert status == 2
+    assert "more than 67,108,864 bytes" in error
+
+
 def test_table_fits_80_columns(run: Run, stored: Any) -> None:
     report = jetson_report()
     report["machines"][0]["machine"] = "a machine with quite a long name"
@@ -247,6 +253,8 @@ def test_table_fits_80_columns(run: Run, stored: Any) -> None:
         ("p50<=6s", "write ms"),
         ("size<=12GB", "write MB"),
         ("drop=0.3", "no clause"),
+        ("p50<=\N{ARABIC-INDIC DIGIT THREE}ms", "no clause"),
+        ("p50<=" + "9" * 400, "no clause"),
     ],
 )
 def test_a_policy_that_cannot_be_read_is_bad_input(

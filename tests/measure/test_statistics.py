@@ -191,3 +191,34 @@ def test_one_run_has_no_spread_and_none_is_an_error() -> None:
     assert summarise_latency([2.5], 3.0, 4.0)["std"] == 0
     with pytest.raises(ValueError, match="no basis"):
         summarise_latency([], 3.0, 4.0)
+
+
+TABLES = st.integers(2, 6).flatmap(
+    lambda classes: st.lists(
+        st.tuples(*[st.integers(0, classes - 1)] * 3), min_size=1, max_size=60
+    ).map(lambda rows: (classes, np.array(rows)))
+)
+
+
+@given(TABLES)
+def test_figures_of_any_answers_fit_together(table: tuple[int, np.ndarray]) -> None:
+    classes, rows = table
+    candidate, baseline, labels = rows.T
+    ours = compare(logits_for(candidate, classes), logits_for(baseline, classes), labels)
+    theirs = compare(logits_for(baseline, classes), logits_for(candidate, classes), labels)
+    assert ours.top1 == pytest.approx(100 * (candidate == labels).mean())
+    assert ours.drop_pp == pytest.approx(theirs.top1 - ours.top1)
+    assert ours.drop_pp == pytest.approx(-theirs.drop_pp)
+    assert ours.mcnemar_p == theirs.mcnemar_p
+    assert 0 <= ours.mcnemar_p <= 1
+    assert ours.drop_ci95[0] <= ours.drop_pp <= ours.drop_ci95[1]
+    assert ours.top1 <= ours.top5 <= 100
+    assert ours.agreement == theirs.agreement == pytest.approx((candidate == baseline).mean())
+
+
+@given(st.lists(st.floats(1e-3, 1e5), min_size=1, max_size=80))
+def test_percentiles_are_in_order_and_among_the_times(times: list[float]) -> None:
+    summary = summarise_latency(times, first=1.0, load=None)
+    assert min(times) <= summary["p50"] <= summary["p90"] <= summary["p99"] <= max(times)
+    assert summary["std"] >= 0
+    assert summarise_latency(times[::-1], 1.0, None)["p50"] == summary["p50"]

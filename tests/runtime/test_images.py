@@ -65,7 +65,16 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
 def test_any_size_is_resized_as_pillow_does(prepare: Prepare, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     sizes = [(1, 1), (1, 200), (200, 1), (3, 3000), (3000, 3), (52, 40), (48, 32), (40, 52)]
-    sizes += [(52, 300), (300, 40), (104, 80), (53, 41), (1920, 1080), (224, 224)]
+    sizes += [
+        (30_000, 3),
+        (40, 30_000),
+        (52, 300),
+        (300, 40),
+        (104, 80),
+        (53, 41),
+        (1920, 1080),
+        (224, 224),
+    ]
     sizes += [tuple(rng.integers(1, 700, 2)) for _ in range(40)]
     paths = []
     for i, (width, height) in enumerate(sizes):
@@ -115,6 +124,8 @@ def test_every_kind_of_png_is_decoded_as_pillow_does(prepare: Prepare, tmp_path:
         rows = rng.integers(0, 256, (33, row_bytes), np.uint8)
         paths.append(tmp_path / f"{depth}-{colour}-{len(chunks)}.png")
         paths[-1].write_bytes(png(40, depth, colour, rows, *chunks))
+    paths.append(tmp_path / "animated.png")
+    picture(40, 33).save(paths[-1], save_all=True, append_images=[picture(40, 33, 1)])
     check(prepare, paths)
 
 

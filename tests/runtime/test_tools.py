@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -23,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 def run(program: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [program, *map(str, arguments)], capture_output=True, text=True, check=False
+        [program, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=300
     )
 
 
@@ -222,6 +223,15 @@ def test_a_link_out_of_the_bundle_is_refused(runtime: Path, copy: Path, tmp_path
     result = run(runtime / "cmt_check", copy)
     assert result.returncode == 2
     assert "leads out of the bundle" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["golden/photo.jpg", "manifest.json.sha256"])
+def test_a_pipe_in_place_of_a_file_is_refused(runtime: Path, copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    os.mkfifo(copy / name)
+    result = run(runtime / "cmt_check", copy)
+    assert result.returncode == 2
+    assert f"{name} is not the file of this bundle (it is no file)" in result.stderr
 
 
 def test_settings_that_could_write_files_are_refused(

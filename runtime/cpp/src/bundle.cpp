@@ -27,6 +27,26 @@ constexpr const char* kSeal = "manifest.json.sha256";
   throw InputError(std::string(kManifest) + " is damaged (" + problem + "): copy the bundle again");
 }
 
+/// The rules of cmt/strict_json.py, so that Python and C++ read one manifest alike.
+Json parse_strictly(std::string_view text) {
+  constexpr int kMaxDepth = 64;
+  if (text.substr(0, 3) == "\xEF\xBB\xBF") damaged("it begins with a byte order mark");
+  std::vector<std::set<std::string>> names;
+  return Json::parse(text, [&](int depth, Json::parse_event_t event, const Json& value) {
+    using Event = Json::parse_event_t;
+    if ((event == Event::object_start || event == Event::array_start) && depth >= kMaxDepth) {
+      damaged("it is nested too deeply");
+    }
+    if (event == Event::object_start) names.emplace_back();
+    if (event == Event::object_end) names.pop_back();
+    if (event == Event::key && !names.back().insert(value.get<std::string>()).second) {
+      damaged("it has the name '" + value.get<std::string>().substr(0, 40) +
+              "' twice in one object");
+    }
+    return true;
+  });
+}
+
 std::int64_t whole_number(const Json& value, std::int64_t low, std::int64_t high) {
   // get<int64_t> would turn 1.5 into 1, and 2^64 - 1 into -1.
   const bool representable =
@@ -135,22 +155,36 @@ Preprocessing preprocessing(const Json& input) {
   return result;
 }
 
+/// The JSON library would take any value for an array of one, or for an object of one.
+const Json& array(const Json& object, const char* key, std::size_t fewest = 0) {
+  const Json& value = object.at(key);
+  if (!value.is_array() || value.size() < fewest) {
+    damaged(std::string(key) + " is no list of at least " + std::to_string(fewest));
+  }
+  return value;
+}
+
+const Json& object_of(const Json& object, const char* key) {
+  if (!object.at(key).is_object()) damaged(std::string(key) + " is no object");
+  return object.at(key);
+}
+
 /// Such as `tensorrt_rtx 1.7.1 for sm86, sm89`.
 std::string description_of_build(const Json& value) {
   std::string text;
-  for (const auto& [name, version] : value.at("built_with").items()) {
+  for (const auto& [name, version] : object_of(value, "built_with").items()) {
     text += (text.empty() ? "" : ", ") + name + " " + version.get<std::string>();
   }
   std::string separator = " for ";
-  for (const Json& device : value.at("built_for")) {
+  for (const Json& device : array(value, "built_for")) {
     text += std::exchange(separator, ", ") + device.get<std::string>();
   }
   return text;
 }
 
 // As in manifest.schema.json: other properties could make OpenVINO write files.
-const std::set<std::string> kSettings{"PERFORMANCE_HINT", "NUM_STREAMS",
-                                      "INFERENCE_PRECISION_HINT", "INFERENCE_NUM_THREADS"};
+const std::set<std::string> kSettings{"PERFORMANCE_HINT", "NUM_STREAMS", "INFERENCE_PRECISION_HINT",
+                                      "INFERENCE_NUM_THREADS"};
 
 Artefact artefact(const Json& value, std::size_t outputs) {
   Artefact result;
@@ -158,15 +192,17 @@ Artefact artefact(const Json& value, std::size_t outputs) {
   result.precision = value.at("precision").get<std::string>();
   result.file = file_entry(value);
   result.built = description_of_build(value);
-  for (const auto& [name, setting] : value.at("settings").items()) {
+  for (const auto& [name, setting] : object_of(value, "settings").items()) {
     if (kSettings.count(name) == 0) damaged("the setting " + name + " is not allowed");
     if (setting.is_structured() || setting.is_null()) damaged("the setting " + name);
     result.settings[name] = setting.is_string() ? setting.get<std::string>() : setting.dump();
   }
   const Json& golden = value.at("golden");
-  for (const Json& entry : golden.at("outputs")) result.golden_outputs.push_back(file_entry(entry));
+  for (const Json& entry : array(golden, "outputs"))
+    result.golden_outputs.push_back(file_entry(entry));
   if (result.golden_outputs.size() != outputs) damaged("golden outputs do not match the outputs");
   result.max_rel = finite_number(golden.at("max_rel"));
+  if (result.max_rel <= 0) damaged("max_rel is not positive");
   return result;
 }
 
@@ -181,13 +217,18 @@ Manifest read_manifest(const Json& json) {
   Manifest manifest;
   manifest.preprocessing = preprocessing(json.at("input"));
   manifest.batch = static_cast<std::size_t>(whole_number(json.at("input").at("shape")[0], 1, 4096));
-  json.at("outputs").get_to(manifest.outputs);
-  json.at("labels").get_to(manifest.labels);
-  for (const Json& value : json.at("artefacts")) {
+  array(json, "outputs", 1).get_to(manifest.outputs);
+  for (const std::string& name : manifest.outputs) {
+    if (name.empty()) damaged("an output has no name");
+  }
+  array(json, "labels").get_to(manifest.labels);
+  const Json& artefacts = array(json, "artefacts", 1);
+  for (const Json& value : artefacts) {
+    if (!value.is_object()) damaged("an artefact is no object");
     if (!value.contains("golden")) continue;
     manifest.artefacts.push_back(artefact(value, manifest.outputs.size()));
     Artefact& added = manifest.artefacts.back();
-    for (const Json& other : json.at("artefacts")) {
+    for (const Json& other : artefacts) {
       if (other.at("target") == added.target && other.at("precision") == added.precision) {
         added.total_bytes += file_entry(other).bytes;
       }
@@ -212,6 +253,7 @@ std::filesystem::path inside(const std::filesystem::path& folder, const std::str
     throw InputError("'" + name + "' leads out of the bundle: copy the bundle again, links " +
                      "followed");
   }
+  if (!std::filesystem::is_regular_file(path)) refuse(name, "it is no file");  // a pipe never ends
   return path;
 }
 
@@ -230,7 +272,7 @@ void check_file(const std::filesystem::path& folder, const FileEntry& entry) {
 
 Manifest parse_manifest(std::string_view text) {
   try {
-    return read_manifest(Json::parse(text));
+    return read_manifest(parse_strictly(text));
   } catch (const Json::exception& error) {
     damaged(std::string(error.what()).substr(0, 200));
   }

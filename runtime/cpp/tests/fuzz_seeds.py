@@ -1,8 +1,7 @@
-"""Writes what the fuzzers start from: fuzz_seeds.py BUNDLE FOLDER."""
+"""Writes what the fuzzer of images starts from: fuzz_seeds.py FOLDER."""
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,10 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 
 
-def main(bundle: str, folder: str) -> None:
-    """A manifest, and a small image of every kind that the decoders tell apart."""
-    manifests, images = Path(folder) / "manifests", Path(folder) / "images"
-    for path in (manifests, images):
-        path.mkdir(parents=True, exist_ok=True)
-    shutil.copy(Path(bundle) / "manifest.json", manifests)
+def main(folder: str) -> None:
+    """A small image of every kind that the decoders tell apart."""
+    images = Path(folder) / "fuzz_image"
+    images.mkdir(parents=True, exist_ok=True)
     picture = Image.effect_noise((24, 18), 80).convert("RGB")
     exif = Image.Exif()
     exif[0x0112] = 6
