@@ -5,14 +5,10 @@ Calibration is on random numbers: the ranges decide what an INT8 file answers, n
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import json
 import logging
-import os
 import tempfile
-import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -25,6 +21,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.networks import CMT_TOP1, RIVALS, Rival, randomise
+from benchmarks.quantisers import nncf_int8, onnxruntime_int8, quiet
 from benchmarks.worker import COMPILED
 from cmt.checkpoints import to_public_layout
 from cmt.network import build, count_macs
@@ -96,7 +93,9 @@ class Files:
         graph = self._plain(variant, batch)
 
         def make(folder: Path) -> None:
-            _quantise_onnx(graph, self._shape(variant, batch), folder / "plain.onnx")
+            onnxruntime_int8(
+                graph, _random_batches(self._shape(variant, batch)), folder / "plain.onnx"
+            )
 
         name = f"{variant}-{batch}/ort"
         after = [f"{variant}-{batch}/plain"]
@@ -201,7 +200,7 @@ class Files:
             config = {"variant": variant, "img_size": model.img_size}
             (folder / "network.json").write_text(json.dumps(config))
 
-        inputs = {"sources": _fingerprint("cmt/network.py", "benchmarks/networks.py")}
+        inputs = {"sources": fingerprint("cmt/network.py", "benchmarks/networks.py")}
         return self._stages.run(f"{variant}/reference", inputs, make) / "network.json"
 
     def _plain(self, variant: str, batch: int) -> Path:
@@ -214,7 +213,7 @@ class Files:
             export_onnx(torch_network(reference), batch, folder / "exported.onnx")
             simplify_onnx(folder / "exported.onnx", folder / "plain.onnx")
 
-        inputs = {"sources": _fingerprint("export/onnx_graph.py")}
+        inputs = {"sources": fingerprint("export/onnx_graph.py")}
         name = f"{variant}-{batch}/plain"
         return self._stages.run(name, inputs, make, [f"{variant}/reference"]) / "plain.onnx"
 
@@ -240,7 +239,7 @@ class Files:
                     )
                 )
 
-        inputs = {"sources": _fingerprint("cmt", "export", "quantize", "calib_data")}
+        inputs = {"sources": fingerprint("cmt", "export", "quantize", "calib_data")}
         after = [f"{variant}/reference"]
         folder = self._stages.run(f"{variant}-{batch}/ours", inputs, make, after)
         bundle = open_bundle(folder / "bundle")
@@ -274,7 +273,7 @@ class Files:
 
         inputs = {
             "transformers": version("transformers"),
-            "sources": _fingerprint("benchmarks/networks.py"),
+            "sources": fingerprint("benchmarks/networks.py"),
         }
         name = f"{rival.name}-{batch}"
         graph = self._stages.run(f"{name}/plain", inputs, make) / "plain.onnx"
@@ -298,7 +297,8 @@ class Files:
 
     def _nncf(self, name: str, graph: Path, shape: Shape, transformer: bool) -> Path:
         def make(folder: Path) -> None:
-            _quantise_openvino(graph, shape, transformer, folder / "int8.xml")
+            batches = list(_random_batches(shape))
+            nncf_int8(graph, batches, folder / "int8.xml", transformer=transformer)
 
         recipe = "transformer" if transformer else "default"
         inputs = {"batches": CALIBRATION_BATCHES}
@@ -349,7 +349,7 @@ def _key(path: Path) -> str:
     return marker.read_text()
 
 
-def _fingerprint(*sources: str) -> str:
+def fingerprint(*sources: str) -> str:
     """Of source files, and of all Python files of folders, in this repository."""
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()
@@ -378,7 +378,7 @@ def _write_images(folder: Path) -> None:
 
 def _export_rival(model: torch.nn.Module, shape: Shape, path: Path) -> None:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         torch.onnx.export(
             model,
             (torch.zeros(shape),),
@@ -389,42 +389,3 @@ def _export_rival(model: torch.nn.Module, shape: Shape, path: Path) -> None:
             external_data=False,
             verbose=False,
         )
-
-
-def _quantise_openvino(graph: Path, shape: Shape, transformer: bool, path: Path) -> None:
-    # Set before NNCF is imported, this keeps its telemetry from reporting usage.
-    os.environ["NNCF_CI"] = "1"
-    import nncf
-    import openvino as ov
-
-    logging.getLogger("nncf").setLevel(logging.ERROR)
-    model_type = nncf.ModelType.TRANSFORMER if transformer else None
-    dataset = nncf.Dataset(list(_random_batches(shape)))
-    with _quiet():
-        model = nncf.quantize(ov.Core().read_model(graph), dataset, model_type=model_type)
-    ov.save_model(model, path, compress_to_fp16=False)
-
-
-def _quantise_onnx(graph: Path, shape: Shape, path: Path) -> None:
-    """ONNX Runtime's own static quantisation, nothing chosen."""
-    from onnxruntime.quantization import CalibrationDataReader, quantize_static
-
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.batches = _random_batches(shape)
-
-        def get_next(self) -> dict[str, Array] | None:
-            batch = next(self.batches, None)
-            return None if batch is None else {INPUT_NAME: batch}
-
-    logging.getLogger().setLevel(logging.ERROR)
-    with _quiet():
-        quantize_static(graph, path, Reader())
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide progress prints and notes of exporters and quantisers."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield

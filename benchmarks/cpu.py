@@ -158,13 +158,13 @@ def run(
                     "batch": batch,
                     "mode": mode,
                     "kind": kind.partition(":")[0],
-                    "measured": _now(),
+                    "measured": now(),
                     "seconds": seconds,
                     "key": key,
                     **figures,
                 }
-                _write({**results, "date": _now(), "groups": list(done.values())}, out)
-    return {**results, "date": _now(), "groups": list(done.values())}
+                write_results({**results, "date": now(), "groups": list(done.values())}, out)
+    return {**results, "date": now(), "groups": list(done.values())}
 
 
 def _key(contenders: Sequence[Contender], run_with: Sequence[Any]) -> str:
@@ -173,11 +173,12 @@ def _key(contenders: Sequence[Contender], run_with: Sequence[Any]) -> str:
     return hashlib.sha256(json.dumps([content, run_with]).encode()).hexdigest()
 
 
-def _now() -> str:
+def now() -> str:
+    """ISO 8601, UTC, to the second."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
-def _write(results: Row, out: Path) -> None:
+def write_results(results: Row, out: Path) -> None:
     """In one step, so that an interruption leaves the earlier file."""
     temporary = out.with_name(f".{out.name}")
     temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -21,6 +21,8 @@ class Graph:
         rewritten: made from `cmt.rewrite_for_inference`'s network.
         fitted: with `quantize.activation`'s stand-ins for GELU, from the calibration images.
         scheme: INT8, by this one of `quantize.recipe.SCHEMES`, from the calibration images.
+        tuned: fine-tuned for this scheme, where the run fine-tunes.
+        tuned_source: then takes the place of `source`.
         half: FP16, with FP32 islands where the measured ranges ask for them.
     """
 
@@ -31,6 +33,8 @@ class Graph:
     rewritten: bool = False
     fitted: bool = False
     scheme: str | None = None
+    tuned: str | None = None
+    tuned_source: str | None = None
     half: bool = False
 
     @property
@@ -52,11 +56,20 @@ GRAPHS = {
     "onnx": Graph(None, "fp32", "onnxruntime", None),
     "simplified": Graph("onnx", "fp32", "onnxruntime", "{name}.onnx"),
     "half": Graph("simplified", "fp16", SIMULATED, "{name}.fp16.onnx", half=True),
-    "qdq": Graph("simplified", "int8", "onnxruntime", None, scheme=EXPLICIT),
+    "tuned": Graph(None, "int8", "onnxruntime", None, tuned=EXPLICIT),
+    "tuned-simplified": Graph("tuned", "int8", "onnxruntime", None),
+    "qdq": Graph(
+        "simplified",
+        "int8",
+        "onnxruntime",
+        None,
+        scheme=EXPLICIT,
+        tuned_source="tuned-simplified",
+    ),
     "qdq-half": Graph("qdq", "int8", SIMULATED, "{name}.int8.onnx", half=True),
     "rewritten": Graph(None, "fp32", "onnxruntime", None, rewritten=True),
     "rewritten-simplified": Graph("rewritten", "fp32", "onnxruntime", None),
-    "fitted": Graph(None, "int8", "onnxruntime", None, rewritten=True, fitted=True),
+    "fitted": Graph(None, "int8", "onnxruntime", None, rewritten=True, fitted=True, tuned=OPENVINO),
     "fitted-simplified": Graph("fitted", "int8", "onnxruntime", None),
     "fitted-qdq": Graph("fitted-simplified", "int8", "onnxruntime", None, scheme=OPENVINO),
 }

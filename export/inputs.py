@@ -36,6 +36,7 @@ class Inputs:
             accuracy cannot be measured, for `not_labelled`.
         calibration: images for INT8 and for the gate of FP16, None where there are none or neither
             is asked for.
+        tuning: images to fine-tune on, None where these are the calibration images.
     """
 
     model: CMT
@@ -48,6 +49,7 @@ class Inputs:
     label_map: dict[int, int] | None
     not_labelled: str | None
     calibration: ImageSource | None
+    tuning: ImageSource | None = None
     warnings: list[str] = field(default_factory=list)
 
 
@@ -75,11 +77,17 @@ def resolve(options: ExportOptions, needs_calibration: bool) -> Inputs:
         not_labelled=reason,
         calibration=None,
     )
+    if options.qat_data is not None:
+        inputs.tuning = FolderImages(options.qat_data)
     if needs_calibration:
         inputs.calibration = _calibration(options, fits_bundled or path is None)
         if inputs.calibration.fingerprint() == validation.fingerprint():
             inputs.warnings.append(
                 "calibration and validation images are the same: INT8's accuracy is flattered"
+            )
+        if inputs.tuning is not None and inputs.tuning.fingerprint() == validation.fingerprint():
+            inputs.warnings.append(
+                "fine-tuning and validation images are the same: INT8's accuracy is flattered"
             )
     elif options.precisions and (options.calib_data is not None or fits_bundled):
         # FP16 sets no ranges, but the accuracy gate chooses on them.

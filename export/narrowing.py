@@ -97,7 +97,7 @@ class Narrowing:
 
     def prepare(self, name: str, units: Units) -> list[str]:
         """Make the stages that the Q/DQ graph `name` is made from; returns their names."""
-        graph = GRAPHS[name]
+        graph = self._run.plan(name)
         assert graph.source is not None
         stages = [f"calibration/{graph.source}", f"method/{name}"]
         self._histograms(graph.source, name)
@@ -112,7 +112,7 @@ class Narrowing:
         from quantize.graft import PREFIX, restore_gelu
         from quantize.qdq import insert_qdq
 
-        graph = GRAPHS[name]
+        graph = self._run.plan(name)
         assert graph.source is not None
         assert graph.scheme is not None
         histograms = self._histograms(graph.source, name)
@@ -160,7 +160,7 @@ class Narrowing:
 
     def _method(self, name: str) -> str:
         """How the ranges of the Q/DQ graph `name` are chosen: what has the least error."""
-        run, graph = self._run, GRAPHS[name]
+        run, graph = self._run, self._run.plan(name)
         assert graph.source is not None
         assert graph.scheme is not None
         if run.options.output == "features":
@@ -232,7 +232,7 @@ class Narrowing:
 
     def _outside(self, name: str) -> float:
         """The share of validation activations outside all that calibration met, tensors alike."""
-        run, graph = self._run, GRAPHS[name]
+        run, graph = self._run, self._run.plan(name)
         assert graph.source is not None
         assert graph.scheme is not None
         source, scheme = graph.source, SCHEMES[graph.scheme]
@@ -267,7 +267,7 @@ class Narrowing:
 
     def _sensitivity(self, name: str) -> list[Row]:
         """A row for each unit of the graph `name`: INT8, or `half`."""
-        run, graph = self._run, GRAPHS[name]
+        run, graph = self._run, self._run.plan(name)
         assert graph.source is not None
         after = [f"graph/{graph.source}", "images/ranking"]
         if graph.scheme is not None:
@@ -298,7 +298,7 @@ class Narrowing:
         from quantize.graft import restore_gelu, stand_ins
         from quantize.qdq import insert_qdq, int8_units
 
-        graph = GRAPHS[name]
+        graph = self._run.plan(name)
         assert graph.source is not None
         assert graph.scheme is not None
         scheme, method = SCHEMES[graph.scheme], self._method(name)
@@ -326,7 +326,7 @@ class Narrowing:
         from export.half import to_fp16
         from quantize.qdq import all_units
 
-        source = GRAPHS[name].source
+        source = self._run.plan(name).source
         assert source is not None
         model = self._load(source)
         reference, units = answers(model), all_units(model)

@@ -43,6 +43,9 @@ class ExportOptions:
             float until it does not.
         gate_minutes: time for that, for each file.
         sensitivity: measure what each part of the network loses in INT8.
+        qat: epochs of quantisation-aware fine-tuning before INT8; 0 for none.
+        qat_data: image folder to fine-tune on, no labels needed; None takes the calibration
+            images.
         threads: of every runtime; None takes all usable CPUs.
         bench_seconds: time spent on measuring each file.
         tune: search each OpenVINO file's fastest settings on this machine by measuring.
@@ -67,6 +70,8 @@ class ExportOptions:
     max_drop: float = 1.0
     gate_minutes: float = 10.0
     sensitivity: bool = False
+    qat: int = 0
+    qat_data: Path | None = None
     threads: int | None = None
     bench_seconds: float = 5.0
     tune: bool = False
@@ -94,6 +99,12 @@ class ExportOptions:
             raise InputError(f"--batch must be at most {MOST_IMAGES}")
         if self.threads is not None and self.threads > MOST_THREADS:
             raise InputError(f"--threads must be at most {MOST_THREADS}")
+        if self.qat < 0:
+            raise InputError("--qat must be a number of epochs, such as 3 (0 for none)")
+        if self.qat and "int8" not in self.precisions:
+            raise InputError("--qat fine-tunes for INT8: add --int8")
+        if self.qat_data is not None and not self.qat:
+            raise InputError("--qat-data is for fine-tuning: say for how many epochs with --qat")
         if not self.bundle.name:
             raise InputError(f"--out {self.out} has no name: name a folder in it, such as cmt")
         if not 0 < self.bench_seconds < math.inf:

@@ -39,6 +39,7 @@ from export.progress import ProgressBars
 from export.stages import Stages
 from export.summary import Results, build_manifest, build_report
 from export.targets import BuildRequest, get_target
+from export.tuning import FineTuning
 from measure import environment, signature
 from measure.bundle import write_manifest
 from measure.latency import ROUNDS, Timing, measure_alternately
@@ -159,6 +160,8 @@ class Run:
         }
         if inputs.calibration is not None:
             self.sources |= _split(inputs.calibration, options)
+        if inputs.tuning is not None:
+            self.sources["fine-tuning"] = (inputs.tuning, None)
         self.preprocessing = replace(inputs.preprocessing, in_graph=False)
         self.parity: dict[str, dict[str, Any]] = {}
         self.narrowing = Narrowing(self)
@@ -196,11 +199,12 @@ class Run:
 
     def _start(self) -> Path:
         """Prepare the images and the torch network's answers; returns the network's place."""
-        self.images = {name: self._prepare(name) for name in self.sources}
+        self.images = {name: self.prepare(name) for name in self.sources}
         self.validation = self.images["validation"]
         self.calibration = self.images.get("calibration")
         # The same images as the files take them.
         self.fed = replace(self.validation, preprocessing=self.inputs.preprocessing)
+        self.fine_tuning = FineTuning(self, self._network) if self.options.qat else None
         reference = self._reference()
         self.reference = self.outputs("torch", "torch", reference, "reference")
         return reference
@@ -226,7 +230,8 @@ class Run:
             }
         return keys
 
-    def _prepare(self, name: str) -> PreparedImages:
+    def prepare(self, name: str) -> PreparedImages:
+        """The images of this source as the network takes them, on disk."""
         source, count = self.sources[name]
         total = min(len(source), count or len(source))
         label_map = self._label_map(name)
@@ -282,13 +287,20 @@ class Run:
 
     # Graphs and files
 
+    def plan(self, name: str) -> Graph:
+        """How this run makes the graph `name`."""
+        graph = GRAPHS[name]
+        if self.fine_tuning is None:
+            return replace(graph, tuned=None)
+        return replace(graph, source=graph.tuned_source or graph.source)
+
     def graph(self, name: str, units: Units = NONE) -> Path:
         """The ONNX graph `name`, made from its source and compared with torch.
 
         Args:
             units: what stays at the precision of the source.
         """
-        graph = GRAPHS[name]
+        graph = self.plan(name)
         source = None if graph.source is None else self.graph(graph.source, units)
         after = ["torch.outputs", "reference"]
         if graph.source is not None:
@@ -300,6 +312,8 @@ class Run:
         if graph.half:
             self.ranges()
             after.append("ranges")
+        if graph.tuned is not None and self.fine_tuning is not None:
+            after.append(self.fine_tuning.stage(graph))
 
         return self._write_graph(
             _stage_name(name, units),
@@ -352,9 +366,12 @@ class Run:
         return folder / "graph.onnx"
 
     def _make_graph(self, name: str, source: Path | None, path: Path, units: Units) -> None:
-        graph = GRAPHS[name]
+        graph = self.plan(name)
         if source is None:
-            export_onnx(self._network(graph), self.options.batch, path)
+            make = self._network
+            if graph.tuned is not None and self.fine_tuning is not None:
+                make = self.fine_tuning.tuned
+            export_onnx(make(graph), self.options.batch, path)
         elif graph.scheme is None and not graph.half:
             simplify_onnx(source, path)
         else:
@@ -590,6 +607,7 @@ class Run:
             candidates=self.candidates,
             validation=self.validation,
             calibration=self.calibration,
+            fine_tuning=self.fine_tuning,
             reference=self.reference,
             outputs=outputs,
             timings=timings,

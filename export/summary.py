@@ -18,15 +18,15 @@ from export.inputs import Inputs
 from export.narrowing import Narrowing
 from export.onnx_graph import INPUT_NAME, PIXELS_NAME, output_names
 from export.options import ExportOptions
+from export.tuning import FineTuning
 from measure import bundle as bundles
 from measure import environment
 from measure.latency import Timing
 from measure.report import REPORT_FILES
 from measure.report import VERSION as REPORT_VERSION
 from measure.runners import settings_of_run
-from measure.statistics import compare, worst_classes
+from measure.statistics import by_class, compare
 
-WORST_CLASSES = 3
 CHANGED_IMAGES = 4
 """Of each kind, lost and gained, that a row shows."""
 THUMBNAIL_SIZE = (72, 72)
@@ -40,6 +40,7 @@ class Results:
     """Everything that a finished run measured.
 
     Attributes:
+        fine_tuning: None where there was none.
         reference: outputs of the torch network on the validation images.
         outputs: the same of every candidate's file, by candidate name.
         timings: by candidate name, and `torch`.
@@ -52,6 +53,7 @@ class Results:
     candidates: list[Candidate]
     validation: PreparedImages
     calibration: PreparedImages | None
+    fine_tuning: FineTuning | None
     reference: Outputs
     outputs: dict[str, Outputs]
     timings: dict[str, Timing]
@@ -82,6 +84,7 @@ def build_report(results: Results) -> Row:
             **_images(results.validation, results.calibration),
             "ranking": results.narrowing.held_out,
         },
+        **_fine_tuning(results),
         "warnings": results.inputs.warnings,
         "gates": _gates(rows, options.max_drop),
         "baseline": _baseline(results),
@@ -104,6 +107,22 @@ def _sensitivity(results: Results) -> Row:
             "sensitivity_reason": reason,
         }
     )
+
+
+def _fine_tuning(results: Results) -> Row:
+    """The report's `fine_tuning`; nothing where there was none."""
+    if results.fine_tuning is None:
+        return {}
+    images = results.fine_tuning.images
+    return {
+        "fine_tuning": {
+            "epochs": results.options.qat,
+            "images": len(images),
+            "source": images.description,
+            "sha256": images.sha256,
+            "errors": results.fine_tuning.errors,
+        }
+    }
 
 
 def _gates(rows: list[Row], max_drop: float) -> Row:
@@ -175,12 +194,12 @@ def _changes(results: Results, outputs: Outputs) -> Row:
 
     lost = np.flatnonzero((before == labels) & (answers != labels))
     gained = np.flatnonzero((before != labels) & (answers == labels))
-    worst = worst_classes(outputs[0], results.reference[0], labels, WORST_CLASSES)
+    classes = by_class(outputs[0], results.reference[0], labels)
     return {
         "changes": {
             "lost": len(lost),
             "gained": len(gained),
-            "classes": [{"name": name(row.pop("index")), **row} for row in worst],
+            "classes": [{"name": name(row.pop("index")), **row} for row in classes],
             "images": [
                 {
                     "key": results.validation.keys[i],

@@ -264,10 +264,21 @@ def _terminal_cells(row: dict[str, Any], is_baseline: bool) -> Iterable[str]:
     )
 
 
+def _resolution(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """What drop the images would show, of the file that makes it hardest to see."""
+    found = [row["accuracy"] for row in rows[1:] if row["accuracy"]]
+    found = [accuracy for accuracy in found if "resolvable_pp" in accuracy]
+    if found:
+        hardest = max(found, key=lambda accuracy: accuracy["resolvable_pp"])
+        images, drop = verdict.count(hardest["images"]), verdict.resolvable(hardest)
+        yield f"{images} images would show a drop of {drop}"
+
+
 def _terminal_caption(rows: list[dict[str, Any]]) -> str | None:
     notes = []
     if any(map(verdict.is_simulated, rows)):
         notes.append("* simulated by ONNX Runtime")
+    notes.extend(_resolution(rows))
     if any(map(verdict.missing_fields, rows)):
         notes.append(f"{verdict.NOT_MEASURED}: not measured, see report.md")
     return "; ".join(notes) or None

@@ -17,6 +17,8 @@ QUANTILES = tuple(range(0, 101, 5))
 """Percentiles of the report's latency distributions."""
 # Two-sided 95 % quantile of the standard normal distribution.
 _Z95 = 1.959963984540054
+# One-sided 80 % quantile.
+_Z80 = 0.8416212335729143
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Accuracy:
         agreement: share of images, 0 to 1, with the same first answer as the baseline, right
             or wrong.
         mcnemar_p: exact two-sided p of "candidate and baseline are right equally often".
+        resolvable_pp: the smallest true drop, in points, that this many images would show; see
+            `smallest_resolvable`.
     """
 
     top1: float
@@ -42,6 +46,7 @@ class Accuracy:
     drop_ci95: tuple[float, float]
     agreement: float
     mcnemar_p: float
+    resolvable_pp: float
 
 
 def compare(
@@ -83,6 +88,7 @@ def compare(
         drop_ci95=(100 * low, 100 * high),
         agreement=float(same.mean()),
         mcnemar_p=mcnemar_exact(lost, gained),
+        resolvable_pp=100 * smallest_resolvable(lost, gained, images),
     )
 
 
@@ -146,6 +152,33 @@ def mcnemar_exact(lost: int, gained: int) -> float:
     return min(1.0, 2 * tail / (1 << tosses))
 
 
+def smallest_resolvable(lost: int, gained: int, images: int) -> float:
+    """The smallest true drop, a share, that this many images would show.
+
+    "Show" means that four of five such sets of images (power 80 %) would give a McNemar p below
+    0.05, two-sided. R. J. Connor, "Sample size for testing differences in proportions for the
+    paired-sample design", Biometrics 43 (1987) 207-211, gives the images that a difference d takes
+    where a share s of them changes sides: (1.96 sqrt(s) + 0.84 sqrt(s - d^2))^2 / d^2. It is solved
+    for d, with s as observed, half an image added to each cell of the two-by-two table as in
+    `paired_interval`, but never below d: a drop of d changes at least that many. At most 1.
+
+    Args:
+        lost, gained: as for `paired_interval`.
+    """
+    observed = (lost + gained + 1) / (images + 2)
+
+    def needed(drop: float) -> float:
+        changing = max(observed, drop)
+        root = _Z95 * math.sqrt(changing) + _Z80 * math.sqrt(max(changing - drop**2, 0.0))
+        return (root / drop) ** 2
+
+    low, high = 0.0, 1.0
+    for _ in range(40):  # down to the last digits of a float32
+        middle = (low + high) / 2
+        low, high = (middle, high) if needed(middle) > images else (low, middle)
+    return high
+
+
 def summarise_latency(
     milliseconds: Sequence[float], first: float | None, load: float | None
 ) -> dict[str, Any]:
@@ -173,25 +206,23 @@ def summarise_latency(
     }
 
 
-def worst_classes(
+def by_class(
     logits: NDArray[np.float32],
     baseline_logits: NDArray[np.float32],
     labels: NDArray[np.integer[Any]],
-    limit: int,
 ) -> list[dict[str, Any]]:
-    """The classes that lost most images against the baseline, the worst first.
+    """Top-1 of every class that has images, the one that lost most first.
 
     Args:
         logits, baseline_logits: (images, classes), the same images in the same order.
         labels: (images,) class indices.
-        limit: how many at most; classes that lost none are left out.
 
     Returns:
         For each: `index`, `images`, and the percent of them answered right, `baseline_top1` and
         `top1`.
     """
     right, before = logits.argmax(1) == labels, baseline_logits.argmax(1) == labels
-    found = [
+    rows = [
         {
             "index": int(index),
             "images": int(mine.sum()),
@@ -200,9 +231,8 @@ def worst_classes(
         }
         for index in np.unique(labels)
         for mine in [labels == index]
-        if right[mine].sum() < before[mine].sum()
     ]
-    return sorted(found, key=lambda row: row["top1"] - row["baseline_top1"])[:limit]
+    return sorted(rows, key=lambda row: row["top1"] - row["baseline_top1"])
 
 
 def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:

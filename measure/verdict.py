@@ -150,6 +150,12 @@ def drop_text(accuracy: dict[str, Any] | None) -> str:
     return points(accuracy["drop_pp"]) + interval(accuracy["drop_ci95"])
 
 
+def resolvable(accuracy: dict[str, Any]) -> str:
+    """The smallest true drop that the images would show, rounded up; early reports have none."""
+    value = accuracy.get("resolvable_pp")
+    return NOT_MEASURED if value is None else f"{math.ceil(100 * value) / 100:.2f}"
+
+
 def p50(row: Row) -> float | None:
     """The median latency in ms, where it was measured."""
     return row["latency_ms"]["p50"] if row["latency_ms"] else None
@@ -224,7 +230,11 @@ def _accuracy_sentence(row: Row, limit: float | None) -> str:
     elif bounds[1] < 0:
         words = f"a gain of {percent(-drop)} points (drop{interval(bounds)}) on {images}"
     else:
-        words = f"no drop that {images} can resolve ({points(drop)} points{interval(bounds)})"
+        smallest = resolvable(accuracy)
+        shown = f"; one of {smallest} would show" if smallest != NOT_MEASURED else ""
+        words = (
+            f"no drop that {images} can resolve ({points(drop)} points{interval(bounds)}{shown})"
+        )
     over = f", over the limit of {percent(limit)} points" if over_limit(row, limit) else ""
     simulated = " (simulated)" if is_simulated(row) else ""
     return f"Top-1 is {percent(accuracy['top1'])} %{simulated}, {words}{over}."
@@ -323,6 +333,9 @@ def findings(report: Report) -> tuple[Finding, ...]:
         found.append(Finding(text, "good"))
     elif limit is None:
         found.append(Finding("No limit was set for the top-1 drop."))
+    if tuned := report.get("fine_tuning"):
+        text = f"INT8 files were fine-tuned on {count(tuned['images'])} images; what they drop is "
+        found.append(Finding(f"{text}told from the original network."))
     found.extend(_precision_that_does_not_pay(report))
     found.extend(_describe(row, limit) for row in report["results"])
     return tuple(found)

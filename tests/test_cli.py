@@ -130,6 +130,9 @@ def test_missing_and_empty_weights(run: Run, tmp_path: Path) -> None:
         ("--batch", "4097"),
         ("--threads", "100000"),
         ("--val-count", "-5"),
+        ("--qat", "-1"),
+        ("--qat", "3"),  # without --int8
+        ("--qat-data", "photos"),  # without --qat
     ],
 )
 def test_numbers_that_make_no_sense(run: Run, tmp_path: Path, arguments: tuple[str, str]) -> None:

@@ -80,6 +80,22 @@ def test_work_that_targets_and_precisions_share_is_done_once(
     assert {"build/openvino/fp32", "build/openvino/fp16", "build/openvino/int8"} < set(stages)
 
 
+def test_fine_tuning_goes_on_after_the_last_finished_epoch(
+    arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    log, first = tmp_path / "log", "tuned/explicit-1"
+    tuned = arguments("tuned", "--int8", "--qat", "2", "--resume")
+    assert status_of(tuned, log, first, "after", signal.SIGKILL) == -signal.SIGKILL
+    assert status_of(tuned, log) == 0
+    made = log.read_text().split()
+    assert (made.count(first), made.count("tuned/explicit-2")) == (1, 1)
+    report = json.loads((tmp_path / "tuned" / "report.json").read_text())
+    assert report["fine_tuning"]["epochs"] == len(report["fine_tuning"]["errors"]["explicit"]) == 2
+    # INT8 comes from the fine-tuned network, float files from the one that was given.
+    stages = [row["stage"] for row in report["parity"]]
+    assert stages.index("simplified") < stages.index("tuned") < stages.index("qdq")
+
+
 @pytest.mark.parametrize("changed", ["image", "option"])
 def test_a_changed_input_is_not_answered_from_the_stages(
     arguments: Callable[..., list[str]], photos: Path, tmp_path: Path, changed: str

@@ -17,6 +17,7 @@ import pytest
 from example_report import (
     make_accuracy,
     make_calibration,
+    make_changes,
     make_fallback,
     make_report,
     make_row,
@@ -437,6 +438,53 @@ def test_chart_keys_and_changes_are_the_figures_of_report_json(report: Report) -
     assert Tables(render_html(report)).tables["caption-changes-1"][1:] == [
         ["Coat", "200", "85.50", "83.25"]
     ]
+
+
+def test_every_class_stands_beside_every_file_the_worst_first(report: Report) -> None:
+    other = make_changes()
+    other["classes"] = [{**one, "top1": one["baseline_top1"] - 3} for one in other["classes"][::-1]]
+    report["results"][2]["changes"] = other
+    table = Tables(render_html(report)).tables["caption-by-class"]
+    assert table == [
+        ["Class", "Images", "Baseline top-1 %", "openvino int8", "tensorrt int8 *"],
+        ["Coat", "200", "85.50", "-2.25", "-3.00"],
+        ["Bag", "200", "98.00", "+0.50", "-3.00"],
+    ]
+    assert "| Bag | 200 | 98.00 | +0.50 | -3.00 |" in render_markdown(report)
+
+
+def test_a_report_with_the_worst_classes_alone_has_no_table_of_all(report: Report) -> None:
+    other = make_changes()
+    del other["classes"][0]
+    report["results"][2]["changes"] = other
+    assert "caption-by-class" not in Tables(render_html(report)).tables
+
+
+def test_the_smallest_drop_that_the_images_would_show_is_said(report: Report) -> None:
+    for page in (Tables(render_html(report)).text, render_markdown(report)):
+        assert "one of 0.44 would show" in page  # rounded up
+    assert "2,000 images would show a drop of 0.44" in printed(report)
+
+
+def test_a_report_that_does_not_say_what_its_images_resolve_is_still_read(report: Report) -> None:
+    for row in (report["baseline"], *report["results"]):
+        del row["accuracy"]["resolvable_pp"]
+    validate(report)
+    assert "; one of" not in render_markdown(report)
+
+
+def test_fine_tuning_is_said(report: Report) -> None:
+    report["fine_tuning"] = {
+        "epochs": 3,
+        "images": 512,
+        "source": "photos/train",
+        "sha256": "ab" * 32,
+        "errors": {"openvino": [0.02, 0.01, 0.005]},
+    }
+    validate(report)
+    for page in (Tables(render_html(report)).text, render_markdown(report)):
+        assert "fine-tuned on 512 images; what they drop is told from the original network" in page
+        assert "photos/train" in page
 
 
 def test_files_that_change_no_image_are_named_in_one_line(report: Report) -> None:

@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 from cmt.errors import GateError, InputError
 from measure.statistics import (
+    by_class,
     compare,
     label_rank,
     mcnemar_exact,
     paired_interval,
+    smallest_resolvable,
     summarise_latency,
 )
 
@@ -222,3 +224,31 @@ def test_percentiles_are_in_order_and_among_the_times(times: list[float]) -> Non
     assert min(times) <= summary["p50"] <= summary["p90"] <= summary["p99"] <= max(times)
     assert summary["std"] >= 0
     assert summarise_latency(times[::-1], 1.0, None)["p50"] == summary["p50"]
+
+
+def test_the_smallest_drop_that_images_would_show_is_shown_by_four_of_five_sets() -> None:
+    images, lost, gained = 2000, 40, 20
+    drop = smallest_resolvable(lost, gained, images)
+    changing = (lost + gained + 1) / (images + 2)
+    rng = np.random.default_rng(0)
+    shares = [(changing + drop) / 2, (changing - drop) / 2, 1 - changing]
+    sets = rng.multinomial(images, shares, 2000)
+    shown = np.mean([mcnemar_exact(int(a), int(b)) < 0.05 for a, b, _ in sets])
+    assert shown == pytest.approx(0.8, abs=0.04)  # the exact test is a little strict
+
+
+def test_more_images_resolve_less_and_none_that_changed_is_no_proof() -> None:
+    drops = [smallest_resolvable(0, 0, images) for images in (1, 100, 2000, 10_000)]
+    assert drops == sorted(drops, reverse=True)
+    assert drops[0] == pytest.approx(1)
+    assert drops[2] == pytest.approx((1.96 + 0.84) ** 2 / 2000, rel=0.01)
+    assert smallest_resolvable(30, 30, 2000) > drops[2]
+
+
+def test_every_class_is_counted_the_worst_first() -> None:
+    baseline, labels = logits_for([0, 0, 1, 2], 4), np.array([0, 0, 1, 3])
+    assert by_class(logits_for([0, 2, 1, 3], 4), baseline, labels) == [
+        {"index": 0, "images": 2, "baseline_top1": 100.0, "top1": 50.0},
+        {"index": 1, "images": 1, "baseline_top1": 100.0, "top1": 100.0},
+        {"index": 3, "images": 1, "baseline_top1": 0.0, "top1": 100.0},
+    ]

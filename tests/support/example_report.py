@@ -20,6 +20,7 @@ def make_accuracy(top1: float, drop: float, interval: list[float]) -> dict[str, 
         "drop_ci95": interval,
         "agreement": 0.9925,
         "mcnemar_p": 0.774,
+        "resolvable_pp": 0.4321,
     }
 
 
@@ -66,7 +67,10 @@ def make_changes() -> Report:
     return {
         "lost": 5,
         "gained": 3,
-        "classes": [{"name": "Coat", "images": 200, "baseline_top1": 85.5, "top1": 83.25}],
+        "classes": [
+            {"name": "Coat", "images": 200, "baseline_top1": 85.5, "top1": 83.25},
+            {"name": "Bag", "images": 200, "baseline_top1": 98.0, "top1": 98.5},
+        ],
         "images": [
             {
                 **dict(zip(fields, words, strict=True)),

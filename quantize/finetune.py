@@ -1,0 +1,219 @@
+"""Quantisation-aware fine-tuning: the network learns to answer as before through INT8's rounding.
+
+What the recipe puts into INT8, and nothing else, is rounded in the forward pass: layers' inputs
+with ranges found as `quantize.qdq` finds them, weights per channel; gradients pass through the
+rounding inside the range (Jacob et al., arXiv 1712.05877). The float network is the teacher; labels
+play no part. BatchNorm is frozen, its statistics and its scales.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from calib_data.prepared import PreparedImages, spread
+from cmt.rewrite import batchnorm_affine
+from quantize.ranges import LEVELS, Histogram, Levels, half_scale
+from quantize.recipe import Scheme
+
+BATCH = 16
+LEARNING_RATE = 1e-4
+"""Of the first step; a cosine takes it to zero over all epochs."""
+RANGE_IMAGES = 64
+"""How many set the ranges anew before each epoch."""
+
+_FOLDED = {"project": "project_norm", "reduce.conv": "reduce.norm", "head.features": "head.norm"}
+"""Layers with a BatchNorm right behind them, and what it is called."""
+
+Layer = nn.Conv2d | nn.Linear
+Outputs = tuple[Tensor, ...]
+
+
+class _RoundedWeight(nn.Module):
+    """A weight rounded to symmetric INT8, one scale for each output channel.
+
+    Args:
+        gain: (channels,), what each channel is multiplied by before it is rounded, since export
+            folds the BatchNorm behind the layer into the weight.
+    """
+
+    gain: Tensor
+
+    def __init__(self, gain: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("gain", gain)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        gain = self.gain.reshape(-1, *[1] * (weight.ndim - 1))
+        weight = weight * gain
+        with torch.no_grad():
+            largest = weight.flatten(1).abs().amax(1)
+            scale = torch.from_numpy(half_scale(largest.double().numpy()))
+        zeros = torch.zeros_like(scale, dtype=torch.int32)
+        weight = torch.fake_quantize_per_channel_affine(weight, scale, zeros, 0, -LEVELS, LEVELS)
+        return weight / gain
+
+
+def _gain(network: nn.Module, path: str, channels: int) -> Tensor:
+    """What export folds into the layer's weight; ones where nothing follows that folds."""
+    for suffix, norm in _FOLDED.items():
+        if path.endswith(suffix):
+            folded = dict(network.named_modules()).get(path.removesuffix(suffix) + norm)
+            if isinstance(folded, nn.BatchNorm2d):
+                gain = batchnorm_affine(folded)[0].float()
+                return torch.where(gain == 0, 1, gain)  # a dead channel stays as it is
+    return torch.ones(channels)
+
+
+def int8_layers(network: nn.Module, scheme: Scheme) -> dict[str, Layer]:
+    """The layers that the recipe puts into INT8, by path.
+
+    Raises InputError on one without a role.
+    """
+    layers = [
+        (path, module)
+        for path, module in network.named_modules()
+        if isinstance(module, (nn.Conv2d, nn.Linear))
+    ]
+    return {
+        path: layer
+        for path, layer in layers
+        if scheme.is_int8(
+            [f"{path}.weight"], depthwise=isinstance(layer, nn.Conv2d) and layer.groups > 1
+        )
+    }
+
+
+@contextmanager
+def rounded(network: nn.Module, scheme: Scheme, images: PreparedImages) -> Iterator[None]:
+    """The network computes as its INT8 file will, with ranges from these images.
+
+    Its weights stay float and are rounded anew in every forward pass.
+    """
+    layers = int8_layers(network, scheme)
+    levels = _input_levels(network, list(layers.values()), scheme, images)
+    hooks = [layer.register_forward_pre_hook(_rounding(levels[layer])) for layer in layers.values()]
+    for path, layer in layers.items():
+        gain = _gain(network, path, len(layer.weight))
+        parametrize.register_parametrization(layer, "weight", _RoundedWeight(gain))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for layer in layers.values():
+            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+
+
+def _input_levels(
+    network: nn.Module, layers: list[Layer], scheme: Scheme, images: PreparedImages
+) -> dict[Layer, Levels]:
+    histograms = {layer: Histogram() for layer in layers}
+
+    def observe(layer: nn.Module, given: tuple[Tensor]) -> None:
+        histograms[layer].add(given[0].numpy())  # type: ignore[index]
+
+    hooks = [layer.register_forward_pre_hook(observe) for layer in layers]
+    try:
+        with torch.no_grad():
+            for batch in images.batches(BATCH, spread(len(images), RANGE_IMAGES)):
+                network(torch.from_numpy(batch))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {layer: histogram.levels(scheme.asymmetric) for layer, histogram in histograms.items()}
+
+
+def _rounding(levels: Levels) -> Callable[[nn.Module, tuple[Tensor]], Tensor]:
+    low, high = (0, 255) if levels.unsigned else (-LEVELS, LEVELS)
+    return lambda _, given: torch.fake_quantize_per_tensor_affine(
+        given[0], levels.scale, levels.zero_point, low, high
+    )
+
+
+def train_epoch(
+    network: nn.Module,
+    teacher: nn.Module,
+    scheme: Scheme,
+    images: PreparedImages,
+    *,
+    epoch: int,
+    epochs: int,
+    seed: int,
+    state: dict[str, Any] | None,
+    advance: Callable[[int], None],
+) -> dict[str, Any]:
+    """One pass over the images, each mirrored or not; changes the network in place.
+
+    Everything random comes from the seed and the epoch, so that epochs may run in processes of
+    their own.
+
+    Args:
+        network: in evaluation mode; the same function as the teacher's, or near it.
+        images: to learn on, no labels needed; ranges come from some of them.
+        epoch: from 0.
+        state: what the epoch before returned; None for the first.
+
+    Returns:
+        `optimiser`, for the next epoch, and `error`, the mean over the epoch of the square error
+        of the outputs relative to the teacher's.
+    """
+    learning = _learning_parameters(network)
+    optimiser = torch.optim.Adam(learning, lr=LEARNING_RATE)
+    if state is not None:
+        optimiser.load_state_dict(state["optimiser"])
+    rng = np.random.default_rng((seed, epoch))
+    places = rng.permutation(len(images))
+    steps = math.ceil(len(places) / BATCH)
+    errors = []
+    for parameter in learning:
+        parameter.requires_grad_(True)
+    with rounded(network, scheme, images):
+        for step, batch in enumerate(images.batches(BATCH, places)):
+            for group in optimiser.param_groups:
+                progress = (epoch + step / steps) / epochs
+                group["lr"] = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * progress))
+            x = torch.from_numpy(batch)
+            mirrored = torch.from_numpy(rng.random(len(x)) < 0.5)
+            x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
+            with torch.no_grad():
+                wanted = _outputs(teacher(x))
+            error = _relative_error(_outputs(network(x)), wanted)
+            optimiser.zero_grad()
+            error.backward()
+            optimiser.step()
+            errors.append(float(error.detach()))
+            advance(len(x))
+    return {"optimiser": optimiser.state_dict(), "error": float(np.mean(errors))}
+
+
+def _learning_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """All but BatchNorm's, in the order of their names: rounding a weight moves it to the end."""
+    frozen = {
+        parameter
+        for module in network.modules()
+        if isinstance(module, nn.BatchNorm2d)
+        for parameter in module.parameters()
+    }
+    named = sorted(network.named_parameters())
+    return [parameter for _, parameter in named if parameter not in frozen]
+
+
+def _outputs(given: Tensor | Outputs) -> Outputs:
+    return given if isinstance(given, tuple) else (given,)
+
+
+def _relative_error(outputs: Outputs, wanted: Outputs) -> Tensor:
+    """Mean square error relative to the mean square of what is wanted, over all outputs."""
+    errors = [
+        (ours - theirs).square().mean() / theirs.square().mean()
+        for ours, theirs in zip(outputs, wanted, strict=True)
+    ]
+    return torch.stack(errors).mean()

@@ -1,0 +1,150 @@
+"""Fine-tuning rounds what the recipe rounds, learns, leaves BatchNorm alone, and can be stopped."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from calib_data.prepared import PreparedImages
+from calib_data.preprocessing import Preprocessing
+from cmt import rewrite_for_inference
+from cmt.network import CMT
+from quantize import finetune
+from quantize.finetune import rounded, train_epoch
+from quantize.qdq import quantize_onnx
+from quantize.recipe import EXPLICIT, OPENVINO, SCHEMES, Scheme, role_of
+
+
+@pytest.fixture
+def images(monkeypatch: pytest.MonkeyPatch) -> PreparedImages:
+    """Noise, in batches of two."""
+    monkeypatch.setattr(finetune, "BATCH", 2)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (16, 64, 64, 3), np.uint8)
+    keys = [str(i) for i in range(16)]
+    preprocessing = Preprocessing((64, 64), (64, 64))
+    return PreparedImages(pixels, None, keys, keys, [], 16, "noise", preprocessing)
+
+
+def outlying(network: CMT) -> CMT:
+    """The same function with a channel behind a normalisation far larger than the others."""
+    for stage in network.stages:
+        for block in stage.blocks:  # type: ignore[union-attr]
+            with torch.no_grad():
+                block.norm2.weight[0] *= 300
+                block.norm2.bias[0] *= 300
+                block.ffn.expand.weight[:, 0] /= 300
+    return network
+
+
+def epoch(network: CMT, teacher: CMT, images: PreparedImages, number: int, state: Any) -> Any:
+    return train_epoch(
+        network,
+        teacher,
+        SCHEMES[EXPLICIT],
+        images,
+        epoch=number,
+        epochs=2,
+        seed=0,
+        state=state,
+        advance=lambda _: None,
+    )
+
+
+def answers(network: CMT, images: PreparedImages) -> np.ndarray:
+    with torch.no_grad():
+        outputs = [network(torch.from_numpy(batch)) for batch in images.batches(2)]
+    return torch.cat(outputs).numpy()  # type: ignore[arg-type]
+
+
+class OneRole(Scheme):
+    """A scheme for the layers of one role alone.
+
+    With all of them, the first value that torch and ONNX Runtime round to different sides makes
+    everything behind it another sample of the same noise.
+    """
+
+    def is_int8(self, parameters: Iterable[str], depthwise: bool) -> bool:
+        names = list(parameters)
+        return role_of(names).name == self.name and SCHEMES[EXPLICIT].is_int8(names, depthwise)
+
+
+@pytest.mark.parametrize("role", ["attention output", "ffn project", "head features"])
+def test_rounds_as_the_int8_file_does(
+    tiny_network: Callable[[str], CMT],
+    float_graph: Callable[[str], Path],
+    images: PreparedImages,
+    role: str,
+) -> None:
+    scheme, network = OneRole(role, asymmetric=False, at_source=False), tiny_network("official")
+    batches = list(images.batches(2))
+    quantised = quantize_onnx(onnx.load(float_graph("official")), batches, scheme)
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    session = onnxruntime.InferenceSession(quantised.SerializeToString(), options)
+    file = np.concatenate([session.run(None, {"input": batch})[0] for batch in batches])
+    exact = answers(network, images)
+    with rounded(network, scheme, images):
+        ours = answers(network, images)
+    assert np.abs(ours - file).mean() < 0.1 * np.abs(file - exact).mean()
+    np.testing.assert_array_equal(answers(network, images), exact)
+
+
+def test_rounds_the_rewritten_network_too(
+    tiny_network: Callable[[str], CMT], images: PreparedImages
+) -> None:
+    network: Any = rewrite_for_inference(tiny_network("official"))
+    exact = answers(network, images)
+    with rounded(network, SCHEMES[OPENVINO], images):
+        error = np.abs(answers(network, images) - exact).max() / np.abs(exact).max()
+    assert 1e-4 < error < 0.1
+
+
+def test_learns_to_answer_as_before_with_batchnorm_frozen(
+    tiny_network: Callable[[str], CMT], images: PreparedImages
+) -> None:
+    teacher = tiny_network("official")
+    network = outlying(copy.deepcopy(teacher))
+    before = copy.deepcopy(network.state_dict())
+
+    def error() -> float:
+        with rounded(network, SCHEMES[EXPLICIT], images):
+            return float(np.square(answers(network, images) - answers(teacher, images)).mean())
+
+    untrained, state = error(), None
+    for number in range(2):
+        state = epoch(network, teacher, images, number, state)
+    assert error() < 0.7 * untrained
+    norms = {
+        f"{path}.{name}"
+        for path, module in network.named_modules()
+        if isinstance(module, torch.nn.BatchNorm2d)
+        for name in module.state_dict()
+    }
+    after = network.state_dict()
+    assert after.keys() == before.keys()
+    assert {name for name in before if torch.equal(before[name], after[name])} >= norms
+    assert not torch.equal(before["stem.0.conv.weight"], after["stem.0.conv.weight"])
+
+
+def test_an_epoch_in_another_process_is_the_same_epoch(
+    tiny_network: Callable[[str], CMT], images: PreparedImages
+) -> None:
+    teacher = tiny_network("official")
+    whole = copy.deepcopy(teacher)
+    state = epoch(whole, teacher, images, 0, None)
+    stopped = copy.deepcopy(teacher)
+    stopped.load_state_dict(whole.state_dict())
+    kept = copy.deepcopy(state)
+    epoch(whole, teacher, images, 1, state)
+    epoch(stopped, teacher, images, 1, kept)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, stopped.state_dict()[name])
