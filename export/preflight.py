@@ -115,13 +115,13 @@ def _describe(
             {c for layer in fast if not layer.depthwise for c in layer.channels if c % multiple}
         )
         yield (
-            f"  tensor cores: {aligned:.0%} of these multiply-adds have channels in multiples of "
+            f"- tensor cores: {aligned:.0%} of these multiply-adds have channels in multiples of "
             f"{multiple}" + (f"; not {', '.join(map(str, odd))}" if odd else "")
         )
     if scheme is None:
         return
     share = sum(layer.macs for layer in fast) / total
-    yield f"  INT8: {len(fast)} of {len(layers)} layers, {share:.1%} of the multiply-adds"
+    yield f"- INT8: {len(fast)} of {len(layers)} layers, {share:.1%} of the multiply-adds"
     for role in dict.fromkeys(role_of([f"{layer.path}.weight"]) for layer in layers):
         kept = [
             layer
@@ -130,9 +130,9 @@ def _describe(
         ]
         if kept:
             part = sum(layer.macs for layer in kept) / total
-            yield f"  float: {role.name} ({len(kept)}, {part:.1%}): {role.reason}"
+            yield f"- float: {role.name} ({len(kept)}, {part:.1%}): {role.reason}"
     against = _against_on_gpu(aligned, options.batch) if on_gpu else _against_on_cpu()
-    yield "  INT8 is " + (f"unlikely to pay: {'; '.join(against)}" if against else "likely to pay")
+    yield "- INT8 is " + (f"unlikely to pay: {'; '.join(against)}" if against else "likely to pay")
 
 
 def _scheme(graph: str | None) -> Scheme | None:
