@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,6 +28,9 @@ def replacing(folder: Path) -> Iterator[Path]:
     staged.mkdir()
     try:
         yield staged
+        for path in _files(staged):
+            if (folder / path.relative_to(staged)).is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     except BaseException:
         shutil.rmtree(staged, ignore_errors=True)
         raise
@@ -41,7 +46,7 @@ def finish_replacing(folder: Path) -> None:
     complete = folder / COMPLETE
     if complete.is_symlink() or not complete.is_dir():
         return
-    for path in sorted(path for path in complete.rglob("*") if path.is_file()):
+    for path in _files(complete):
         place = folder / path.relative_to(complete)
         if not place.parent.resolve().is_relative_to(folder.resolve()):
             continue  # a link leads out of the folder
@@ -50,3 +55,7 @@ def finish_replacing(folder: Path) -> None:
     for path in (*sorted(complete.rglob("*"), reverse=True), complete):
         with suppress(OSError):  # not empty: it is another process's replacement by now
             path.rmdir()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())

@@ -31,10 +31,11 @@ def cmt_bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         class Refuse:
             def find_spec(self, name, path=None, target=None):
                 heavy = ("torch", "onnx", "onnxsim", "onnxscript", "nncf", "safetensors")
-                if name.split(".")[0] in (*heavy, "onnxruntime", "tensorrt", "tensorrt_rtx"):
+                if name.split(".")[0] in (*heavy, "onnxruntime"):
                     raise ImportError(f"{name} is not in the base install")
 
         sys.meta_path.insert(0, Refuse())
+        sys.modules["tensorrt"] = sys.modules["tensorrt_rtx"] = None
         import cli
         cli.bench_command()
     """

@@ -6,6 +6,7 @@ those for people who do not see the charts included, one by one. What is wrong c
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -106,6 +107,11 @@ def rounds_to(value: float, sign: str, number: str) -> bool:
         return (value < shown == 1e-4) if sign == "< " else (value > shown == 99.99)
     unit = 10.0 ** (int(exponent or 0) - len(digits.partition(".")[2]))
     return abs(value - shown) <= unit * (0.5 + 1e-6)
+
+
+def rounded_up(value: float) -> float:
+    """To two decimals: less than a drop that can be resolved is not promised."""
+    return math.ceil(100 * value) / 100
 
 
 def at(row: Any, path: str) -> Any:
@@ -221,6 +227,8 @@ def row_figures(row: Row) -> dict[str, list[float]]:
     if drop is not None:
         # The interval of the drop, laid around the baseline's top-1.
         plain += [accuracy["top1"] + drop - bound for bound in bounds]
+    if accuracy.get("resolvable_pp") is not None:
+        plain.append(rounded_up(accuracy["resolvable_pp"]))
     if "changes" in row:
         plain += [row["changes"]["lost"], row["changes"]["gained"]]
     quantiles = latency.get("quantiles")
