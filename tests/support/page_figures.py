@@ -26,6 +26,8 @@ PHRASES = re.compile(r"\b95 %(?= interval| of the runs)|\b5 %(?=, half and)")
 NAMES = re.compile(r"[Tt]op-[15]( %)?|FP32|FP16|INT8|p50|p90|p99|sha256")
 # What this section says holds for every report.
 FIXED = "How each number was taken"
+RESOLVED = "would show"
+"""Says that a number is the smallest drop that the images resolve."""
 TEXTS = ("p", "li", "dd", "dt", "caption", "figcaption", "h1", "h2", "h3", "th", "td")
 
 
@@ -227,8 +229,6 @@ def row_figures(row: Row) -> dict[str, list[float]]:
     if drop is not None:
         # The interval of the drop, laid around the baseline's top-1.
         plain += [accuracy["top1"] + drop - bound for bound in bounds]
-    if accuracy.get("resolvable_pp") is not None:
-        plain.append(rounded_up(accuracy["resolvable_pp"]))
     if "changes" in row:
         plain += [row["changes"]["lost"], row["changes"]["gained"]]
     quantiles = latency.get("quantiles")
@@ -239,6 +239,7 @@ def row_figures(row: Row) -> dict[str, list[float]]:
         "MB": [row["bytes"] and row["bytes"] / 1e6],
         "%": [accuracy.get("top1")],
         "": plain,
+        RESOLVED: [rounded_up(accuracy["resolvable_pp"])] if "resolvable_pp" in accuracy else [],
     }
     return {unit: [v for v in values if v is not None] for unit, values in figures.items()}
 
@@ -249,6 +250,8 @@ def _sentence_problem(text: str, strings: list[str], rows: Iterable[Row], more: 
     for string in strings:
         if string in rest:
             rest = re.sub(rf"(?<!\w){re.escape(string)}(?!\w)", "·", rest)
+    if RESOLVED in text:
+        more = [*more, *(value for figure in figures for value in figure[RESOLVED])]
     wrong = []
     rest = NAMES.sub("", rest)
     for sign, number, unit in NUMBER.findall(rest):
@@ -336,9 +339,17 @@ def report_problems(pieces: list[Piece], report: Report) -> list[str]:
         if heading.startswith("Worst classes"):
             named = [row for row in rows if _name(row) in heading]
             if column in CLASSES:
-                entry = named[0]["changes"]["classes"][piece.row]
-                return _cell_problem(piece.text, entry, *CLASSES[column])
+                classes = named[0]["changes"]["classes"]
+                lost = [one for one in classes if one["top1"] < one["baseline_top1"]]
+                return _cell_problem(piece.text, lost[piece.row], *CLASSES[column])
             return _sentence_problem(piece.text, strings, named, [])
+        if heading == "Class by class" and column is not None:
+            entry = _class_by_class(report)[piece.row]
+            if column in CLASSES:
+                return _cell_problem(piece.text, entry, *CLASSES[column])
+            if column == "Class":
+                return None if piece.text == entry["name"] else piece.text
+            return _cell_problem(piece.text, entry["changes"], (column.rstrip("* "),), 1, 2)
         if column is not None and heading in by_heading:
             row = by_heading[heading][piece.row]
             streams = [row["settings"].get("NUM_STREAMS", 1)] if column == "Streams" else []
@@ -352,6 +363,17 @@ def report_problems(pieces: list[Piece], report: Report) -> list[str]:
         return _sentence_problem(piece.text, strings, named, limit if named else general)
 
     return _problems(pieces, problem)
+
+
+def _class_by_class(report: Report) -> list[Row]:
+    """Every class with its changes by file, the one that lost most in any of them first."""
+    files = [row for row in report["results"] if "changes" in row]
+    entries: dict[str, Row] = {}
+    for row in files:
+        for one in row["changes"]["classes"]:
+            entry = entries.setdefault(one["name"], {**one, "changes": {}})
+            entry["changes"][_name(row)] = one["top1"] - entry["baseline_top1"]
+    return sorted(entries.values(), key=lambda entry: min(entry["changes"].values()))
 
 
 _STAGES = re.compile(r"(?:.* recipe\. )?[A-Z]+,? ([^:]+?):? ((?:stage )?\d.*)")
