@@ -38,7 +38,7 @@ from benchmarks.quantisers import (
     onnxruntime_int8,
 )
 from benchmarks.tables import NOT_MEASURED, Table, to_markdown, to_rich
-from calib_data.prepared import PreparedImages, open_prepared, prepare
+from calib_data.prepared import PreparedImages
 from calib_data.sources import ImageSource
 from cmt.errors import InputError
 from cmt.variants import VARIANTS
@@ -47,6 +47,7 @@ from export.onnx_graph import export_onnx, simplify_onnx
 from export.options import ExportOptions
 from export.pipeline import export
 from export.progress import ProgressBars
+from export.selection import Selection
 from export.stages import Stages
 from export.targets import TARGETS
 from measure.bundle import open_bundle
@@ -110,35 +111,22 @@ class ImageSet:
         }
         self.stages = Stages(work, common)
         self.threads = options.thread_count
-        assert self.inputs.calibration is not None
-        self.validation = self._prepare("validation", self.inputs.validation, options.val_count)
-        self.calibration = self._prepare(
-            "calibration", self.inputs.calibration, options.calib_count
+        inputs = self.inputs
+        assert inputs.calibration is not None
+        self.validation = self._prepare(
+            "validation", inputs.validation, options.val_count, inputs.label_map
         )
+        self.calibration = self._prepare("calibration", inputs.calibration, options.calib_count)
 
-    def _prepare(self, name: str, source: ImageSource, count: int | None) -> PreparedImages:
-        preprocessing = self.inputs.preprocessing
-        total = min(len(source), count or len(source))
-
-        def make(folder: Path) -> None:
-            with self.progress.task(f"preparing {name} images", total) as advance:
-                prepare(
-                    source,
-                    preprocessing,
-                    folder,
-                    count=count,
-                    seed=self.options.seed,
-                    label_map=self.inputs.label_map,
-                    advance=advance,
-                )
-
-        inputs = {
-            "images": source.fingerprint(),
-            "count": count,
-            "seed": self.options.seed,
-            "preprocessing": asdict(preprocessing),
-        }
-        return open_prepared(self.stages.run(f"images/{name}", inputs, make), preprocessing)
+    def _prepare(
+        self,
+        name: str,
+        source: ImageSource,
+        count: int | None,
+        label_map: dict[int, int] | None = None,
+    ) -> PreparedImages:
+        chosen = Selection(source, self.inputs.preprocessing, self.options.seed, count, label_map)
+        return chosen.prepare(name, self.stages, self.progress)
 
     def _held_out(self) -> list[tuple[Array, int]]:
         """As many labelled calibration images as calibrate, others than those."""

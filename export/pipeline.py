@@ -18,15 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from calib_data.prepared import PreparedImages, open_prepared, prepare, spread
-from calib_data.sources import ImageSource, Subset, choose, hold_out
+from calib_data.prepared import PreparedImages, spread
+from calib_data.sources import Subset, choose, hold_out
 from cmt.errors import GateError, InputError
 from cmt.network import CMT
 from cmt.rewrite import InferenceCMT, rewrite_for_inference
 from export import bundle as bundles
 from export.candidates import GRAPHS, Candidate, Graph
+from export.fallback import ARITHMETIC, Fallback
 from export.inputs import Inputs, resolve
-from export.narrowing import ARITHMETIC, NONE, SUFFIX, Narrowing, suffix
+from export.narrowing import NONE, SUFFIX, Narrowing, suffix
 from export.onnx_graph import (
     OPSET,
     embed_preprocessing,
@@ -36,6 +37,7 @@ from export.onnx_graph import (
 )
 from export.options import ExportOptions
 from export.progress import ProgressBars
+from export.selection import Selection
 from export.stages import Stages
 from export.summary import Results, build_manifest, build_report
 from export.targets import BuildRequest, get_target
@@ -155,16 +157,10 @@ class Run:
         self.workspace = workspace
         self.common = {"machine": environment.describe(options.seed), "source": _source_digest()}
         self.stages = Stages(workspace, self.common)
-        self.sources: dict[str, tuple[ImageSource, int | None]] = {
-            "validation": (inputs.validation, inputs.validation_count)
-        }
-        if inputs.calibration is not None:
-            self.sources |= _split(inputs.calibration, options)
-        if inputs.tuning is not None:
-            self.sources["fine-tuning"] = (inputs.tuning, None)
-        self.preprocessing = replace(inputs.preprocessing, in_graph=False)
+        self.selections = _select(inputs, options)
         self.parity: dict[str, dict[str, Any]] = {}
         self.narrowing = Narrowing(self)
+        self.fallback = Fallback(self, self.narrowing)
         self.file_stem = f"cmt_{options.variant}"
 
     @cached_property
@@ -173,7 +169,7 @@ class Run:
         content = {
             "options": self.options.identity,
             "weights": self.inputs.weights_sha256,
-            "images": self._image_keys,
+            "images": {name: chosen.key for name, chosen in self.selections.items()},
             "common": self.common,
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -182,7 +178,7 @@ class Run:
         """All stages in order, then the bundle; returns the report."""
         reference = self._start()
         self.graph("simplified")  # in every bundle
-        self.units = {c.name: self.narrowing.units_in_float(c, reference) for c in self.candidates}
+        self.units = {c.name: self.fallback.units(c, reference) for c in self.candidates}
         built = {c.name: self.build(c, self.units[c.name]) for c in self.candidates}
         outputs = {c.name: self.candidate_outputs(c, self.units[c.name]) for c in self.candidates}
         for row in self.parity.values():
@@ -199,7 +195,7 @@ class Run:
 
     def _start(self) -> Path:
         """Prepare the images and the torch network's answers; returns the network's place."""
-        self.images = {name: self.prepare(name) for name in self.sources}
+        self.images = {name: self._prepare(name) for name in self.selections}
         self.validation = self.images["validation"]
         self.calibration = self.images.get("calibration")
         # The same images as the files take them.
@@ -211,46 +207,8 @@ class Run:
 
     # Inputs
 
-    def _label_map(self, name: str) -> dict[int, int] | None:
-        return self.inputs.label_map if name == "validation" else None
-
-    @cached_property
-    def _image_keys(self) -> dict[str, dict[str, Any]]:
-        """What decides each set of prepared images, the images' bytes included."""
-        keys = {}
-        for name, (source, count) in self.sources.items():
-            chosen = choose(source, count, self.options.seed)
-            keys[name] = {
-                "source": source.description,
-                "available": len(source),
-                "images": [[source.key(i), source.digest(i)] for i in chosen],
-                "classes": None if source.labels is None else [source.labels[i] for i in chosen],
-                "labels": self._label_map(name),
-                "preprocessing": asdict(self.preprocessing),
-            }
-        return keys
-
-    def prepare(self, name: str) -> PreparedImages:
-        """The images of this source as the network takes them, on disk."""
-        source, count = self.sources[name]
-        total = min(len(source), count or len(source))
-        label_map = self._label_map(name)
-        preprocessing = self.preprocessing
-
-        def make(folder: Path) -> None:
-            with self.progress.task(f"preparing {name} images", total) as advance:
-                prepare(
-                    source,
-                    preprocessing,
-                    folder,
-                    count=count,
-                    seed=self.options.seed,
-                    label_map=label_map,
-                    advance=advance,
-                )
-
-        folder = self.stages.run(f"images/{name}", self._image_keys[name], make)
-        images = open_prepared(folder, preprocessing)
+    def _prepare(self, name: str) -> PreparedImages:
+        images = self.selections[name].prepare(name, self.stages, self.progress)
         if images.skipped:
             self.inputs.warnings.append(
                 f"{len(images.skipped)} {name} image(s) could not be decoded and were left out, "
@@ -512,7 +470,7 @@ class Run:
         if self.options.output == "features":
             total = min(total, PARITY_IMAGES)
         batch = REFERENCE_BATCH if runtime == "torch" else self.options.batch
-        own = self.preprocessing if runtime == "torch" else self.inputs.preprocessing
+        own = prepared.preprocessing if runtime == "torch" else self.inputs.preprocessing
         images = replace(prepared, preprocessing=own)
 
         def make(folder: Path) -> None:
@@ -613,6 +571,7 @@ class Run:
             timings=timings,
             parity=list(self.parity.values()),
             narrowing=self.narrowing,
+            fallbacks=self.fallback.rows,
             artefacts=artefacts,
         )
         report = build_report(results)
@@ -626,18 +585,28 @@ class Run:
         return report
 
 
-def _split(
-    source: ImageSource, options: ExportOptions
-) -> dict[str, tuple[ImageSource, int | None]]:
-    """Calibration images that set the ranges, and others that choices are made on."""
-    if len(source) < LEAST_HELD_OUT:
-        whole = Subset(source, choose(source, options.calib_count, options.seed))
-        return {"calibration": (whole, None), "ranking": (whole, None)}
-    chosen, held = hold_out(source, options.calib_count, HELD_OUT, options.seed)
-    return {
-        "calibration": (Subset(source, chosen), None),
-        "ranking": (Subset(source, held, "held out"), None),
+def _select(inputs: Inputs, options: ExportOptions) -> dict[str, Selection]:
+    """All sets of images that a run reads; calibration's in two where there are enough.
+
+    One part sets the ranges, on the other choices are made.
+    """
+    preprocessing, seed = replace(inputs.preprocessing, in_graph=False), options.seed
+    found = {
+        "validation": Selection(
+            inputs.validation, preprocessing, seed, inputs.validation_count, inputs.label_map
+        )
     }
+    source, count = inputs.calibration, options.calib_count
+    if source is not None and len(source) < LEAST_HELD_OUT:
+        whole = Selection(Subset(source, choose(source, count, seed)), preprocessing, seed)
+        found |= {"calibration": whole, "ranking": whole}
+    elif source is not None:
+        chosen, held = hold_out(source, count, HELD_OUT, seed)
+        found["calibration"] = Selection(Subset(source, chosen), preprocessing, seed)
+        found["ranking"] = Selection(Subset(source, held, "held out"), preprocessing, seed)
+    if inputs.tuning is not None:
+        found["fine-tuning"] = Selection(inputs.tuning, preprocessing, seed)
+    return found
 
 
 def _stage_name(graph: str, units: Units, end: str = "") -> str:

@@ -45,7 +45,8 @@ class Results:
         outputs: the same of every candidate's file, by candidate name.
         timings: by candidate name, and `torch`.
         artefacts: the manifest's entries of the files in the bundle.
-        narrowing: what was chosen and tried for the precisions below float32.
+        narrowing: what was chosen and measured for the precisions below float32.
+        fallbacks: what was tried for each file that exceeded `--max-drop`.
     """
 
     options: ExportOptions
@@ -60,6 +61,7 @@ class Results:
     parity: list[Row]
     artefacts: list[Row]
     narrowing: Narrowing
+    fallbacks: list[dict[str, Any]]
 
 
 def build_report(results: Results) -> Row:
@@ -92,7 +94,7 @@ def build_report(results: Results) -> Row:
         "parity": results.parity,
         **_sensitivity(results),
         "calibration": results.narrowing.calibration,
-        "fallbacks": results.narrowing.fallbacks,
+        "fallbacks": results.fallbacks,
         "environment": environment.describe(options.seed),
     }
 
@@ -120,7 +122,7 @@ def _fine_tuning(results: Results) -> Row:
             "images": len(images),
             "source": images.description,
             "sha256": images.sha256,
-            "errors": results.fine_tuning.errors,
+            "schemes": results.fine_tuning.schemes,
         }
     }
 

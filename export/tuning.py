@@ -8,13 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from cmt.network import CMT
 from cmt.rewrite import InferenceCMT
 from export.candidates import Graph
-from quantize.finetune import train_epoch
-from quantize.recipe import SCHEMES
+from quantize.finetune import held_out_error, train_epoch
+from quantize.recipe import SCHEMES, Scheme
 
 if TYPE_CHECKING:
     from export.pipeline import Run
@@ -34,56 +35,101 @@ class FineTuning:
 
     def __init__(self, run: Run, make_network: Callable[[Graph], Network]) -> None:
         self._run, self._make_network = run, make_network
-        name = OWN_IMAGES if OWN_IMAGES in run.sources else "calibration"
+        name = OWN_IMAGES if OWN_IMAGES in run.selections else "calibration"
         self.images = run.images[name]
         # The stand-ins for GELU are fitted on calibration images, whatever the rest learns on.
-        self._after = list(dict.fromkeys(["reference", "images/calibration", f"images/{name}"]))
-        self.errors: dict[str, list[float]] = {}
-        """Each epoch's mean square error relative to the teacher's outputs, by scheme."""
+        sets = ["calibration", "ranking", name]
+        self._after = list(dict.fromkeys(["reference", *(f"images/{images}" for images in sets)]))
+        self.schemes: dict[str, dict[str, Any]] = {}
+        """By scheme: each epoch's `training` error; the error on held-out images `held_out`, first
+        before any epoch; and after how many epochs the network was `chosen`. Errors are mean
+        square ones, relative to the teacher's outputs."""
 
     def stage(self, graph: Graph) -> str:
-        """Fine-tune the network of a graph; returns the name of the last epoch's stage."""
-        run, stage = self._run, ""
-        scheme, epochs = SCHEMES[str(graph.tuned)], run.options.qat
-        errors = []
-        for epoch in range(epochs):
-            before, stage = stage, f"tuned/{scheme.name}-{epoch + 1}"
+        """Fine-tune the network of a graph; returns the stage of the network with the least error.
 
-            def make(folder: Path, epoch: int = epoch, before: str = before) -> None:
-                network = copy.deepcopy(self._make_network(graph))
-                state = self._load(network, before) if before else None
-                title = f"fine-tuning for {scheme.name} INT8, epoch {epoch + 1} of {epochs}"
-                with run.progress.task(title, len(self.images)) as advance:
-                    state = train_epoch(
-                        network,
-                        run.inputs.model,
-                        scheme,
-                        self.images,
-                        epoch=epoch,
-                        epochs=epochs,
-                        seed=run.options.seed,
-                        state=state,
-                        advance=advance,
-                    )
-                torch.save({"network": network.state_dict(), **state}, folder / "state.pt")
-                (folder / "error.json").write_text(json.dumps(state["error"]))
-
-            inputs = {"epochs": epochs, "threads": run.options.thread_count}
-            after = [*self._after, *([before] if before else [])]
-            folder = run.stages.run(stage, inputs, make, after)
-            errors.append(json.loads((folder / "error.json").read_text()))
-        self.errors[scheme.name] = errors
-        return stage
+        That may be the first one, which has nothing fine-tuned: epochs can also do harm.
+        """
+        scheme = SCHEMES[str(graph.tuned)]
+        stages = [self._untouched(graph, scheme)]
+        for epoch in range(self._run.options.qat):
+            stages.append(self._epoch(graph, scheme, epoch, stages[-1]))
+        errors = [json.loads(self._file(stage, "error.json").read_text()) for stage in stages]
+        held_out = [error["held_out"] for error in errors]
+        chosen = int(np.argmin(held_out))
+        self.schemes[scheme.name] = {
+            "training": [error["training"] for error in errors[1:]],
+            "held_out": held_out,
+            "chosen": chosen,
+        }
+        return stages[chosen]
 
     def tuned(self, graph: Graph) -> Network:
-        """The network that `stage` fine-tuned, as its last epoch left it."""
+        """The network that `stage` chose."""
         network = copy.deepcopy(self._make_network(graph))
         self._load(network, self.stage(graph))
         return network
 
-    def _load(self, network: Network, stage: str) -> dict[str, Any]:
-        """Give a network the weights that an epoch left; returns the rest of its state."""
-        path = self._run.stages.workspace / stage / "state.pt"
+    def _untouched(self, graph: Graph, scheme: Scheme) -> str:
+        """The stage with the error before fine-tuning."""
+        run, stage = self._run, f"tuned/{scheme.name}-0"
+
+        def make(folder: Path) -> None:
+            with run.progress.step(f"measuring {scheme.name} INT8 before fine-tuning"):
+                error = self._held_out_error(self._make_network(graph), scheme)
+            (folder / "error.json").write_text(json.dumps({"held_out": error}))
+
+        run.stages.run(stage, self._inputs, make, self._after)
+        return stage
+
+    def _epoch(self, graph: Graph, scheme: Scheme, epoch: int, before: str) -> str:
+        """The stage of an epoch, counted from 0, on what the stage `before` left."""
+        run, stage, epochs = self._run, f"tuned/{scheme.name}-{epoch + 1}", self._run.options.qat
+
+        def make(folder: Path) -> None:
+            network = copy.deepcopy(self._make_network(graph))
+            state = self._load(network, before)
+            title = f"fine-tuning for {scheme.name} INT8, epoch {epoch + 1} of {epochs}"
+            with run.progress.task(title, len(self.images)) as advance:
+                state = train_epoch(
+                    network,
+                    run.inputs.model,
+                    scheme,
+                    self.images,
+                    epoch=epoch,
+                    epochs=epochs,
+                    seed=run.options.seed,
+                    state=state,
+                    advance=advance,
+                )
+            torch.save({"network": network.state_dict(), **state}, folder / "state.pt")
+            errors = {
+                "training": state["error"],
+                "held_out": self._held_out_error(network, scheme),
+            }
+            (folder / "error.json").write_text(json.dumps(errors))
+
+        run.stages.run(stage, self._inputs, make, [*self._after, before])
+        return stage
+
+    def _held_out_error(self, network: Network, scheme: Scheme) -> float:
+        images = self._run.images
+        return held_out_error(
+            network, self._run.inputs.model, scheme, images["calibration"], images["ranking"]
+        )
+
+    @property
+    def _inputs(self) -> dict[str, Any]:
+        return {"epochs": self._run.options.qat, "threads": self._run.options.thread_count}
+
+    def _file(self, stage: str, name: str) -> Path:
+        return self._run.stages.workspace / stage / name
+
+    def _load(self, network: Network, stage: str) -> dict[str, Any] | None:
+        """Give a network the weights that an epoch left; returns the rest of its state, if any."""
+        path = self._file(stage, "state.pt")
+        if not path.exists():
+            return None
         state = torch.load(path, weights_only=True)
         network.load_state_dict(state.pop("network"))
         return state

@@ -26,6 +26,7 @@ MANIFEST = "manifest.json"
 SEAL = "manifest.json.sha256"
 """The manifest's own hash, in the form that `sha256sum --check` reads."""
 VERSION = 1
+DAMAGED = "{file} is damaged ({error}): copy the bundle again"
 WAITING_SECONDS = 60
 """How long another process may take to write into the bundle."""
 SCHEMA = Path(__file__).parent / "schema" / "manifest.schema.json"
@@ -103,12 +104,7 @@ def file_entries(manifest: Any) -> Iterator[Entry]:
 
 def parse_manifest(content: bytes) -> dict[str, Any]:
     """The content of manifest.json; raises InputError for all that this version cannot follow."""
-    try:
-        manifest = strict_json.parse(content)
-        version = manifest["schema"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{MANIFEST} is damaged ({error}): copy the bundle again") from error
-    refuse_newer(MANIFEST, version, VERSION)
+    manifest = parse_versioned(content, MANIFEST, VERSION, DAMAGED)
     problem = next(_problems(manifest), None)
     if problem is not None:
         _refuse(MANIFEST, problem)
@@ -137,12 +133,26 @@ def _problems(manifest: dict[str, Any]) -> Iterator[str]:
             yield f"golden outputs of {artefact['path']} do not match the outputs"
 
 
-def refuse_newer(what: object, version: Any, known: int) -> None:
-    """Raise InputError for a file whose schema is of a later cmt-export."""
+def parse_versioned(content: bytes, file: object, known: int, damaged: str) -> dict[str, Any]:
+    """A JSON object with a schema version, which is still to be held against its schema.
+
+    Args:
+        known: the latest schema version that this program reads.
+        damaged: the message for what is no such object, with `{file}` and `{error}`.
+
+    Raises:
+        InputError: no JSON object with a `schema`, or one of a later cmt-export.
+    """
+    try:
+        value = strict_json.parse(content)
+        version = value["schema"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(damaged.format(file=file, error=error)) from error
     if isinstance(version, int) and version > known:
         raise InputError(
-            f"{what} has schema {version}, this version reads up to {known}: update cmt-export"
+            f"{file} has schema {version}, this version reads up to {known}: update cmt-export"
         )
+    return value
 
 
 @cache

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cmt import strict_json
 from cmt.errors import InputError
 from measure import pages, verdict
-from measure.bundle import refuse_newer, strict_validator
+from measure.bundle import parse_versioned, strict_validator
 from measure.replacing import replacing
 from measure.verdict import printable
 
@@ -24,6 +24,7 @@ HERE = Path(__file__).parent
 SCHEMAS = HERE / "schema"
 TEMPLATES = HERE / "templates"
 VERSION = 1
+DAMAGED = "{file} is no report.json ({error}): copy it again"
 REPORT_FILES = ("report.json", "report.md", "report.html")
 
 # Punctuation with a meaning in Markdown, anywhere or between words, and at the text's start.
@@ -36,7 +37,7 @@ def read_report(file: Path) -> dict[str, Any]:
     try:
         content = strict_json.read(file)
     except ValueError as error:
-        raise InputError(f"{file} is no report.json ({error}): copy it again") from error
+        raise InputError(DAMAGED.format(file=file, error=error)) from error
     except OSError as error:
         raise InputError(
             f"cannot read {file} ({error.strerror}): give a bundle or its report.json"
@@ -46,12 +47,7 @@ def read_report(file: Path) -> dict[str, Any]:
 
 def parse_report(content: bytes, file: object = "report.json") -> dict[str, Any]:
     """`read_report` of a file's content."""
-    try:
-        report = strict_json.parse(content)
-        version = report["schema"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file} is no report.json ({error}): copy it again") from error
-    refuse_newer(file, version, VERSION)
+    report = parse_versioned(content, file, VERSION, DAMAGED)
     try:
         validate(report)
     except InputError as error:

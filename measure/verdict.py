@@ -6,7 +6,7 @@ The sentences are plain text; each page format escapes what it prints.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -334,8 +334,26 @@ def findings(report: Report) -> tuple[Finding, ...]:
     elif limit is None:
         found.append(Finding("No limit was set for the top-1 drop."))
     if tuned := report.get("fine_tuning"):
-        text = f"INT8 files were fine-tuned on {count(tuned['images'])} images; what they drop is "
-        found.append(Finding(f"{text}told from the original network."))
+        found.extend(_fine_tuning(tuned))
     found.extend(_precision_that_does_not_pay(report))
     found.extend(_describe(row, limit) for row in report["results"])
     return tuple(found)
+
+
+def _fine_tuning(tuned: Row) -> Iterator[Finding]:
+    """What became of it; held-out images chose between the epochs and none."""
+    for name, scheme in tuned["schemes"].items():
+        roots = [percent(100 * math.sqrt(error)) for error in scheme["held_out"]]
+        before, after = roots[0], roots[scheme["chosen"]]
+        if scheme["chosen"]:
+            text = (
+                f"INT8 ({name} recipe) was fine-tuned on {count(tuned['images'])} images: the "
+                f"error of its outputs on held-out ones went from {before} to {after} %. What it "
+                "drops is told from the original network."
+            )
+        else:
+            text = (
+                f"Fine-tuning INT8 ({name} recipe) on {count(tuned['images'])} images did not "
+                f"lessen the error of its outputs on held-out ones ({before} %) and was not used."
+            )
+        yield Finding(text)

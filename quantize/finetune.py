@@ -28,6 +28,8 @@ LEARNING_RATE = 1e-4
 """Of the first step; a cosine takes it to zero over all epochs."""
 RANGE_IMAGES = 64
 """How many set the ranges anew before each epoch."""
+HELD_OUT_IMAGES = 128
+"""How many say whether an epoch did good."""
 
 _FOLDED = {"project": "project_norm", "reduce.conv": "reduce.norm", "head.features": "head.norm"}
 """Layers with a BatchNorm right behind them, and what it is called."""
@@ -192,6 +194,29 @@ def train_epoch(
             errors.append(float(error.detach()))
             advance(len(x))
     return {"optimiser": optimiser.state_dict(), "error": float(np.mean(errors))}
+
+
+def held_out_error(
+    network: nn.Module,
+    teacher: nn.Module,
+    scheme: Scheme,
+    images: PreparedImages,
+    held_out: PreparedImages,
+) -> float:
+    """Square error of the outputs in INT8 relative to the teacher's, mean over held-out images.
+
+    Args:
+        images: set the ranges, as in `train_epoch`.
+        held_out: others.
+    """
+    places = spread(len(held_out), HELD_OUT_IMAGES)
+    errors = []
+    with rounded(network, scheme, images), torch.no_grad():
+        for batch in held_out.batches(BATCH, places):
+            x = torch.from_numpy(batch)
+            error = _relative_error(_outputs(network(x)), _outputs(teacher(x)))
+            errors.append(float(error))
+    return float(np.mean(errors))
 
 
 def _learning_parameters(network: nn.Module) -> list[nn.Parameter]:

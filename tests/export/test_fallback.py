@@ -17,8 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-import export.narrowing
-import export.pipeline
+import export.fallback
 from cmt.checkpoints import to_public_layout
 from cmt.network import CMT, ConvHead
 from cmt.variants import VARIANTS
@@ -112,18 +111,14 @@ def hostile(
 
 @pytest.fixture
 def export_tiny(
-    hostile: Path, pictures: Path, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hostile: Path,
+    pictures: Path,
+    tiny_in_process: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., Bundle]:
-    measure = export.pipeline.measure_alternately
-
-    def measure_files(files: dict[str, Any], *arguments: Any) -> Any:
-        # Processes of their own do not know the tiny network: a file stands in.
-        file = next(file for name, file in files.items() if name.endswith("/fp32"))
-        return measure({**files, "torch": file}, *arguments)
-
-    monkeypatch.setattr(export.pipeline, "measure_alternately", measure_files)
-    monkeypatch.setattr(export.narrowing, "_TIMING_SECONDS", 0.05)
-    monkeypatch.setattr(export.narrowing, "TIMED_UNITS", 2)
+    monkeypatch.setattr(export.fallback, "_TIMING_SECONDS", 0.05)
+    monkeypatch.setattr(export.fallback, "TIMED_UNITS", 2)
 
     def run(*targets: str, precision: str = "int8", **options: Any) -> Bundle:
         return run_export(

@@ -90,7 +90,9 @@ def test_fine_tuning_goes_on_after_the_last_finished_epoch(
     made = log.read_text().split()
     assert (made.count(first), made.count("tuned/explicit-2")) == (1, 1)
     report = json.loads((tmp_path / "tuned" / "report.json").read_text())
-    assert report["fine_tuning"]["epochs"] == len(report["fine_tuning"]["errors"]["explicit"]) == 2
+    tuned = report["fine_tuning"]["schemes"]["explicit"]
+    assert report["fine_tuning"]["epochs"] == len(tuned["training"]) == 2
+    assert tuned["held_out"][tuned["chosen"]] == min(tuned["held_out"])
     # INT8 comes from the fine-tuned network, float files from the one that was given.
     stages = [row["stage"] for row in report["parity"]]
     assert stages.index("simplified") < stages.index("tuned") < stages.index("qdq")
