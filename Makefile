@@ -17,10 +17,8 @@ demo: $(INSTALLED)
 	$(BIN)/cmt-export --variant ti --target openvino $(TENSORRT) --fp16 --int8 \
 		--out $(DEMO) --force
 
-# In one process: of two workers (--numprocesses 2), one has ended without a word near the end of
-# the run, for a reason not yet found.
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

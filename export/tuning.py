@@ -76,7 +76,8 @@ class FineTuning:
 
         def make(folder: Path) -> None:
             with run.progress.step(f"measuring {scheme.name} INT8 before fine-tuning"):
-                error = self._held_out_error(self._make_network(graph), scheme)
+                network = copy.deepcopy(self._make_network(graph))  # it may be the teacher itself
+                error = self._held_out_error(network, scheme)
             (folder / "error.json").write_text(json.dumps({"held_out": error}))
 
         run.stages.run(stage, self._inputs, make, self._after)

@@ -53,30 +53,25 @@ def fit(x: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     Returns:
         four tensors (channels,), float64.
     """
-    target_mean = target.mean(1)
-    centred = target - target_mean[:, None]
-    best = torch.full((len(x),), torch.inf)
-    found = torch.zeros(4, len(x))
-    for slope in _SLOPES.tolist():
-        for offset in _OFFSETS.tolist():
-            y = nn.functional.hardswish(slope * x + offset)
-            mean = y.mean(1)
-            y = y - mean[:, None]
-            scale = (y * centred).sum(1) / y.square().sum(1).clamp(min=1e-12)
-            error = (scale[:, None] * y - centred).square().mean(1)
-            better = error < best
-            best = torch.where(better, error, best)
-            row = torch.stack(
-                [
-                    torch.full_like(scale, slope),
-                    torch.full_like(scale, offset),
-                    scale,
-                    target_mean - scale * mean,
-                ]
-            )
-            found = torch.where(better, row, found)
-    slopes, offsets, scales, shifts = found.double()
-    return slopes, offsets, scales, shifts
+    centred = target - target.mean(1, keepdim=True)
+    grid = torch.cartesian_prod(_SLOPES, _OFFSETS)
+    most, best = torch.full((len(x),), -1.0), torch.zeros(len(x), dtype=torch.long)
+    y = torch.empty_like(x)
+    for i, (slope, offset) in enumerate(grid.tolist()):
+        # In place: what this loop costs is memory traffic.
+        nn.functional.hardswish(torch.mul(x, slope, out=y).add_(offset), inplace=True)
+        y.sub_(y.mean(1, keepdim=True))
+        # How much of the target's variance the regression on y explains.
+        power = torch.linalg.vecdot(y, y).clamp(min=1e-12)
+        explained = torch.linalg.vecdot(y, centred).square() / power
+        better = explained > most
+        most, best = torch.where(better, explained, most), torch.where(better, i, best)
+    slopes, offsets = grid.double()[best].T
+    y = nn.functional.hardswish(slopes[:, None] * x + offsets[:, None])
+    mean = y.mean(1)
+    y = y - mean[:, None]
+    scales = (y * centred).sum(1) / y.square().sum(1).clamp(min=1e-12)
+    return slopes, offsets, scales, target.double().mean(1) - scales * mean
 
 
 def fit_activations(model: InferenceCMT, batches: Iterable[Tensor]) -> None:

@@ -3,31 +3,52 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from cmt.checkpoints import to_public_layout
+from cmt.network import CMT
 from export import export
 from quantize import finetune
 
 
-@pytest.mark.parametrize(("rate", "used"), [(1e-6, 1), (1.0, 0)])
+@pytest.fixture
+def outlying_weights(tiny_network: Callable[..., CMT], tmp_path: Path) -> Path:
+    """A channel behind each normalisation is far larger than the others; the next layer knows."""
+    model = tiny_network("official", 2)
+    for stage in model.stages:
+        for block in stage.blocks:  # type: ignore[union-attr]
+            with torch.no_grad():
+                block.norm2.weight[0] *= 300
+                block.norm2.bias[0] *= 300
+                block.ffn.expand.weight[:, 0] /= 300
+    state = {key: value.contiguous() for key, value in to_public_layout(model).items()}
+    save_file(state, tmp_path / "w.safetensors", {"labels": json.dumps(["blue", "red"])})
+    return tmp_path / "w.safetensors"
+
+
+@pytest.mark.parametrize(("rate", "used"), [(finetune.LEARNING_RATE, 1), (1.0, 0)])
 def test_fine_tuning_that_does_harm_is_not_used(
     rate: float,
     used: int,
     tiny_in_process: None,
-    tiny_weights: Path,
+    outlying_weights: Path,
     photos: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(finetune, "LEARNING_RATE", rate)
+    monkeypatch.setattr(finetune, "BATCH", 2)
     options: dict[str, Any] = {
         "variant": "tiny",
         "targets": ("onnxruntime",),
         "precisions": ("int8",),
-        "weights": str(tiny_weights),
+        "weights": str(outlying_weights),
         "calib_data": photos,
         "val_data": photos,
         "bench_seconds": 0.05,
@@ -36,7 +57,7 @@ def test_fine_tuning_that_does_harm_is_not_used(
     }
     report = export(**options, out=tmp_path / "tuned", qat=1).report
     scheme = report["fine_tuning"]["schemes"]["explicit"]
-    assert scheme["chosen"] == used
+    assert scheme["chosen"] == used, scheme
     assert (scheme["held_out"][1] < scheme["held_out"][0]) == bool(used)
     export(**options, out=tmp_path / "plain")
     manifests = [

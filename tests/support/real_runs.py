@@ -13,9 +13,11 @@ from cmt.variants import Variant
 SCRIPT = Path(__file__).parents[1] / "export" / "killed_run.py"
 TINY = Variant("tiny", 32, 8, (8, 16, 32, 64), (1, 1, 2, 1), {"official": 3.6, "flyegle": 3.6})
 
-# Children of a server that has the heavy imports done already, and has run nothing with them.
+# Children of a server that has the heavy imports done already, and has run nothing with them: those
+# that exporting makes on the way too, which may fail in their own ways where memory is short.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["torch", "onnx", "onnxruntime", "export.pipeline"])
+IMPORTS = "torch torch._dynamo onnx onnxscript onnxsim onnxruntime openvino export.pipeline"
+PROCESSES.set_forkserver_preload(IMPORTS.split())
 
 
 def run_here(
