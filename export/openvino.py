@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cmt.errors import MachineError
 from measure.runners import OPENVINO_SETTINGS
+
+if TYPE_CHECKING:
+    import openvino as ov
 
 
 def missing() -> str | None:
@@ -33,6 +37,7 @@ def build_ir(graph: Path, precision: str, path: Path) -> dict[str, Any]:
     core = ov.Core()
     # read_model, for convert_model reports usage.
     model = core.read_model(graph)
+    _name_by_place(model)
     try:
         ov.save_model(model, path, compress_to_fp16=precision == "fp16")
     except RuntimeError as error:  # which does not say why
@@ -43,6 +48,17 @@ def build_ir(graph: Path, precision: str, path: Path) -> dict[str, Any]:
         "built_for": ["CPU"],
         "settings": settings,
     }
+
+
+def _name_by_place(model: ov.Model) -> None:
+    """Name by its place in the graph what has no name but its type and numbers.
+
+    OpenVINO's own names count all nodes that the process has ever made, and ONNX nodes that are
+    called alike give way to them: the same graph would give other bytes in another process.
+    """
+    for place, node in enumerate(model.get_ordered_ops()):
+        if re.fullmatch(r"[A-Z][A-Za-z]*(_\d+)+", node.get_friendly_name()):
+            node.set_friendly_name(f"{node.get_type_name()}.{place}")
 
 
 def float_arithmetic(precision: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,13 +12,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 import real_runs
 
 from export.bundle import workspace_folder
+from export.openvino import build_ir
 from export.targets import TARGETS
 from measure.bundle import MANIFEST, SEAL
 from measure.report import REPORT_FILES
+from quantize.qdq import quantize_onnx
+from quantize.recipe import OPENVINO, SCHEMES
 
 AVAILABLE = [name for name, target in TARGETS.items() if target.missing() is None]
 BUNDLE_TIMES = {f"bundle/{name}" for name in (MANIFEST, SEAL, *REPORT_FILES)}
@@ -85,3 +91,22 @@ def test_two_runs_make_the_same_bytes(
     assert {"bundle/openvino/cmt_tiny.int8.bin", "images/calibration/pixels.npy"} < first.keys()
     manifests = [manifest_without_times(workspace) for _, workspace in runs]
     assert manifests[0] == manifests[1]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_what_a_process_has_done_before_does_not_show_in_its_openvino_files(
+    precision: str, float_graph: Callable[[str], Path], tmp_path: Path
+) -> None:
+    graph = float_graph("official")
+    if precision == "int8":
+        batches = [np.ones((2, 3, 64, 64), np.float32)]
+        onnx.save(quantize_onnx(onnx.load(graph), batches, SCHEMES[OPENVINO]), tmp_path / "q.onnx")
+        graph = tmp_path / "q.onnx"
+    made = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        build_ir(graph, precision, tmp_path / name / "file.xml")
+        made.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
+    assert made[0] == made[1]
+    names = re.findall(rb'<layer id="\d+" name="([^"]+)"', made[0]["file.xml"])
+    assert len(names) == len(set(names))
