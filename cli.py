@@ -52,6 +52,7 @@ class Folder(click.Path):
 
 FOLDER = Folder(path_type=Path)
 COUNT = click.IntRange(min=1, max=4096)
+MEGABYTES = click.IntRange(min=1, max=2**20)
 SECONDS = click.FloatRange(min=0, min_open=True, max=3600)
 
 
@@ -158,7 +159,9 @@ def _print_table(table: Table) -> None:
 @click.option("--threads", multiple=True, type=COUNT, help="CPU threads.  [default: all]")
 @click.option("--streams", multiple=True, type=COUNT, help="OpenVINO streams, a caller each.")
 @click.option("--seconds", default=5.0, type=SECONDS, help="Spent on each file and combination.")
-@click.option("--workspace", type=COUNT, metavar="MB", help="TensorRT's build: memory of a layer.")
+@click.option(
+    "--workspace", type=MEGABYTES, metavar="MB", help="TensorRT's build: memory of a layer."
+)
 @click.option(
     "--opt-level", type=click.IntRange(0, 5), help="TensorRT's build: optimisation level."
 )

@@ -31,7 +31,7 @@ from export.pipeline import export
 from export.stages import Stages
 from measure.bundle import open_bundle
 from measure.environment import package_versions
-from measure.runners import OPENVINO_SETTINGS, Array, Settings
+from measure.runners import OPENVINO_SETTINGS, PRECISION, Array, Settings
 
 CALIBRATION_BATCHES = 4
 CALIBRATION_IMAGES = 16
@@ -120,7 +120,7 @@ class Files:
         """The plain graph in OpenVINO with generic recipes, our files, and the multiply peak."""
         graph = self._plain(variant, batch)
         shape = self._shape(variant, batch)
-        bf16 = {**OPENVINO_SETTINGS, "INFERENCE_PRECISION_HINT": "bf16"}
+        bf16 = {**OPENVINO_SETTINGS, PRECISION: "bf16"}
         generic = self._nncf(f"{variant}-{batch}", graph, shape, transformer=False)
         transformer = self._nncf(f"{variant}-{batch}", graph, shape, transformer=True)
         return [

@@ -32,6 +32,7 @@ from cmt.variants import VARIANTS
 from export.progress import ProgressBars
 from measure import environment
 from measure.latency import ROUNDS, Worker, alternate
+from measure.runners import STREAMS
 from measure.statistics import paired_ratio
 
 MODES = ("latency", "throughput")
@@ -118,7 +119,7 @@ def _start(contender: Contender, mode: str, threads: int) -> Worker:
     if mode == "throughput":
         runtime = THROUGHPUT
         # The hint chooses the streams.
-        settings = {name: v for name, v in (settings or {}).items() if name != "NUM_STREAMS"}
+        settings = {name: v for name, v in (settings or {}).items() if name != STREAMS}
     return Worker(runtime, contender.path, batch, threads, settings, "benchmarks.worker")
 
 

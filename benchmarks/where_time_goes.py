@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from measure.environment import usable_cores
-from measure.runners import OPENVINO_SETTINGS
+from measure.runners import OPENVINO_SETTINGS, PRECISION
 
 WARM_UP = 10
 RUNS = 100
@@ -48,7 +48,7 @@ def profile(path: Path, precision: str) -> dict[str, tuple[int, float]]:
 
     settings: dict[str, Any] = {
         **OPENVINO_SETTINGS,
-        "INFERENCE_PRECISION_HINT": precision,
+        PRECISION: precision,
         "INFERENCE_NUM_THREADS": usable_cores(),
         "PERF_COUNT": True,
     }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,19 @@ class PreparedImages:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def without(self, digests: Collection[str]) -> PreparedImages:
+        """All but the images with these bytes."""
+        keep = ~np.isin(self.digests, list(digests))
+        if keep.all():
+            return self
+        return replace(
+            self,
+            pixels=self.pixels[keep],
+            labels=None if self.labels is None else self.labels[keep],
+            keys=list(compress(self.keys, keep)),
+            digests=list(compress(self.digests, keep)),
+        )
 
     @property
     def sha256(self) -> str:

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Sequence
 from io import BufferedIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,7 +146,10 @@ class FolderImages:
             raise InputError(f"no image folder at {root}: give a folder of images")
         self.description = str(root)
         self._root = root
-        classes = sorted(entry.name for entry in root.iterdir() if _is_class(entry))
+        try:
+            classes = sorted(entry.name for entry in root.iterdir() if _is_class(entry))
+        except OSError as error:
+            _refuse_folder(error)
         for name in classes:
             if name != name.encode("utf-8", "replace").decode():  # no label of a manifest
                 raise InputError(f"{root} has a class folder {name!r}: rename it in UTF-8")
@@ -217,7 +220,7 @@ def _state(path: Path) -> str:
 def _images_below(folder: Path) -> list[Path]:
     # os.walk does not follow folder links, so a link loop cannot trap it.
     found = []
-    for base, folders, names in os.walk(folder):
+    for base, folders, names in os.walk(folder, onerror=_refuse_folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [
             Path(base) / name
@@ -227,6 +230,13 @@ def _images_below(folder: Path) -> list[Path]:
             and _may_be_read(Path(base) / name)
         ]
     return sorted(found)
+
+
+def _refuse_folder(error: OSError) -> NoReturn:
+    # Without a class that cannot be read, accuracy would be that of the others.
+    raise InputError(
+        f"cannot read the image folder {error.filename} ({error.strerror}): correct its permissions"
+    ) from error
 
 
 def _may_be_read(path: Path) -> bool:

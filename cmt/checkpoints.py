@@ -7,6 +7,7 @@ and from the names of the two public layouts; nothing else knows those.
 from __future__ import annotations
 
 import argparse
+import io
 import math
 import re
 import zipfile
@@ -134,6 +135,13 @@ def _join_kv(state: State) -> State:
         elif ".LMHSA.v." not in key:
             out[key] = value
     return out
+
+
+def save_torch(content: object, path: Path) -> None:
+    """`torch.save`, but a full disk is an OSError that says so."""
+    buffer = io.BytesIO()  # torch's own writing does not say
+    torch.save(content, buffer)
+    path.write_bytes(buffer.getbuffer())
 
 
 def read(path: Path) -> tuple[State, dict[str, str]]:

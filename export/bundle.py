@@ -16,11 +16,9 @@ from calib_data.preprocessing import Preprocessing
 from cmt import strict_json
 from cmt.errors import InputError
 from export.candidates import GRAPHS, Candidate
-from measure.bundle import MANIFEST, Entry, describe_file, sha256_file
+from measure.bundle import Entry, describe_file, open_bundle
 from measure.golden import IMAGES, MAX_GREY_LEVELS, TOLERANCES, make_photo
 from measure.locking import lock
-
-FINISHED = "finished.json"
 
 
 def workspace_folder(bundle: Path) -> Path:
@@ -112,23 +110,16 @@ def recover(bundle: Path) -> None:
 
 
 def finished_run(bundle: Path) -> str | None:
-    """The identity of the run that put the bundle in its place and was killed before it ended."""
+    """The identity of the run that made the bundle; None where there is none that is whole."""
     try:
-        noted = json.loads((workspace_folder(bundle) / FINISHED).read_text())
-        return noted["run"] if noted["manifest"] == sha256_file(bundle / MANIFEST) else None
-    except (OSError, ValueError):
+        return open_bundle(bundle).manifest.get("run")
+    except (InputError, OSError):
         return None
 
 
-def place(finished: Path, bundle: Path, identity: str) -> None:
-    """Rename the finished folder to its place; an old bundle goes only when the new one is in.
-
-    Args:
-        identity: tells this run from others, for `finished_run`.
-    """
+def place(finished: Path, bundle: Path) -> None:
+    """Rename the finished folder to its place; an old bundle goes only when the new one is in."""
     old = finished.with_name("replaced")
-    noted = {"run": identity, "manifest": sha256_file(finished / MANIFEST)}
-    finished.with_name(FINISHED).write_text(json.dumps(noted))
     if bundle.exists():
         shutil.rmtree(old, ignore_errors=True)  # what a run that was killed left of it
         bundle.replace(old)

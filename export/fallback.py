@@ -15,8 +15,8 @@ import numpy as np
 from export.candidates import Candidate
 from export.narrowing import NONE, SUFFIX, Narrowing, Row, narrowed_graph, short_hash
 from measure.latency import ROUNDS, measure_alternately
+from measure.runners import PRECISION
 from measure.statistics import compare, paired_ratio
-from measure.tune import PRECISION
 from quantize.gate import Lever, Search, Units, by_gain, pareto
 from quantize.sensitivity import Array, answers_changed, relative_error
 

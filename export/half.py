@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from cmt.errors import InputError
+from measure.sessions import cpu_session
 from quantize.qdq import parts
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def to_fp16(
 
 
 def measure_ranges(
-    model: onnx.ModelProto, batches: Iterable[NDArray[np.float32]]
+    model: onnx.ModelProto, batches: Iterable[NDArray[np.float32]], threads: int = 0
 ) -> dict[str, float]:
     """The largest magnitude of every float tensor that a graph computes.
 
@@ -79,9 +80,8 @@ def measure_ranges(
     Args:
         model: float32 graph, simplified.
         batches: inputs, float32 (B, 3, H, W) as the graph takes them.
+        threads: of the CPU; 0 takes all.
     """
-    import onnxruntime
-
     typed = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     infos = [*typed.graph.value_info, *typed.graph.output]
     names = [info.name for info in infos if info.type.tensor_type.elem_type == FLOAT]
@@ -91,9 +91,7 @@ def measure_ranges(
         typed.graph.node.append(helper.make_node("Abs", [name], [magnitude]))
         typed.graph.node.append(helper.make_node("ReduceMax", [magnitude], [largest], keepdims=0))
         typed.graph.output.append(helper.make_tensor_value_info(largest, FLOAT, []))
-    session = onnxruntime.InferenceSession(
-        typed.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    session = cpu_session(typed.SerializeToString(), threads)
     source = session.get_inputs()[0].name
     largest_of = np.max([session.run(None, {source: batch}) for batch in batches], axis=0)
     return dict(zip(names, largest_of.tolist(), strict=True))
@@ -203,18 +201,15 @@ def simulation_session(path: Path, threads: int) -> onnxruntime.InferenceSession
     all other optimisations stay on.
 
     Args:
-        path: ONNX file as `to_fp16` or `quantize_onnx` made it, saved.
+        path: ONNX file as `to_fp16` or `quantize.qdq.insert_qdq` made it, saved.
         threads: of one inference.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    options.add_session_config_entry("session.enable_cast_chain_elimination", "0")
     content = _explicit_rounding(onnx.load(path)).SerializeToString()
-    return onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
+    entries = {
+        "session.disable_quant_qdq": "1",
+        "session.enable_cast_chain_elimination": "0",
+    }
+    return cpu_session(content, threads, entries)
 
 
 def _explicit_rounding(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -81,14 +81,6 @@ def resolve(options: ExportOptions, needs_calibration: bool) -> Inputs:
         inputs.tuning = FolderImages(options.qat_data)
     if needs_calibration:
         inputs.calibration = _calibration(options, fits_bundled or path is None)
-        if inputs.calibration.fingerprint() == validation.fingerprint():
-            inputs.warnings.append(
-                "calibration and validation images are the same: INT8's accuracy is flattered"
-            )
-        if inputs.tuning is not None and inputs.tuning.fingerprint() == validation.fingerprint():
-            inputs.warnings.append(
-                "fine-tuning and validation images are the same: INT8's accuracy is flattered"
-            )
     elif options.precisions and (options.calib_data is not None or fits_bundled):
         # FP16 sets no ranges, but the accuracy gate chooses on them.
         inputs.calibration = _calibration(options, fits_bundled)
@@ -166,7 +158,7 @@ def _validation(
     reason = features or (
         "the weights are random" if source == "random" else "no --val-data was given"
     )
-    return images, UNLABELLED_COUNT, None, reason
+    return images, options.val_count or UNLABELLED_COUNT, None, reason
 
 
 def _match_classes(

@@ -20,7 +20,7 @@ from measure.runners import LOADERS, SIMULATED, run_all
 from quantize.gate import Units
 from quantize.ranges import METHODS, MSE, Histogram, load_histograms, save_histograms
 from quantize.recipe import OPENVINO, SCHEMES, Scheme
-from quantize.sensitivity import Array, errors, measure, run_on
+from quantize.sensitivity import Array, errors, measure, run_on, worst_first
 
 if TYPE_CHECKING:
     import onnx
@@ -33,6 +33,9 @@ SENSITIVITY_IMAGES = 16
 """Held-out images for the errors of units and of methods: enough for decibels, which average over
 all logits; the gate counts changed answers on all of them."""
 FEW_IMAGES = 128
+"""Fewer that set ranges are warned of."""
+ENOUGH_IMAGES = 4 * FEW_IMAGES // 3 + 1
+"""Leave that many when a quarter is held out."""
 FAR = 0.5
 """Standard deviations between calibration and validation images, see docs/accuracy.md."""
 OUTSIDE = 1e-5
@@ -136,17 +139,17 @@ class Narrowing:
         run = self._run
         images = run.calibration
         assert images is not None
-        model = self._load(source)
+        model, threads = self._load(source), run.options.thread_count
 
         def make(folder: Path) -> None:
             from quantize.qdq import observe
 
             with run.progress.task("calibrating", len(images)) as advance:
                 batches = images.batches(run.options.batch)
-                histograms = observe(model, batches, scheme, advance)
+                histograms = observe(model, batches, scheme, advance, threads)
             save_histograms(histograms, folder / "histograms.npz")
 
-        inputs = {"scheme": scheme.name, "batch": run.options.batch}
+        inputs = {"scheme": scheme.name, "batch": run.options.batch, "threads": threads}
         after = [f"graph/{source}", "images/calibration"]
         folder = run.stages.run(f"calibration/{source}", inputs, make, after)
         return load_histograms(folder / "histograms.npz")
@@ -171,7 +174,7 @@ class Narrowing:
                     logits = answers(insert_qdq(model, histograms, scheme, method=method))
                     rows.append({"method": method, **errors(logits, reference)})
                     advance(1)
-            best = max(rows, key=lambda row: -np.inf if row["sqnr_db"] is None else row["sqnr_db"])
+            best = max(rows, key=worst_first)
             content = {"recipe": scheme.name, "chosen": best["method"], "methods": rows}
             (folder / "method.json").write_text(json.dumps({**content, "images": len(reference)}))
 
@@ -198,7 +201,7 @@ class Narrowing:
         if len(images) < FEW_IMAGES:
             lines.append(
                 f"{len(images)} calibration images are few, and the ranges hang on which: give "
-                f"{FEW_IMAGES} or more"
+                f"{ENOUGH_IMAGES} or more, of which a quarter sets no ranges"
             )
         if run.inputs.not_labelled is not None:  # what validates is of no certain kind
             return lines
@@ -227,20 +230,20 @@ class Narrowing:
         run = self._run
         source, scheme = self._recipe(name)
         histograms, model = self._histograms(source, scheme), self._load(source)
-        places = spread(len(run.validation), OUTSIDE_IMAGES)
+        places, threads = spread(len(run.validation), OUTSIDE_IMAGES), run.options.thread_count
 
         def make(folder: Path) -> None:
             from quantize.qdq import observe
 
             batches = run.validation.batches(run.options.batch, places)
-            met = observe(model, batches, scheme)
+            met = observe(model, batches, scheme, threads=threads)
             shares = [
                 met[tensor].share_outside(values.levels(scheme.asymmetric, "minmax"))
                 for tensor, values in histograms.items()
             ]
             (folder / "outside.json").write_text(json.dumps(float(np.mean(shares))))
 
-        inputs = {"batch": run.options.batch, "images": len(places)}
+        inputs = {"batch": run.options.batch, "images": len(places), "threads": threads}
         after = [f"calibration/{source}", "images/validation"]
         folder = run.stages.run(f"outside/{name}", inputs, make, after)
         return json.loads((folder / "outside.json").read_text())
@@ -253,7 +256,7 @@ class Narrowing:
             return
         names = dict.fromkeys(narrowed_graph(c) for c in candidates if c.precision == "int8")
         rows = [row for name in names if name is not None for row in self.rows(name)]
-        self.sensitivity = sorted(rows, key=lambda row: row["sqnr_db"] or -np.inf)
+        self.sensitivity = sorted(rows, key=worst_first)
 
     def rows(self, name: str) -> list[Row]:
         """A row of the report's `sensitivity` for each unit of the graph `name`."""
@@ -262,6 +265,9 @@ class Narrowing:
         after = [f"graph/{graph.source}", "images/ranking"]
         if graph.scheme is not None:
             after += self.prepare(name, NONE)
+        if graph.half:
+            run.ranges()
+            after.append("ranges")
         if graph.fitted_source:
             run.graph(_EXACT)
             after.append(f"graph/{_EXACT}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmt.errors import MachineError
-from measure.runners import OPENVINO_SETTINGS
+from measure.runners import OPENVINO_SETTINGS, PRECISION
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -42,7 +42,7 @@ def build_ir(graph: Path, precision: str, path: Path) -> dict[str, Any]:
         ov.save_model(model, path, compress_to_fp16=precision == "fp16")
     except RuntimeError as error:  # which does not say why
         raise MachineError(f"OpenVINO cannot write {path} (the disk may be full)") from error
-    settings = {**OPENVINO_SETTINGS, "INFERENCE_PRECISION_HINT": float_arithmetic(precision)}
+    settings = {**OPENVINO_SETTINGS, PRECISION: float_arithmetic(precision)}
     return {
         "built_with": {"openvino": version("openvino")},
         "built_for": ["CPU"],

@@ -129,7 +129,7 @@ class ExportOptions:
     @property
     def identity(self) -> str:
         """The same for a run and for the one that goes on with it, however they are written."""
-        return repr(replace(self, resume=False, force=False, command=""))
+        return repr(replace(self, out=None, resume=False, force=False, command=""))
 
     @property
     def thread_count(self) -> int:

@@ -7,7 +7,6 @@ saved file, loaded again.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import shutil
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import numpy as np
 
 from calib_data.prepared import PreparedImages, spread
 from calib_data.sources import Subset, choose, hold_out
+from cmt.checkpoints import save_torch
 from cmt.errors import GateError, InputError
 from cmt.network import CMT
 from cmt.rewrite import InferenceCMT, rewrite_for_inference
@@ -37,6 +37,7 @@ from export.onnx_graph import (
 )
 from export.options import ExportOptions
 from export.progress import ProgressBars
+from export.sbom import check_installed
 from export.selection import Selection
 from export.stages import Stages
 from export.summary import Results, build_manifest, build_report
@@ -47,8 +48,8 @@ from measure.bundle import write_manifest
 from measure.latency import ROUNDS, Timing, measure_alternately
 from measure.parity import TOLERANCES, compare_outputs, require
 from measure.report import REPORT_FILES, write_report
-from measure.runners import LOADERS, Settings, run_all
-from measure.tune import PRECISION, tune
+from measure.runners import LOADERS, PRECISION, Settings, run_all
+from measure.tune import tune
 from quantize.gate import Units
 
 PARITY_IMAGES = 32
@@ -116,6 +117,7 @@ def _export(options: ExportOptions, show_progress: bool) -> Bundle:
 
 def plan(options: ExportOptions) -> tuple[list[Candidate], Inputs]:
     """What an export builds and what it reads; raises InputError for what will not do."""
+    check_installed()  # the bundle lists what made it
     candidates = [
         Candidate(target, precision)
         for target in (get_target(name) for name in dict.fromkeys(options.targets))
@@ -150,6 +152,7 @@ class Run:
         inputs: Inputs,
         workspace: Path,
         progress: ProgressBars,
+        held_out: int = HELD_OUT,
     ) -> None:
         self.options, self.candidates, self.inputs = options, candidates, inputs
         self.key = None if options.sign is None else signature.read_private_key(options.sign)
@@ -157,7 +160,7 @@ class Run:
         self.workspace = workspace
         self.common = {"machine": environment.describe(options.seed), "source": _source_digest()}
         self.stages = Stages(workspace, self.common)
-        self.selections = _select(inputs, options)
+        self.selections = _select(inputs, options, held_out)
         self.parity: dict[str, dict[str, Any]] = {}
         self.narrowing = Narrowing(self)
         self.fallback = Fallback(self, self.narrowing)
@@ -177,8 +180,9 @@ class Run:
     def finish(self) -> dict[str, Any]:
         """All stages in order, then the bundle; returns the report."""
         reference = self._start()
-        self.graph("simplified")  # in every bundle
         self.units = {c.name: self.fallback.units(c, reference) for c in self.candidates}
+        self.parity.clear()  # of what the gate tried; what the files are made from comes again
+        self.graph("simplified")  # in every bundle
         built = {c.name: self.build(c, self.units[c.name]) for c in self.candidates}
         outputs = {c.name: self.candidate_outputs(c, self.units[c.name]) for c in self.candidates}
         for row in self.parity.values():
@@ -191,13 +195,21 @@ class Run:
     def rehearse(self) -> dict[str, Path]:
         """The checked graphs that files would be built from, by candidate name."""
         self._start()
-        return {c.name: self.file_graph(c.target.graphs[c.precision]) for c in self.candidates}
+        graphs = {c.name: self.file_graph(c.target.graphs[c.precision]) for c in self.candidates}
+        for row in self.parity.values():
+            require(row)
+        return graphs
 
     def _start(self) -> Path:
         """Prepare the images and the torch network's answers; returns the network's place."""
+        import torch
+
+        # Also where torch's answers are there already: results hang on the number of threads.
+        torch.set_num_threads(self.options.thread_count)
         self.images = {name: self._prepare(name) for name in self.selections}
         self.validation = self.images["validation"]
         self.calibration = self.images.get("calibration")
+        self._warn_of_shared_images()
         # The same images as the files take them.
         self.fed = replace(self.validation, preprocessing=self.inputs.preprocessing)
         self.fine_tuning = FineTuning(self, self._network) if self.options.qat else None
@@ -216,16 +228,22 @@ class Run:
             )
         return images
 
+    def _warn_of_shared_images(self) -> None:
+        judging = set(self.validation.digests)
+        for name in [name for name in self.images if name != "validation"]:
+            shared = len(judging & set(self.images[name].digests))
+            if shared:
+                self.inputs.warnings.append(
+                    f"{shared} of the {name} images are validation images as well: the accuracy "
+                    "of what is made or chosen on them is flattered"
+                )
+
     def _reference(self) -> Path:
         """The torch network as files, which every process can load."""
-        import torch
-
         model = self.inputs.model
 
         def make(folder: Path) -> None:
-            content = io.BytesIO()  # torch's own writing does not say that the disk is full
-            torch.save(model.state_dict(), content)
-            (folder / "weights.pt").write_bytes(content.getbuffer())
+            save_torch(model.state_dict(), folder / "weights.pt")
             config = {
                 "variant": model.variant.name,
                 "family": model.family.name,
@@ -320,7 +338,7 @@ class Run:
         inputs = {"batch": self.options.batch, "opset": OPSET, "threads": self.options.thread_count}
         folder = self.stages.run(f"graph/{name}", inputs, make, after)
         row = json.loads((folder / "parity.json").read_text())
-        self.parity[row["stage"]] = row
+        self.parity[name] = row
         return folder / "graph.onnx"
 
     def _make_graph(self, name: str, source: Path | None, path: Path, units: Units) -> None:
@@ -377,12 +395,14 @@ class Run:
             from export.half import measure_ranges
 
             batches = images.batches(self.options.batch, spread(len(images), count))
-            ranges = measure_ranges(onnx.load(graph), batches)
+            ranges = measure_ranges(onnx.load(graph), batches, self.options.thread_count)
             (folder / "ranges.json").write_text(json.dumps(ranges))
 
         which = "validation" if self.calibration is None else "calibration"
         after = ["graph/simplified", f"images/{which}"]
-        folder = self.stages.run("ranges", {"count": count}, make, after)
+        folder = self.stages.run(
+            "ranges", {"count": count, "threads": self.options.thread_count}, make, after
+        )
         return json.loads((folder / "ranges.json").read_text())
 
     def _parity(
@@ -393,7 +413,7 @@ class Run:
         batches = images.batches(self.options.batch, places)
         outputs = run_all(runner, batches, len(places), lambda _: None)
         row = compare_outputs(
-            name.split(SUFFIX)[0],
+            name.replace(SUFFIX, " with units in float, "),
             outputs,
             [r[places] for r in self.reference],
             TOLERANCES[graph.precision],
@@ -577,15 +597,15 @@ class Run:
         report = build_report(results)
         write_report(report, folder)
         sbom = bundles.write_sbom(folder, self.inputs.weights_sha256)
-        manifest = {**build_manifest(results, golden, folder), "sbom": sbom}
+        manifest = {**build_manifest(results, golden, folder), "sbom": sbom, "run": self.identity}
         write_manifest(folder, manifest)
         if self.key is not None:
             signature.sign(folder, manifest, self.key)
-        bundles.place(folder, self.options.bundle, self.identity)
+        bundles.place(folder, self.options.bundle)
         return report
 
 
-def _select(inputs: Inputs, options: ExportOptions) -> dict[str, Selection]:
+def _select(inputs: Inputs, options: ExportOptions, held_out: int) -> dict[str, Selection]:
     """All sets of images that a run reads; calibration's in two where there are enough.
 
     One part sets the ranges, on the other choices are made.
@@ -601,7 +621,7 @@ def _select(inputs: Inputs, options: ExportOptions) -> dict[str, Selection]:
         whole = Selection(Subset(source, choose(source, count, seed)), preprocessing, seed)
         found |= {"calibration": whole, "ranking": whole}
     elif source is not None:
-        chosen, held = hold_out(source, count, HELD_OUT, seed)
+        chosen, held = hold_out(source, count, held_out, seed)
         found["calibration"] = Selection(Subset(source, chosen), preprocessing, seed)
         found["ranking"] = Selection(Subset(source, held, "held out"), preprocessing, seed)
     if inputs.tuning is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cmt.errors import InputError
 from cmt.network import CMT, count_macs
+from export.bundle import check_destination
 from export.candidates import GRAPHS, Candidate
 from export.options import ExportOptions
 from export.pipeline import Run, plan
@@ -50,13 +51,15 @@ def preflight(options: ExportOptions, show_progress: bool = False) -> list[str]:
     operator that a target lacks included, and GateError where a step breaks the network.
     """
     candidates, inputs = plan(options)
-    few = replace(options, calib_count=min(IMAGES, options.calib_count))
+    check_destination(options.bundle, options.force or options.resume)
+    few = replace(options, calib_count=min(IMAGES, options.calib_count), qat=0, qat_data=None)
+    inputs.tuning = None  # looked at by `plan`, and of no use here
     inputs.validation_count = min(IMAGES, inputs.validation_count or IMAGES)
     with (
         tempfile.TemporaryDirectory(prefix="cmt-dry-run-") as folder,
         ProgressBars(show_progress) as progress,
     ):
-        graphs = Run(few, candidates, inputs, Path(folder), progress).rehearse()
+        graphs = Run(few, candidates, inputs, Path(folder), progress, held_out=IMAGES).rehearse()
         for candidate in candidates:
             check = candidate.target.unsupported
             problems = check(graphs[candidate.name]) if check is not None else []

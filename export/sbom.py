@@ -9,8 +9,16 @@ from urllib.parse import quote
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from cmt.errors import InputError
+
 ROOT = "cmt-export"
 EXTRAS = ("export", "openvino", "onnxruntime")
+
+
+def check_installed() -> None:
+    """Raise InputError where this program's own requirements are not known."""
+    if not _is_installed(ROOT):
+        raise InputError("cmt-export is not installed: pip install -e '.[export]' does that")
 
 
 def build_sbom(weights_sha256: str | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from cmt.checkpoints import save_torch
 from cmt.network import CMT
 from cmt.rewrite import InferenceCMT
 from export.candidates import Graph
@@ -36,7 +37,9 @@ class FineTuning:
     def __init__(self, run: Run, make_network: Callable[[Graph], Network]) -> None:
         self._run, self._make_network = run, make_network
         name = OWN_IMAGES if OWN_IMAGES in run.selections else "calibration"
-        self.images = run.images[name]
+        # What judges the epochs teaches nothing, where there is enough to hold out.
+        judges = run.images["ranking"].digests if run.narrowing.held_out else []
+        self.images = run.images[name].without(judges)
         # The stand-ins for GELU are fitted on calibration images, whatever the rest learns on.
         sets = ["calibration", "ranking", name]
         self._after = list(dict.fromkeys(["reference", *(f"images/{images}" for images in sets)]))
@@ -103,7 +106,7 @@ class FineTuning:
                     state=state,
                     advance=advance,
                 )
-            torch.save({"network": network.state_dict(), **state}, folder / "state.pt")
+            save_torch({"network": network.state_dict(), **state}, folder / "state.pt")
             errors = {
                 "training": state["error"],
                 "held_out": self._held_out_error(network, scheme),

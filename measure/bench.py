@@ -18,10 +18,15 @@ from measure import environment
 from measure.bundle import Entry, OpenBundle, put_report, replacing_files
 from measure.golden import golden_images
 from measure.latency import ROUNDS, Timing, measure_alternately
-from measure.runners import CUDA_GRAPH, THREADS, load_settings, not_runnable, settings_of_run
-
-SAME_MACHINE = ("cpu", "cpu_flags", "cores", "memory_gb", "gpu")
-"""What of a machine's environment does not change with its software."""
+from measure.runners import (
+    CUDA_GRAPH,
+    STREAMS,
+    THREADS,
+    callers,
+    load_settings,
+    not_runnable,
+    settings_of_run,
+)
 
 Row = dict[str, Any]
 
@@ -54,7 +59,7 @@ def check_machine(bundle: OpenBundle, name: str | None) -> str:
     ours = environment.describe(seed=0)
     for entry in bundle.report.get("machines", []):
         theirs = entry["environment"]
-        if entry["machine"] == name and any(theirs[key] != ours[key] for key in SAME_MACHINE):
+        if entry["machine"] == name and environment.hardware(theirs) != environment.hardware(ours):
             raise InputError(
                 f"the report has results of another machine called '{name}' ({theirs['cpu']}): "
                 "give this one a name of its own with --machine"
@@ -177,7 +182,7 @@ def _runs(
 def _settings(artefact: Entry, streams: int | None, tuned: bool) -> Row:
     """The file's own settings; the tuned number of threads unless the sweep names others."""
     own = {k: v for k, v in artefact["settings"].items() if tuned or k != THREADS}
-    return own if streams is None else {**own, "NUM_STREAMS": streams}
+    return own if streams is None else {**own, STREAMS: streams}
 
 
 def _not_measured(artefact: Entry, streams: int | None) -> str | None:
@@ -232,9 +237,8 @@ def _row(
         return row
     assert timing is not None
     latency = timing.latency
-    callers = int(settings.get("NUM_STREAMS", 1))
     row["latency_ms"] = latency
-    row["throughput_ips"] = callers * settings["batch"] * 1000 / latency["mean"]
+    row["throughput_ips"] = callers(settings) * settings["batch"] * 1000 / latency["mean"]
     if plain is None:
         reasons["speedup_vs_fp32_graph"] = "the FP32 file was not measured beside it"
     else:

@@ -245,16 +245,6 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     (folder / SEAL).write_bytes(_seal(content))
 
 
-def replace_report(bundle: OpenBundle, report: dict[str, Any]) -> None:
-    """Put a new report into a bundle, and its hashes into the manifest.
-
-    Raises:
-        InputError: the report breaks its schema, or see `replacing_files`.
-    """
-    with replacing_files(bundle) as new:
-        put_report(bundle, report, new)
-
-
 def put_report(bundle: OpenBundle, report: dict[str, Any], folder: Path) -> None:
     """Write a report, and a bundle's manifest with its hashes, into a folder."""
     from measure.report import REPORT_FILES, write_report

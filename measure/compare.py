@@ -12,11 +12,12 @@ from typing import Any
 
 from cmt import strict_json
 from cmt.errors import InputError
-from measure.bench import SAME_MACHINE
 from measure.bundle import MANIFEST, check_file, file_entries
+from measure.environment import HARDWARE, hardware
 from measure.policy import Clause
 from measure.replacing import finish_replacing
 from measure.report import read_report, schema_problems
+from measure.runners import CUDA_GRAPH, STREAMS
 from measure.verdict import decimal, printable, row_name
 
 VERSION = 1
@@ -42,11 +43,12 @@ def read_source(argument: str) -> Source:
     Raises:
         InputError: no report there, or one that is damaged or breaks its schema.
     """
-    name, _, rest = argument.partition("=")
-    if name and not Path(argument).exists():
-        path = Path(rest)
-    else:
-        name, path = "", Path(argument)
+    name, equals, rest = argument.partition("=")
+    if not (name and equals) or Path(argument).exists():
+        name, rest = "", argument
+    if not rest:  # which as a path would be the current folder
+        raise InputError(f"'{argument}' names no report: give a bundle or its report.json")
+    path = Path(rest)
     report = _read(path)
     environment = report["environment"]
     machine = name or " + ".join(filter(None, (environment["cpu"], environment["gpu"])))
@@ -162,7 +164,7 @@ def _source_rows(source: Source) -> Iterator[Row]:
 
 
 def _machine(entry: Report) -> Row:
-    return {key: entry["environment"][key] for key in SAME_MACHINE}
+    return {key: entry["environment"][key] for key in HARDWARE}
 
 
 def _accuracy_from(source: Source, row: Row) -> str | None:
@@ -170,14 +172,14 @@ def _accuracy_from(source: Source, row: Row) -> str | None:
 
 
 def _same_measurement(row: Row, other: Row) -> bool:
-    return all(value == other[key] for key, value in row.items())
+    return all(value == other.get(key) for key, value in row.items())
 
 
 def _refuse_same_names(rows: Sequence[Row]) -> None:
     known: dict[str, Row] = {}
     for row in rows:
         first = known.setdefault(row["machine"], row)
-        if any(row[key] != first[key] for key in SAME_MACHINE):
+        if hardware(row) != hardware(first):
             raise InputError(
                 f"two machines are called '{row['machine']}' ({_hardware(first)} and "
                 f"{_hardware(row)}): measure one again with another cmt-bench "
@@ -201,8 +203,8 @@ def _name(rows: Sequence[Row]) -> None:
         settings = (
             ("batch", "batch"),
             ("threads", "threads"),
-            ("NUM_STREAMS", "streams"),
-            ("cuda_graph", "CUDA graph"),
+            (STREAMS, "streams"),
+            (CUDA_GRAPH, "CUDA graph"),
         )
         varied = [
             f"{title} {row['settings'].get(key, 1)}"

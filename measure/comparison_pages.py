@@ -12,6 +12,7 @@ from measure import pages
 from measure.compare import files_by_machine, is_simulated, machine_names, to_json
 from measure.pages import Chart, Column, Entry, Table
 from measure.report import render, table_of_text, write_pages
+from measure.runners import callers
 from measure.verdict import (
     NOT_MEASURED,
     decimal,
@@ -87,23 +88,21 @@ def _headlines(comparison: Report) -> Iterator[str]:
                 limit = comparison["reports"][row["report"]]["max_drop_pp"]
                 timed = row["variant"] == variant and p50(row) is not None
                 if timed and not over_limit(row, limit):
-                    fastest.setdefault((row["settings"].get("batch"), _streams(row)), row)
+                    settings = row["settings"]
+                    fastest.setdefault((settings.get("batch"), callers(settings)), row)
             if not fastest:
                 yield f"{machine}: no {variant} file that keeps the limit was timed."
-            several = len({_streams(row) for row in fastest.values()}) > 1
+            several = len({callers(row["settings"]) for row in fastest.values()}) > 1
             yield from (f"{machine}: {_advice(row, several)}" for row in fastest.values())
-
-
-def _streams(row: Row) -> int:
-    return int(row["settings"].get("NUM_STREAMS", 1))
 
 
 def _advice(row: Row, several_streams: bool) -> str:
     """What to ship; where numbers of streams differ, with what each of them is for."""
     rate = ""
     if several_streams:
-        callers = "one caller" if _streams(row) == 1 else f"{_streams(row)} callers at once"
-        rate = f" for {callers}, {decimal(row['throughput_ips'])} images/s"
+        number = callers(row["settings"])
+        who = "one caller" if number == 1 else f"{number} callers at once"
+        rate = f" for {who}, {decimal(row['throughput_ips'])} images/s"
     speedup = row["speedup_vs_baseline"]
     faster = "" if speedup is None else f", {ratio(speedup)} as fast as torch"
     cost = f"top-1 drop {drop_text(row['accuracy'])}" if row["accuracy"] else "no accuracy"

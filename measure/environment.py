@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ PACKAGES = (
 )
 NO_PEAK_RSS = "this system does not tell a process its peak memory"
 # Instruction sets that decide how fast, and on old CPUs how exact, INT8 and BF16 are.
+HARDWARE = ("cpu", "cpu_flags", "cores", "memory_gb", "gpu")
+"""What of a machine's environment tells it from another one."""
+
 _FLAGS = (
     "avx2",
     "avx512f",
@@ -100,6 +104,15 @@ def _gpu_power() -> str | None:
     if mode is not None:
         return mode.splitlines()[0]
     return _ask_smi("power.limit,clocks.max.sm,clocks.max.memory")
+
+
+def hardware(environment: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What of an `environment`, or a comparison's row, stays the same with other software."""
+    gpu = environment["gpu"]
+    return (
+        *(environment[key] for key in HARDWARE if key != "gpu"),
+        gpu and gpu.split(",")[0],  # the driver's version is behind it
+    )
 
 
 def describe(seed: int) -> dict[str, Any]:

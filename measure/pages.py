@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from measure import charts
 from measure.parity import PRECISIONS
-from measure.runners import SIMULATED
+from measure.runners import CUDA_GRAPH, PRECISION, SIMULATED, STREAMS
 from measure.verdict import (
     NOT_MEASURED,
     SAME_SPEED,
@@ -32,6 +32,7 @@ from measure.verdict import (
     percent,
     points,
     printable,
+    ranking_images,
     ratio,
     reason,
     resolvable,
@@ -213,8 +214,8 @@ def _accuracy_table(report: Report) -> Table | None:
 # OpenVINO's names are too long for a table.
 _SETTINGS = {
     "PERFORMANCE_HINT": "hint",
-    "NUM_STREAMS": "streams",
-    "INFERENCE_PRECISION_HINT": "floats as",
+    STREAMS: "streams",
+    PRECISION: "floats as",
 }
 
 
@@ -256,7 +257,7 @@ def machines_table(machines: Iterable[Report]) -> Table:
         tuple(
             (
                 row_name(row) + _on_the_gpu(row),
-                *(str(row["settings"].get(key, 1)) for key in ("batch", "threads", "NUM_STREAMS")),
+                *(str(row["settings"].get(key, 1)) for key in ("batch", "threads", STREAMS)),
                 *(milliseconds(row["latency_ms"] and row["latency_ms"][name]) for name in names),
                 decimal(row["throughput_ips"]),
                 ratio(row["speedup_vs_fp32_graph"]),
@@ -271,7 +272,7 @@ def machines_table(machines: Iterable[Report]) -> Table:
 
 def _on_the_gpu(row: Row) -> str:
     """How an engine was run, and its time without the copies to the GPU and back."""
-    graph = row["settings"].get("cuda_graph")
+    graph = row["settings"].get(CUDA_GRAPH)
     alone = f", {milliseconds(row['gpu_ms'])} ms on the GPU alone" if "gpu_ms" in row else ""
     return f", CUDA graph {graph}{alone}" if graph else ""
 
@@ -346,8 +347,8 @@ def _sensitivity(report: Report) -> tuple[Table | None, str]:
     shown = entries[:SENSITIVITY_ROWS]
     table = Table(
         "What each part of the network loses when it alone is narrowed, on "
-        f"{count(shown[0]['images'])} held-out calibration images; the worst first. dB: power of "
-        "the logits over that of their error. KL: of the softmax.",
+        f"{count(shown[0]['images'])} of {ranking_images(report)}; the worst first. dB: "
+        "power of the logits over that of their error. KL: of the softmax.",
         _columns("Part", "Layers", *_ERRORS, text=["Recipe"]),
         tuple((row["unit"], count(row["layers"]), *_errors(row), row["recipe"]) for row in shown),
     )
@@ -403,8 +404,8 @@ def _calibration(report: Report) -> Table | None:
         return None
     return Table(
         "How ranges can be chosen, each tried on "
-        f"{count(choices[0]['images'])} held-out calibration images with the whole recipe in "
-        "INT8; the least error was taken.",
+        f"{count(choices[0]['images'])} of {ranking_images(report)}, with the whole recipe "
+        "in INT8; the least error was taken.",
         _columns("Method", *_ERRORS, text=["Recipe", "Taken"]),
         tuple(
             (
@@ -426,9 +427,10 @@ def _fallbacks(report: Report) -> tuple[Table, ...]:
             f"{row_name(found)}: tried for the accepted drop of "
             f"{percent(report['gates']['max_drop_pp'])} points; "
             + ("met" if found["met"] else "out of time" if found["out_of_time"] else "not met")
-            + f". Chosen on {count(found['ranking_images'])} held-out calibration images, judged "
-            f"on all validation images. Cost of a part: {found['cost']}. Of "
-            f"{count(found['layers'])} layers that can be narrowed.",
+            + f". Chosen on {count(found['ranking_images'])} of {ranking_images(report)}; "
+            "what has a drop was judged on all validation images, and the least drop was taken. "
+            f"Cost of a part: {found['cost']}. Of {count(found['layers'])} layers that can be "
+            "narrowed. Size: of the graph that an engine would be built from, or of the file.",
             _columns(
                 "Left in float",
                 "Layers",

@@ -17,17 +17,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from measure.sessions import cpu_session
+
 if TYPE_CHECKING:
     from cmt.network import CMT
 
 Array = NDArray[np.float32]
 Batch = NDArray[Any]
 Runner = Callable[[Batch], list[Array]]
-"""May be called from several threads at once."""
+"""May be called from several threads at once, but for engines (`measure.engine`)."""
 BATCH_SYMBOL = "batch"
 """What ONNX Runtime's files call their batch."""
 Settings = Mapping[str, Any]
-"""OpenVINO property names and values; the other runtimes have none."""
+"""OpenVINO property names and values, or what `load_settings` says of an engine."""
 
 
 class Loader(Protocol):
@@ -77,6 +79,16 @@ def load_torch(
 
 THREADS = "INFERENCE_NUM_THREADS"
 """OpenVINO's name for the number of CPU threads."""
+STREAMS = "NUM_STREAMS"
+"""OpenVINO's name for the number of inferences at a time."""
+PRECISION = "INFERENCE_PRECISION_HINT"
+"""OpenVINO's name for the type that it computes in where the file says float."""
+
+
+def callers(settings: Settings) -> int:
+    """How many call at once: one for each of OpenVINO's streams, one where it decides itself."""
+    streams = str(settings.get(STREAMS, 1))
+    return int(streams) if streams.isdecimal() else 1
 
 
 def settings_of_run(own: Settings, threads: int, batch: int) -> dict[str, Any]:
@@ -88,8 +100,8 @@ def settings_of_run(own: Settings, threads: int, batch: int) -> dict[str, Any]:
 # CPU has it, and the report would compare precisions that nobody asked for.
 OPENVINO_SETTINGS: dict[str, Any] = {
     "PERFORMANCE_HINT": "LATENCY",
-    "NUM_STREAMS": 1,
-    "INFERENCE_PRECISION_HINT": "f32",
+    STREAMS: 1,
+    PRECISION: "f32",
 }
 
 
@@ -125,14 +137,8 @@ def load_onnxruntime(
     path: Path, threads: int, settings: Settings | None = None, batch: int | None = None
 ) -> Runner:
     """An ONNX file on ONNX Runtime's CPU provider with its default optimisations."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    if batch is not None:
-        options.add_free_dimension_override_by_name(BATCH_SYMBOL, batch)
-    return _session_runner(ort.InferenceSession(path, options, ["CPUExecutionProvider"]))
+    dimensions = {} if batch is None else {BATCH_SYMBOL: batch}
+    return _session_runner(cpu_session(path, threads, dimensions=dimensions))
 
 
 def load_simulation(
@@ -156,7 +162,7 @@ CUDA_GRAPH = "cuda_graph"
 def load_tensorrt(
     path: Path, threads: int, settings: Settings | None = None, batch: int | None = None
 ) -> Runner:
-    """An engine on GPU 0, for one caller; `settings` come from `measure.engine.load_settings`."""
+    """An engine on GPU 0, for one caller; `settings` come from `load_settings`."""
     from measure.engine import load_engine
 
     return load_engine(path, settings or {})

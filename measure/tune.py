@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from measure.latency import measure_alternately
-from measure.runners import THREADS, Batch, Settings
+from measure.runners import PRECISION, THREADS, Batch, Settings
 from measure.statistics import paired_ratio
 
-PRECISION = "INFERENCE_PRECISION_HINT"
 CLEARLY = 1.02
 """A change has to be this much faster; less is within what two compilations of one file differ."""
 

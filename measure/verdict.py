@@ -334,26 +334,33 @@ def findings(report: Report) -> tuple[Finding, ...]:
     elif limit is None:
         found.append(Finding("No limit was set for the top-1 drop."))
     if tuned := report.get("fine_tuning"):
-        found.extend(_fine_tuning(tuned))
+        found.extend(_fine_tuning(tuned, ranking_images(report)))
     found.extend(_precision_that_does_not_pay(report))
     found.extend(_describe(row, limit) for row in report["results"])
     return tuple(found)
 
 
-def _fine_tuning(tuned: Row) -> Iterator[Finding]:
-    """What became of it; held-out images chose between the epochs and none."""
+def ranking_images(report: Report) -> str:
+    """What choices were made on, in words."""
+    if report["images"].get("ranking"):
+        return "the held-out calibration images"
+    return "the calibration images themselves, too few to hold some out"
+
+
+def _fine_tuning(tuned: Row, judged_on: str) -> Iterator[Finding]:
+    """What became of it; the error on `judged_on` chose between the epochs and none."""
     for name, scheme in tuned["schemes"].items():
         roots = [percent(100 * math.sqrt(error)) for error in scheme["held_out"]]
         before, after = roots[0], roots[scheme["chosen"]]
         if scheme["chosen"]:
             text = (
                 f"INT8 ({name} recipe) was fine-tuned on {count(tuned['images'])} images: the "
-                f"error of its outputs on held-out ones went from {before} to {after} %. What it "
+                f"error of its outputs on {judged_on} went from {before} to {after} %. What it "
                 "drops is told from the original network."
             )
         else:
             text = (
                 f"Fine-tuning INT8 ({name} recipe) on {count(tuned['images'])} images did not "
-                f"lessen the error of its outputs on held-out ones ({before} %) and was not used."
+                f"lessen the error of its outputs on {judged_on} ({before} %) and was not used."
             )
         yield Finding(text)

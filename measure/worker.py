@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from measure.runners import LOADERS, Batch, Runner
+from measure.runners import LOADERS, Batch, Runner, callers
 
 UNCOUNTED = 2
 
@@ -86,8 +86,6 @@ def main(runtime: str, path: str, threads: str, settings: str) -> None:
     """Serve bursts until standard input ends; one caller for each of OpenVINO's streams."""
     batch = read_batch()
     properties = json.loads(settings)
-    streams = str((properties or {}).get("NUM_STREAMS", 1))
-    callers = int(streams) if streams.isdigit() else 1  # else OpenVINO's own choice, AUTO
     begin = time.perf_counter()
     runner = LOADERS[runtime](Path(path), int(threads), properties, len(batch))
     loaded = time.perf_counter()
@@ -96,7 +94,12 @@ def main(runtime: str, path: str, threads: str, settings: str) -> None:
     _say({"load": (loaded - begin) * 1000, "first": (first - loaded) * 1000})
     for line in sys.stdin.buffer:
         gpu_ms: list[float] = []
-        _say({"ms": burst(runner, batch, float(line), callers, gpu_ms), "gpu_ms": gpu_ms})
+        _say(
+            {
+                "ms": burst(runner, batch, float(line), callers(properties or {}), gpu_ms),
+                "gpu_ms": gpu_ms,
+            }
+        )
     _say({"peak_rss_mb": peak_rss_mb()})
 
 

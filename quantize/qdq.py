@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from cmt.errors import InputError
+from measure.sessions import cpu_session
 from quantize.ranges import LEVELS, MSE, Histogram, Levels, half_scale
 from quantize.recipe import Scheme, unit_of
 
@@ -39,33 +40,22 @@ class _Layer:
     unit: str
 
 
-def quantize_onnx(
-    model: onnx.ModelProto,
-    batches: Iterable[NDArray[np.float32]],
-    scheme: Scheme,
-    *,
-    progress: Callable[[int], None] | None = None,
-) -> onnx.ModelProto:
-    """A copy of a simplified float32 graph with Q/DQ around the layers of the recipe.
-
-    Args:
-        model: CMT in ONNX, initialisers named after the network's parameters.
-        batches: calibration inputs, float32 (B, 3, H, W) as the graph takes them; read once.
-        scheme: which layers, and signed or unsigned activations.
-        progress: called with each batch's number of images when it is done.
-
-    Raises InputError as `observe` does.
-    """
-    return insert_qdq(model, observe(model, batches, scheme, progress), scheme)
-
-
 def observe(
     model: onnx.ModelProto,
     batches: Iterable[NDArray[np.float32]],
     scheme: Scheme,
     progress: Callable[[int], None] | None = None,
+    threads: int = 0,
 ) -> dict[str, Histogram]:
-    """What each tensor that the scheme quantises takes on, by name; arguments as above.
+    """What each tensor that the scheme quantises takes on, by name.
+
+    Args:
+        model: CMT's simplified float32 graph in ONNX, initialisers named after the network's
+            parameters.
+        batches: calibration inputs, float32 (B, 3, H, W) as the graph takes them; read once.
+        scheme: which layers, and signed or unsigned activations.
+        progress: called with each batch's number of images when it is done.
+        threads: of the CPU; 0 takes all.
 
     Raises InputError when the graph is quantised already, a layer has no role in the
     recipe, there are no batches, or a batch does not fit the graph.
@@ -73,7 +63,9 @@ def observe(
     if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         raise InputError("the graph is quantised already: start from the float32 graph")
     layers = _layers(model.graph, scheme)
-    return _observe(model, list(dict.fromkeys(layer.source for layer in layers)), batches, progress)
+    return _observe(
+        model, list(dict.fromkeys(layer.source for layer in layers)), batches, progress, threads
+    )
 
 
 def insert_qdq(
@@ -215,17 +207,14 @@ def _observe(
     names: Sequence[str],
     batches: Iterable[NDArray[np.float32]],
     progress: Callable[[int], None] | None,
+    threads: int,
 ) -> dict[str, Histogram]:
-    import onnxruntime
-
     augmented = onnx.ModelProto.FromString(model.SerializeToString())
     known = {info.name for info in [*model.graph.input, *model.graph.output]}
     augmented.graph.output.extend(
         helper.make_empty_tensor_value_info(name) for name in names if name not in known
     )
-    session = onnxruntime.InferenceSession(
-        augmented.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    session = cpu_session(augmented.SerializeToString(), threads)
     source = session.get_inputs()[0]
     fetched = [name for name in names if name != source.name]
     histograms = {name: Histogram() for name in names}

@@ -13,6 +13,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from measure.sessions import cpu_session
+
 Array = NDArray[np.float32]
 Run = Callable[[onnx.ModelProto], Array]
 """The logits (images, classes) of a graph."""
@@ -28,14 +30,7 @@ def run_on(images: Iterable[Array], count: int, threads: int) -> Run:
     batches = list(images)
 
     def run(model: onnx.ModelProto) -> Array:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, ["CPUExecutionProvider"]
-        )
+        session = cpu_session(model.SerializeToString(), threads)
         name = session.get_inputs()[0].name
         return np.concatenate([session.run(None, {name: x})[0] for x in batches])[:count]
 
@@ -73,6 +68,11 @@ def errors(logits: Array, reference: Array) -> dict[str, float | None]:
     }
 
 
+def worst_first(row: dict[str, Any]) -> float:
+    """The key that sorts rows of `errors`: decibels, none at all below all."""
+    return -np.inf if row["sqnr_db"] is None else row["sqnr_db"]
+
+
 def _log_softmax(logits: Array) -> NDArray[np.float64]:
     shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
@@ -90,4 +90,4 @@ def measure(
     rows = []
     for unit, graph, reference in graphs:
         rows.append({**unit, **errors(run(graph), reference), "images": len(reference)})
-    return sorted(rows, key=lambda row: -np.inf if row["sqnr_db"] is None else row["sqnr_db"])
+    return sorted(rows, key=worst_first)

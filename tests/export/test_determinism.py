@@ -16,13 +16,13 @@ import numpy as np
 import onnx
 import pytest
 import real_runs
+from whole_recipe import quantize_onnx
 
 from export.bundle import workspace_folder
 from export.openvino import build_ir
 from export.targets import TARGETS
 from measure.bundle import MANIFEST, SEAL
 from measure.report import REPORT_FILES
-from quantize.qdq import quantize_onnx
 from quantize.recipe import OPENVINO, SCHEMES
 
 AVAILABLE = [name for name, target in TARGETS.items() if target.missing() is None]

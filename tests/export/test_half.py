@@ -11,10 +11,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from whole_recipe import quantize_onnx
 
 from cmt.errors import InputError
 from export.half import measure_ranges, simulation_session, to_fp16
-from quantize.qdq import quantize_onnx
 from quantize.recipe import EXPLICIT, SCHEMES
 
 Array = NDArray[np.float32]

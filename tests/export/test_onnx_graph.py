@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from whole_recipe import quantize_onnx
 
 from calib_data.preprocessing import Preprocessing
 from export.half import to_fp16
@@ -17,7 +18,6 @@ from export.pipeline import Bundle
 from measure.bundle import Entry, OpenBundle, open_bundle
 from measure.golden import run_artefact, verify
 from measure.runners import LOADERS, SIMULATED
-from quantize.qdq import quantize_onnx
 from quantize.recipe import EXPLICIT, SCHEMES
 
 PREPROCESSING = Preprocessing((64, 64), (64, 64), mean=(0.1, 0.5, 0.4), std=(0.2, 0.3, 0.25))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 
 import cmt
 from cmt.checkpoints import load_model
@@ -19,6 +20,7 @@ from export import export
 from export.pipeline import Bundle
 from export.targets import TARGETS
 from measure.bundle import MANIFEST, SEAL, file_entries, open_bundle
+from measure.environment import usable_cores
 from measure.report import validate
 from measure.runners import LOADERS
 
@@ -161,20 +163,22 @@ def test_int8_files_hold_int8_weights(bundle: Bundle) -> None:
     assert row(bundle, "onnxruntime", "int8")["bytes"] < 0.45 * fp32
 
 
-def test_feature_maps_are_exported_and_checked(weights: Path, tmp_path: Path) -> None:
+def test_feature_maps_are_exported_and_checked(
+    tiny_in_process: None, tiny_weights: Path, tmp_path: Path
+) -> None:
     result = export(
-        variant="ti",
+        variant="tiny",
         targets=("openvino",),
         precisions=("fp16",),
-        weights=str(weights),
+        weights=str(tiny_weights),
         img_size=(32, 64),
         output="features",
         out=tmp_path / "features",
         **QUICK,
     )
-    graph = onnx.load(result.path / "model" / "cmt_ti.onnx").graph
+    graph = onnx.load(result.path / "model" / "cmt_tiny.onnx").graph
     shapes = [[d.dim_value for d in o.type.tensor_type.shape.dim] for o in graph.output]
-    assert shapes == [[1, 46, 8, 16], [1, 92, 4, 8], [1, 184, 2, 4], [1, 368, 1, 2]]
+    assert shapes == [[1, 8, 8, 16], [1, 16, 4, 8], [1, 32, 2, 4], [1, 64, 1, 2]]
     for one in result.report["results"]:
         assert one["accuracy"] is None
         assert "top-1" in one["reasons"]["accuracy"]
@@ -220,11 +224,30 @@ def test_failed_accuracy_gate_leaves_the_bundle_and_says_so(
     assert "max-drop" in (result.path / "report.md").read_text().lower().replace("\\", "")
 
 
-def test_weights_without_images_leave_the_accuracy_unmeasured(
-    weights: Path, tmp_path: Path
+def test_a_resumed_run_computes_with_its_number_of_threads(
+    resumable: Callable[[Path], Path], weights: Path, photos: Path, tmp_path: Path
 ) -> None:
+    torch.set_num_threads(usable_cores() + 1)  # torch's answers are there, so nothing loads it
+    export(
+        variant="ti",
+        targets=("onnxruntime",),
+        weights=str(weights),
+        val_data=photos,
+        batch=3,
+        out=resumable(tmp_path / "bundle"),
+        resume=True,
+        **QUICK,
+    )
+    assert torch.get_num_threads() == usable_cores()
+    torch.set_num_threads(1)
+
+
+def test_weights_without_images_leave_the_accuracy_unmeasured(
+    tiny_in_process: None, tiny_weights: Path, tmp_path: Path
+) -> None:
+    weights = str(tiny_weights)
     result = export(
-        variant="ti", targets=("onnxruntime",), weights=str(weights), out=tmp_path / "b", **QUICK
+        variant="tiny", targets=("onnxruntime",), weights=weights, out=tmp_path / "b", **QUICK
     )
     assert row(result, "onnxruntime", "fp32")["accuracy"] is None
     assert result.report["gates"]["passed"] is None

@@ -155,6 +155,7 @@ def test_a_run_that_replaced_a_bundle_is_finished_whether_or_not_told_so_again(
     assert status_of(forced, log, "bundle", "after", signal.SIGKILL) == -signal.SIGKILL
     finished, made = (tmp_path / "b" / "report.json").read_bytes(), log.read_text()
     assert status_of(arguments("b", "--resume"), log) == 0
+    assert status_of(arguments("b", "--resume"), log) == 0, "as often as one likes"
     assert (tmp_path / "b" / "report.json").read_bytes() == finished
     assert log.read_text() == made
     assert [path.name for path in tmp_path.glob(".*")] == []
@@ -207,19 +208,17 @@ def test_a_bundle_that_is_being_replaced_is_never_lost(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            bundles.place(new, old, "run")
+            bundles.place(new, old)
     assert not old.exists()
     bundles.recover(old)
     assert (old / "manifest.json").read_text() == "old"
-    assert bundles.finished_run(old) is None
-    bundles.place(new, old, "run")
+    bundles.place(new, old)
     assert (old / "manifest.json").read_text() == "new"
-    assert bundles.finished_run(old) == "run"
 
     leftover = bundles.workspace_folder(old) / "replaced" / "model"  # killed while removing it
     leftover.mkdir(parents=True)
     new.mkdir()
     (new / "manifest.json").write_text("newer")
-    bundles.place(new, old, "run")
+    bundles.place(new, old)
     assert (old / "manifest.json").read_text() == "newer"
     assert not leftover.exists()

@@ -14,6 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tensorrt_double import VERSIONS, Machine
+from whole_recipe import quantize_onnx
 
 from benchmarks import engine_layers
 from cmt.errors import GateError, InputError
@@ -29,7 +30,6 @@ from export.tensorrt import (
     read_engine,
 )
 from measure.bundle import sha256_file
-from quantize.qdq import quantize_onnx
 from quantize.recipe import EXPLICIT, SCHEMES
 
 GPU = Gpu("sm87", "Orin", "CUDA 12.6")

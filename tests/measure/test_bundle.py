@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from new_report import replace_report
 
 from cmt.errors import InputError
 from measure.bundle import (
@@ -23,7 +24,6 @@ from measure.bundle import (
     inside,
     open_bundle,
     parse_manifest,
-    replace_report,
     write_manifest,
 )
 

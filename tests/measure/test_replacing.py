@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from new_report import replace_report
 
 from cmt.errors import InputError
 from measure import bench
@@ -19,7 +20,6 @@ from measure.bundle import (
     OpenBundle,
     file_entries,
     open_bundle,
-    replace_report,
     write_manifest,
 )
 from measure.compare import read_source

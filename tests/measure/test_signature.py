@@ -19,11 +19,12 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
+from new_report import replace_report
 
 import cli
 from cmt.errors import InputError
 from export.pipeline import Bundle
-from measure.bundle import open_bundle, replace_report, write_manifest
+from measure.bundle import open_bundle, write_manifest
 from measure.signature import SIGNATURE, check, read_private_key, sign
 
 

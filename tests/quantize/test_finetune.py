@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from whole_recipe import quantize_onnx
 
 from calib_data.prepared import PreparedImages
 from calib_data.preprocessing import Preprocessing
@@ -19,7 +20,6 @@ from cmt import rewrite_for_inference
 from cmt.network import CMT
 from quantize import finetune
 from quantize.finetune import rounded, train_epoch
-from quantize.qdq import quantize_onnx
 from quantize.recipe import EXPLICIT, OPENVINO, SCHEMES, Scheme, role_of
 
 

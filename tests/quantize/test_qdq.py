@@ -12,9 +12,10 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from whole_recipe import quantize_onnx
 
 from cmt.errors import InputError
-from quantize.qdq import insert_qdq, int8_units, observe, quantize_onnx
+from quantize.qdq import insert_qdq, int8_units, observe
 from quantize.ranges import METHODS, Histogram, load_histograms, save_histograms, signed_levels
 from quantize.recipe import EXPLICIT, OPENVINO, RECIPE, SCHEMES, role_of
 

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 from documented import commands
+from new_report import replace_report
 from PIL import Image
 
 from export.pipeline import Bundle
-from measure.bundle import describe_file, open_bundle, replace_report, write_manifest
+from measure.bundle import describe_file, open_bundle, write_manifest
 from measure.golden import run_artefact
 
 ROOT = Path(__file__).parents[2]

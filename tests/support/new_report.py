@@ -1,0 +1,12 @@
+"""A bundle's report replaced by another one, as `measure.bench.save` does it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from measure.bundle import OpenBundle, put_report, replacing_files
+
+
+def replace_report(bundle: OpenBundle, report: dict[str, Any]) -> None:
+    with replacing_files(bundle) as new:
+        put_report(bundle, report, new)
