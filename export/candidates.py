@@ -75,6 +75,13 @@ GRAPHS = {
 }
 
 
+def int8_graph(graph: str | None) -> str | None:
+    """The Q/DQ graph that a graph is, or is made from; None where there is none."""
+    while graph is not None and GRAPHS[graph].scheme is None:
+        graph = GRAPHS[graph].source
+    return graph
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One file to build, check and measure: a target at a precision."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from export.candidates import Candidate
 from export.narrowing import NONE, SUFFIX, Narrowing, Row, narrowed_graph, short_hash
+from export.targets import built_settings
 from measure.latency import ROUNDS, measure_alternately
 from measure.runners import PRECISION
 from measure.statistics import compare, paired_ratio
@@ -136,18 +137,14 @@ class Fallback:
     def _in_bf16(self, candidate: Candidate) -> bool:
         if candidate.target.runs_graph:
             return False
-        built = json.loads((self._run.build(candidate) / "built.json").read_text())
-        return built.get("settings", {}).get(PRECISION) == "bf16"
+        return built_settings(self._run.build(candidate)).get(PRECISION) == "bf16"
 
     def _slowdowns(self, candidate: Candidate, choices: Sequence[Units]) -> list[float]:
         """How many times as long the file takes with these units in float, in one alternation."""
         run = self._run
         places = [run.evaluated_file(candidate, units) for units in [NONE, *choices]]
         files = {str(i): (candidate.target.runtime, path) for i, (path, _) in enumerate(places)}
-        settings = {
-            str(i): json.loads((path.parent / "built.json").read_text()).get("settings", {})
-            for i, (path, _) in enumerate(places)
-        }
+        settings = {str(i): built_settings(path.parent) for i, (path, _) in enumerate(places)}
 
         def make(folder: Path) -> None:
             title = f"timing {len(choices)} choices for {candidate.name}"

@@ -115,6 +115,12 @@ class _Converter:
 
     def convert(self) -> onnx.ModelProto:
         graph = self.model.graph
+        for node in graph.node:  # a Q/DQ pair gives what it was given
+            if (
+                node.op_type in ("QuantizeLinear", "DequantizeLinear")
+                and node.input[0] in self.wide
+            ):
+                self.wide.add(node.output[0])
         for node in graph.node:
             self._convert_node(node)
         for output in graph.output:

@@ -15,7 +15,7 @@ import numpy as np
 
 from calib_data.prepared import PreparedImages, spread
 from calib_data.shift import distance
-from export.candidates import GRAPHS, Candidate
+from export.candidates import GRAPHS, Candidate, int8_graph
 from measure.runners import LOADERS, SIMULATED, run_all
 from quantize.gate import Units
 from quantize.ranges import METHODS, MSE, Histogram, load_histograms, save_histograms
@@ -213,7 +213,7 @@ class Narrowing:
                 "give images of the kind that the network will see"
             )
         for graph in dict.fromkeys(c.target.graphs[c.precision] for c in run.candidates):
-            name = _int8_graph(graph)
+            name = int8_graph(graph)
             if name is not None:
                 outside = self._outside(name)
                 if outside > OUTSIDE:
@@ -357,13 +357,6 @@ def _restored(scheme: Scheme, units: Units) -> bool:
 
 def _sample(images: PreparedImages) -> np.ndarray:
     return np.asarray(images.pixels[spread(len(images), _SAMPLED)])
-
-
-def _int8_graph(graph: str | None) -> str | None:
-    """The Q/DQ graph that a graph is, or is made from; None where there is none."""
-    while graph is not None and GRAPHS[graph].scheme is None:
-        graph = GRAPHS[graph].source
-    return graph
 
 
 def narrowed_graph(candidate: Candidate) -> str | None:

@@ -41,7 +41,7 @@ from export.sbom import check_installed
 from export.selection import Selection
 from export.stages import Stages
 from export.summary import Results, build_manifest, build_report
-from export.targets import BuildRequest, get_target
+from export.targets import BuildRequest, built_settings, get_target
 from export.tuning import FineTuning
 from measure import environment, signature
 from measure.bundle import write_manifest
@@ -511,7 +511,7 @@ class Run:
     ) -> Outputs:
         """Outputs of a candidate's file; on the validation images, compared with torch's."""
         path, stage = self.evaluated_file(candidate, units)
-        settings = {} if candidate.target.runs_graph else _built_settings(path.parent)
+        settings = {} if candidate.target.runs_graph else built_settings(path.parent)
         name = f"{candidate.name}{suffix(units)}"
         outputs = self.outputs(name, candidate.target.runtime, path, stage, settings, on)
         # A graph has a row of its own.
@@ -543,7 +543,7 @@ class Run:
                     self.options.thread_count,
                     self.options.bench_seconds,
                     advance,
-                    {name: _built_settings(folder) for name, folder in built.items()},
+                    {name: built_settings(folder) for name, folder in built.items()},
                     {"torch": torch_batch},
                 )
             content = {name: asdict(timing) for name, timing in timings.items()}
@@ -642,8 +642,3 @@ def _source_digest() -> str:
         for path in sorted((root / package).glob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def _built_settings(folder: Path) -> dict[str, Any]:
-    """What a built file is to be run with."""
-    return json.loads((folder / "built.json").read_text()).get("settings", {})

@@ -10,7 +10,7 @@ from pathlib import Path
 from cmt.errors import InputError
 from cmt.network import CMT, count_macs
 from export.bundle import check_destination
-from export.candidates import GRAPHS, Candidate
+from export.candidates import GRAPHS, Candidate, int8_graph
 from export.options import ExportOptions
 from export.pipeline import Run, plan
 from export.progress import ProgressBars
@@ -138,13 +138,10 @@ def _describe(
     yield "- INT8 is " + (f"unlikely to pay: {'; '.join(against)}" if against else "likely to pay")
 
 
-def _scheme(graph: str | None) -> Scheme | None:
+def _scheme(graph: str) -> Scheme | None:
     """The INT8 scheme of a graph or of what it is made from."""
-    while graph is not None:
-        if (name := GRAPHS[graph].scheme) is not None:
-            return SCHEMES[name]
-        graph = GRAPHS[graph].source
-    return None
+    name = int8_graph(graph)
+    return None if name is None else SCHEMES[str(GRAPHS[name].scheme)]
 
 
 def _aligned(layers: Sequence[Layer], precision: str) -> list[Layer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -186,3 +187,8 @@ def get_target(name: str) -> Target:
     if reason is not None:
         raise InputError(f"--target {name}: {reason}")
     return TARGETS[name]
+
+
+def built_settings(folder: Path) -> dict[str, Any]:
+    """What a built file is to be run with."""
+    return json.loads((folder / "built.json").read_text()).get("settings", {})

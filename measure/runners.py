@@ -184,7 +184,7 @@ def missing_runtime(target: str) -> str | None:
         from measure.engine import missing_tensorrt
 
         return missing_tensorrt()
-    if target not in ("openvino", "onnxruntime"):
+    if target not in LOADERS:
         return f"running {target} files is not part of this version"
     if find_spec(target) is None:
         return f"{target} is not installed: pip install 'cmt-export[{target}]'"

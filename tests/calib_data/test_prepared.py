@@ -110,3 +110,15 @@ def test_class_indices_are_translated_to_the_networks(tmp_path: Path) -> None:
     images = prepared(source, tmp_path / "out", label_map={0: 7})
     assert images.labels is not None
     assert images.labels.tolist() == [7, 7]
+
+
+def test_images_with_known_bytes_are_left_out(tmp_path: Path) -> None:
+    pixels = np.arange(3, dtype=np.uint8).repeat(12).reshape(3, 2, 2, 3)
+    labels = np.array([0, 1, 0])
+    preprocessing = Preprocessing((2, 2), (2, 2))
+    names, digests = ["a", "b", "c"], ["d1", "d2", "d3"]
+    images = PreparedImages(pixels, labels, names, digests, [], 3, "three", preprocessing)
+    rest = images.without(["d2", "d9"])
+    assert (rest.keys, rest.digests, rest.labels.tolist()) == (["a", "c"], ["d1", "d3"], [0, 0])
+    assert rest.pixels[:, 0, 0, 0].tolist() == [0, 2]
+    assert images.without([]) is images

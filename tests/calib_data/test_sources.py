@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import os
@@ -471,3 +472,19 @@ def test_fingerprint_changes_when_an_image_is_rewritten_or_added(tmp_path: Path)
     second = FolderImages(tmp_path).fingerprint()
     Image.new("RGB", (4, 4)).save(tmp_path / "b.png")
     assert len({first, second, FolderImages(tmp_path).fingerprint()}) == 3
+
+
+def test_a_folder_that_may_not_be_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cat").mkdir()
+    scan = os.scandir
+
+    def deny(path: object) -> object:  # the superuser may read everything
+        if str(path).endswith("cat"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", deny)
+    with pytest.raises(InputError, match=r"cat \(Permission denied\): correct its permissions"):
+        FolderImages(tmp_path)

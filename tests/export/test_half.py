@@ -190,6 +190,25 @@ def test_tensors_measured_beyond_fp16_stay_float32(tmp_path: Path) -> None:
     assert "huge" not in types
 
 
+def test_a_quantised_tensor_beyond_fp16_stays_float32_behind_its_pair(tmp_path: Path) -> None:
+    nodes = [
+        *overflowing().graph.node[:2],
+        helper.make_node("QuantizeLinear", ["huge", "scale", "zero"], ["huge_q"]),
+        helper.make_node("DequantizeLinear", ["huge_q", "scale", "zero"], ["huge_dq"]),
+        helper.make_node("Mul", ["huge_dq", "small"], ["y"]),
+    ]
+    constants = {
+        "thousand": np.array(1000, np.float32),
+        "scale": np.array(1e4, np.float32),
+        "zero": np.array(0, np.int8),
+        "small": np.array(1e-4, np.float32),
+    }
+    graph = small_graph(nodes, {"y": [1, 4, 8, 8]}, **constants)
+    model = to_fp16(graph, {"large": 1000.0, "huge": 1e6})
+    [got] = simulate(model, np.ones((1, 4, 8, 8), np.float32), tmp_path)
+    np.testing.assert_allclose(got, 100, rtol=1e-3)
+
+
 def test_an_output_that_the_graph_reads_on_stays_float32_outside(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Sigmoid", ["x"], ["stage1"]),

@@ -54,6 +54,20 @@ def test_a_dry_run_says_what_stays_float_and_why_and_writes_nothing(
         assert "unlikely to pay: at batch 1 others measured little gain or a loss" in text
 
 
+def test_a_dry_run_fine_tunes_nothing_and_looks_at_where_the_bundle_would_go(
+    options: ExportOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("fine-tuning")
+
+    monkeypatch.setattr("export.tuning.train_epoch", refuse)
+    few = dataclasses.replace(options, targets=("onnxruntime",), precisions=("int8",), qat=1)
+    assert "onnxruntime/int8: the parser reads the whole graph" in preflight.preflight(few)
+    (few.bundle / "something").mkdir(parents=True)
+    with pytest.raises(InputError, match="exists: choose another --out"):
+        preflight.preflight(few)
+
+
 def test_an_operator_that_a_target_lacks_is_named(
     options: ExportOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -181,6 +181,33 @@ def test_a_path_may_hold_an_equals_sign(
         assert json.loads(output)["rows"][0]["machine"] == machine
 
 
+@pytest.mark.parametrize("argument", ["", "mistyped", "workstation="])
+def test_a_path_that_names_nothing_is_not_the_current_folder(
+    run: Run, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, argument: str
+) -> None:
+    monkeypatch.chdir(bundle.path)
+    status, output, error = run(argument)
+    assert (status, output) == (2, "")
+    assert f"cannot read {argument} " in error or f"'{argument}' names no report" in error
+
+
+def test_another_driver_does_not_make_another_machine(run: Run, stored: Any) -> None:
+    reports = [make_report(), make_report()]
+    for report, driver in zip(reports, ("560.1", "581.3"), strict=True):
+        report["environment"] = {**report["environment"], "gpu": f"RTX 5090, {driver}"}
+    paths = [f"x={stored(report, name)}" for report, name in zip(reports, "ab", strict=True)]
+    assert run(*paths)[0] == 0
+
+
+def test_streams_that_openvino_chooses_are_one_caller(
+    run: Run, stored: Any, tmp_path: Path
+) -> None:
+    report = make_report()
+    for row in report["results"]:
+        row["settings"]["NUM_STREAMS"] = "AUTO"
+    assert run(stored(report, "a"), "--out", tmp_path / "out")[0] == 0
+
+
 def test_a_setting_that_is_no_scalar_is_bad_input(run: Run, stored: Any) -> None:
     report = make_report()
     report["results"][0]["settings"] = {"batch": [1]}
