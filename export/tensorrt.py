@@ -15,10 +15,12 @@ import ctypes
 import importlib
 import importlib.util
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -190,20 +192,20 @@ def build_engine(
     trt = importlib.import_module(str(found.library))
     messages: list[str] = []
     logger = make_logger(trt, messages)
-    builder = trt.Builder(logger)
-    network = builder.create_network(_network_flags(trt, found))
-    # The parser owns the weights that the network refers to, so it lives until the build ends.
-    parser = trt.OnnxParser(network, logger)
-    problems = _parse(parser, onnx_path)
-    if problems:
-        raise InputError(f"TensorRT cannot read {onnx_path}: {'; '.join(problems)}")
-    config = builder.create_builder_config()
-    built_for = _select_gpus(trt, found, config, archs)
-    timings = _configure(trt, found, config, settings)
-    begin = time.perf_counter()
-    with ExitStack() as bars:
+    with _interrupts_after() as arrived, ExitStack() as bars:
+        builder = trt.Builder(logger)
+        network = builder.create_network(_network_flags(trt, found))
+        # The parser owns the weights that the network refers to, so it lives until the build ends.
+        parser = trt.OnnxParser(network, logger)
+        problems = _parse(parser, onnx_path)
+        if problems:
+            raise InputError(f"TensorRT cannot read {onnx_path}: {'; '.join(problems)}")
+        config = builder.create_builder_config()
+        built_for = _select_gpus(trt, found, config, archs)
+        timings = _configure(trt, found, config, settings)
+        begin = time.perf_counter()
         if task is not None:
-            config.progress_monitor = _make_monitor(trt, task, bars)
+            config.progress_monitor = _make_monitor(trt, task, bars, arrived)
         engine = builder.build_serialized_network(network, config)
     if engine is None:
         _explain_failure(f"{found.library} built no engine from {onnx_path}", messages)
@@ -274,8 +276,31 @@ def _explain_failure(what: str, messages: Sequence[str]) -> NoReturn:
     raise GateError(f"{what}: {last}")
 
 
-def _make_monitor(trt: Any, task: Task, bars: ExitStack) -> Any:
-    """A bar for each phase that is not part of another one."""
+@contextmanager
+def _interrupts_after() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM, whose numbers it yields as they arrive, take effect at the end.
+
+    Before, the exception would be raised in a callback, and native code goes on after those.
+    """
+    arrived: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield arrived  # which no signal interrupts
+        return
+    handlers = {
+        number: signal.signal(number, lambda number, _: arrived.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield arrived
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if arrived:
+            signal.raise_signal(arrived[0])
+
+
+def _make_monitor(trt: Any, task: Task, bars: ExitStack, arrived: Sequence[int]) -> Any:
+    """A bar for each phase that is not part of another one; what `arrived` ends the build."""
 
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
@@ -289,7 +314,7 @@ def _make_monitor(trt: Any, task: Task, bars: ExitStack) -> Any:
         def step_complete(self, phase_name: str, step: int) -> bool:
             if phase_name in self.advance:
                 self.advance[phase_name](1)
-            return True  # go on
+            return not arrived
 
         def phase_finish(self, phase_name: str) -> None:
             self.advance.pop(phase_name, None)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ from whole_recipe import quantize_onnx
 
 from benchmarks import engine_layers
 from cmt.errors import GateError, InputError
+from export import tensorrt
 from export.half import to_fp16
 from export.tensorrt import (
     DEFAULT_ARCHS,
@@ -294,6 +297,27 @@ def test_a_truncated_engine_is_refused_by_the_true_library_in_one_line(
         with pytest.raises(InputError, match=r"cannot load the engine \(error: ") as e:
             read_engine(str(availability().library), part, [])
         assert "\n" not in str(e.value)
+
+
+@needs_rtx
+def test_an_interrupt_during_a_build_is_not_lost_in_it(
+    float_graph: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make_logger(trt: Any, _: list[str]) -> Any:
+        class Logger(trt.ILogger):
+            def __init__(self) -> None:
+                trt.ILogger.__init__(self)
+
+            def log(self, severity: Any, message: str) -> None:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        return Logger()
+
+    onnx.save(to_fp16(onnx.load(float_graph("official"))), tmp_path / "fp16.onnx")
+    monkeypatch.setattr(tensorrt, "make_logger", make_logger)
+    with pytest.raises(KeyboardInterrupt):
+        tensorrt.build_engine(tmp_path / "fp16.onnx", tmp_path / "file.engine", ("sm86",))
+    assert not (tmp_path / "file.engine").exists()
 
 
 @needs_rtx
