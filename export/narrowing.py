@@ -218,7 +218,7 @@ class Narrowing:
                 outside = self._outside(name)
                 if outside > OUTSIDE:
                     lines.append(
-                        f"{1e6 * outside:.0f} in a million values that INT8 layers are given on "
+                        f"{1e6 * outside:.3g} in a million values that INT8 layers are given on "
                         f"validation images are beyond anything met in calibration "
                         f"({1e6 * OUTSIDE:.0f} are accepted, {GRAPHS[name].scheme} recipe): give "
                         "more images, of the kind that the network will see"

@@ -23,7 +23,13 @@ TESTS = (
     "tests/measure/test_bench.py tests/measure/test_bundle.py tests/measure/test_report.py "
     "tests/measure/test_compare.py"
 )
-TEST_TOOLS = ("pytest>=8", "hypothesis>=6")
+TEST_TOOLS = (
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "hypothesis>=6",
+    "cryptography>=42",
+    "cyclonedx-python-lib[json-validation]>=8",
+)
 
 
 def lower_bounds() -> Iterator[str]:
