@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from cmt.errors import GateError, InputError, MachineError
@@ -22,6 +23,9 @@ __all__ = [
     "rewrite_for_inference",
 ]
 
+# OpenVINO reports to its makers, by default and without asking, that it is imported. It does
+# without this package where there is none.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 # From 1.29 on, ONNX Runtime sends what it runs to its makers, and keeps a file in the temporary
 # folder, unless it is told otherwise before it is loaded.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
