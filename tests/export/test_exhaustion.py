@@ -33,7 +33,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def one_line(errors: Path) -> str:
-    (line,) = errors.read_text().splitlines()
+    (line,) = filter(str.strip, errors.read_text().splitlines())
     return line
 
 
