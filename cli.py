@@ -41,6 +41,21 @@ class ImageSize(click.ParamType):
         return int(match[1]), int(match[2] or match[1])
 
 
+class Batch(click.ParamType):
+    """`8`, or `1:8:32`: the least, the usual and the most, the range None for a single number."""
+
+    name = "integer"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, tuple[int, int] | None]:
+        match = re.fullmatch(r"(-?[0-9]{1,18})(?::([0-9]{1,18}):([0-9]{1,18}))?", str(value))
+        if match is None:
+            self.fail(f"'{value}' is no batch: give 8, or 1:8:32 for least:usual:most", param, ctx)
+        first, *others = (int(part) for part in match.groups() if part is not None)
+        return (others[0], (first, others[1])) if others else (first, None)
+
+
 class Folder(click.Path):
     """A path; a shell variable that is not set must not stand for the current one."""
 
@@ -76,7 +91,9 @@ SECONDS = click.FloatRange(min=0, min_open=True, max=3600)
     default="logits",
     help="Class logits, or the four stage maps for detection and segmentation.",
 )
-@click.option("--batch", default=1, help="Images per inference, fixed in every file.")
+@click.option(
+    "--batch", type=Batch(), default="1", help="Images per inference; 1:8:32 is TensorRT's range."
+)
 @click.option(
     "--embed-preprocess",
     is_flag=True,
@@ -109,6 +126,7 @@ def export_cli(
     dry_run: bool,
     verbose: bool,
     gpu_arch: str | None,
+    batch: tuple[int, tuple[int, int] | None],
     **arguments: Any,
 ) -> int:
     """Export a CMT classifier, check every step against torch, and report cost and gain."""
@@ -128,7 +146,12 @@ def export_cli(
     # A run that was interrupted and resumed reports what one that was not would.
     command = shlex.join(["cmt-export", *(a for a in sys.argv[1:] if a != "--resume")])
     options = ExportOptions(
-        precisions=tuple(precisions), gpu_archs=gpu_archs, command=command, **arguments
+        precisions=tuple(precisions),
+        gpu_archs=gpu_archs,
+        batch=batch[0],
+        batch_range=batch[1],
+        command=command,
+        **arguments,
     )
     if dry_run:
         from export.preflight import preflight
@@ -165,6 +188,15 @@ def _print_table(table: Table) -> None:
 @click.option(
     "--opt-level", type=click.IntRange(0, 5), help="TensorRT's build: optimisation level."
 )
+@click.option(
+    "--compatible",
+    type=click.Choice(["version", "hardware"]),
+    multiple=True,
+    help="TensorRT's build: an engine for newer TensorRT, for other GPUs; may be slower.",
+)
+@click.option(
+    "--dla", type=click.IntRange(0, 1), help="TensorRT's build: DLA core; the GPU runs the rest."
+)
 @click.option("--trust", type=FOLDER, metavar="KEY", help="Ed25519 public key (PEM) of the signer.")
 @click.option("--machine", help="Name of this machine in the report.  [default: its host name]")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as in report.json.")
@@ -175,6 +207,8 @@ def bench_cli(
     verify: bool,
     workspace: int | None,
     opt_level: int | None,
+    compatible: tuple[str, ...],
+    dla: int | None,
     trust: Path | None,
     machine: str | None,
     as_json: bool,
@@ -191,7 +225,7 @@ def bench_cli(
     from export.tensorrt import BuildSettings, timing_cache_folder
     from measure import bench
     from measure.bundle import open_bundle
-    from measure.engines import build_for_here
+    from measure.engines import build_for_here, on_dla
     from measure.environment import usable_cores
     from measure.report import machine_table
 
@@ -204,7 +238,7 @@ def bench_cli(
         return _verify(opened, usable_cores())
     machine = bench.check_machine(opened, machine)
     command = shlex.join(["cmt-bench", *sys.argv[1:]])
-    building = BuildSettings(workspace, opt_level, cache=timing_cache_folder())
+    building = BuildSettings(workspace, opt_level, timing_cache_folder(), compatible, dla)
     with ProgressBars(not as_json) as progress:
         opened = build_for_here(opened, building, progress.task)
         entry = bench.measure(opened, bench.Sweep(**sweep), machine, command, progress.task)
@@ -213,6 +247,8 @@ def bench_cli(
         click.echo(json.dumps(entry, indent=1))
         return 0
     _print_table(machine_table(entry))
+    for line in on_dla(opened):
+        click.echo(line)
     click.echo(f"report: {bundle / 'report.html'}")
     return 0
 
@@ -319,6 +355,7 @@ def train_command() -> None:
 def _run(name: str, main: Callable[..., Any], again: str) -> NoReturn:
     """Run a command; errors become one line on standard error and an exit status."""
     stopped: list[int] = []
+    room = bytearray(4 << 20)  # to say so where memory runs out
 
     def stop(number: int, _: object) -> NoReturn:
         stopped.append(number)
@@ -330,6 +367,7 @@ def _run(name: str, main: Callable[..., Any], again: str) -> NoReturn:
     try:
         status = main(prog_name=name, standalone_mode=False)
     except BaseException as error:
+        del room
         # Native code and imports turn a KeyboardInterrupt into errors of their own.
         if stopped or isinstance(error, (KeyboardInterrupt, click.Abort)):
             _fail(name, f"interrupted: {again}", 130)

@@ -33,7 +33,10 @@ class ExportOptions:
             random for the others.
         img_size: (height, width) in pixels; None takes the size of the weights.
         output: `logits`, or `features` for the four stage maps.
-        batch: images per inference, fixed in every file.
+        batch: images per inference: fixed in every file but TensorRT's and ONNX Runtime's where
+            `batch_range` says otherwise, and what everything is measured at.
+        batch_range: the least and the most images per inference that TensorRT's engines take;
+            None fixes theirs too.
         embed_preprocess: the files take resized and cropped uint8 images (B, H, W, 3) and
             scale, normalise and lay out by themselves.
         calib_data, val_data: image folders; None takes the bundled set where it fits.
@@ -62,6 +65,7 @@ class ExportOptions:
     img_size: tuple[int, int] | None = None
     output: str = "logits"
     batch: int = 1
+    batch_range: tuple[int, int] | None = None
     embed_preprocess: bool = False
     calib_data: Path | None = None
     calib_count: int = 512
@@ -95,8 +99,13 @@ class ExportOptions:
         for name in ("val_count", "threads"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} must be at least 1")
-        if self.batch > MOST_IMAGES:
+        least, most = self.batch_range or (self.batch, self.batch)
+        if not 1 <= least <= self.batch <= most:
+            raise InputError("--batch must rise from its least to its most, such as 1:8:32")
+        if most > MOST_IMAGES:
             raise InputError(f"--batch must be at most {MOST_IMAGES}")
+        if self.batch_range is not None and "tensorrt" not in self.targets:
+            raise InputError("a range of batches is for TensorRT's engines: give one, --batch 8")
         if self.threads is not None and self.threads > MOST_THREADS:
             raise InputError(f"--threads must be at most {MOST_THREADS}")
         if self.qat < 0:
@@ -120,6 +129,11 @@ class ExportOptions:
         unknown = [name for name in self.precisions if name not in PRECISIONS]
         if unknown:
             raise InputError(f"unknown precision '{unknown[0]}': choose from fp16, int8")
+
+    @property
+    def batches(self) -> tuple[int, int, int] | None:
+        """The least, usual and most images per inference of TensorRT's engines; None: fixed."""
+        return self.batch_range and (self.batch_range[0], self.batch, self.batch_range[1])
 
     @property
     def bundle(self) -> Path:

@@ -434,6 +434,7 @@ class Run:
                 folder / f"{self.file_stem}.{precision}.{target.suffix}",
                 precision,
                 self.options.gpu_archs,
+                self.options.batches,
             )
             with self.progress.step(f"building {candidate.name}"):
                 info = target.build(request)
@@ -443,7 +444,8 @@ class Run:
                 info["settings"], info["tuning"] = self._tune(candidate, request.path, info)
             (folder / "built.json").write_text(json.dumps(info))
 
-        inputs = {"batch": self.options.batch, "gpu_archs": self.options.gpu_archs}
+        batches = self.options.batches or self.options.batch
+        inputs: dict[str, Any] = {"batch": batches, "gpu_archs": self.options.gpu_archs}
         if self.options.tune:
             inputs |= {"tune": self.options.bench_seconds, "threads": self.options.thread_count}
             after.append("images/validation")
@@ -577,7 +579,13 @@ class Run:
             for c in self.candidates
         }
         artefacts = bundles.copy_artefacts(
-            folder, self.file_stem, graphs, self.candidates, built, answers
+            folder,
+            self.file_stem,
+            graphs,
+            self.candidates,
+            built,
+            answers,
+            any_batch=self.options.batches is not None,
         )
         results = Results(
             options=self.options,

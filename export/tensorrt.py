@@ -15,6 +15,7 @@ import ctypes
 import importlib
 import importlib.util
 import os
+import re
 import signal
 import sys
 import threading
@@ -34,7 +35,6 @@ _INSTALL = (
     "TensorRT is not installed: pip install tensorrt-rtx (engines ahead of time, no GPU "
     "needed), or on the machine with the GPU: pip install tensorrt"
 )
-
 
 Task = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """Shows progress: given a title and a number of steps, yields what is called after steps."""
@@ -79,11 +79,18 @@ class BuildSettings:
         workspace_mb: memory that a layer may use, 2^20 bytes; None takes all of the GPU's.
         level: optimisation level, 0 (quick build) to 5; None takes TensorRT's default.
         cache: folder for the timings of kernels, by GPU and version; None keeps none.
+        compatible: `version` for an engine that newer TensorRT runs too, `hardware` for one that
+            any GPU from Ampere on runs, and Jetsons do not. Either may make it slower (NVIDIA,
+            TensorRT documentation, "Engine Compatibility").
+        dla: number of the DLA core that runs what it can, the GPU the rest; None builds for the
+            GPU alone.
     """
 
     workspace_mb: int | None = None
     level: int | None = None
     cache: Path | None = None
+    compatible: tuple[str, ...] = ()
+    dla: int | None = None
 
 
 def availability() -> Availability:
@@ -118,7 +125,8 @@ def not_for_here(engine: Mapping[str, Any], graph_sha256: str | None = None) -> 
     """Why an engine of a manifest cannot be loaded on this machine; None where it can.
 
     TensorRT proper's engines are for one model of GPU, TensorRT-RTX's for compute capabilities;
-    both are for one version. The driver is recorded but not compared: engines outlive it.
+    both are for one version, unless they were built to be compatible. The driver is recorded but
+    not compared: engines outlive it.
 
     Args:
         engine: its entry in the manifest.
@@ -135,11 +143,25 @@ def not_for_here(engine: Mapping[str, Any], graph_sha256: str | None = None) -> 
         return f"{built}; {library} is not installed here"
     ours = importlib.import_module(library).__version__
     gpu = found.gpu
-    if ours == version and gpu.arch in engine["built_for"]:
+    compatible = engine.get("compatible", ())
+    same_version = ours == version or ("version" in compatible and _outlives(version, ours))
+    if same_version and "hardware" in compatible:
+        return None if int(gpu.arch[2:]) >= 80 else f"{built} and later; this GPU is {gpu.arch}"
+    if same_version and gpu.arch in engine["built_for"]:
         if engine.get("gpu", gpu.name) == gpu.name:
             return None
         return f"{built} ({engine['gpu']}); this GPU is {gpu.name}"
     return f"{built}; here are {library} {ours} and {gpu.arch}"
+
+
+def _outlives(built: str, running: str) -> bool:
+    """Whether a version-compatible engine runs on another version.
+
+    A newer one of the same major version, or TensorRT 11 for 10 (NVIDIA, TensorRT 11.4 support
+    matrix, "Engine Portability").
+    """
+    older, newer = ([int(part) for part in re.findall(r"\d+", v)] for v in (built, running))
+    return older <= newer and (older[0] == newer[0] or (older[0], newer[0]) == (10, 11))
 
 
 def parse_archs(text: str) -> tuple[str, ...]:
@@ -170,6 +192,7 @@ def build_engine(
     archs: Sequence[str],
     settings: BuildSettings | None = None,
     task: Task | None = None,
+    batches: tuple[int, int, int] | None = None,
 ) -> dict[str, Any]:
     """Build an engine from an ONNX file, in the precisions that the graph states.
 
@@ -179,6 +202,8 @@ def build_engine(
         archs: GPUs to build for, from `parse_archs`; TensorRT proper ignores them and builds
             for the GPU of this machine.
         task: shows the phases of the build.
+        batches: the least, usual and most images per inference, for a graph whose batch is a
+            symbol; None for one where it is fixed.
 
     Returns the manifest's fields: `built_with`, `built_for`, `onnx_sha256`, `gpu` and `driver`
     where the engine is for this machine's GPU, `seconds`, `workspace_bytes`, and `messages`, the
@@ -195,6 +220,7 @@ def build_engine(
     with _interrupts_after() as arrived, ExitStack() as bars:
         builder = trt.Builder(logger)
         network = builder.create_network(_network_flags(trt, found))
+        _refuse_impossible(found, builder, settings)
         # The parser owns the weights that the network refers to, so it lives until the build ends.
         parser = trt.OnnxParser(network, logger)
         problems = _parse(parser, onnx_path)
@@ -203,6 +229,9 @@ def build_engine(
         config = builder.create_builder_config()
         built_for = _select_gpus(trt, found, config, archs)
         timings = _configure(trt, found, config, settings)
+        if batches is not None:
+            config.add_optimization_profile(_make_profile(builder, network, batches))
+        on_gpu = _use_dla(trt, network, config, settings.dla)
         begin = time.perf_counter()
         if task is not None:
             config.progress_monitor = _make_monitor(trt, task, bars, arrived)
@@ -223,6 +252,12 @@ def build_engine(
     }
     if found.library == "tensorrt" and found.gpu is not None:
         info |= {"gpu": found.gpu.name, "driver": found.gpu.driver}
+    if batches is not None:
+        info["batches"] = list(batches)
+    if settings.compatible:
+        info["compatible"] = list(settings.compatible)
+    if settings.dla is not None:
+        info["dla"] = {"core": settings.dla, "layers": network.num_layers, "on_gpu": on_gpu}
     return info
 
 
@@ -246,12 +281,49 @@ def _needed() -> Availability:
     return found
 
 
+def _refuse_impossible(found: Availability, builder: Any, settings: BuildSettings) -> None:
+    if found.library == "tensorrt_rtx" and (settings.compatible or settings.dla is not None):
+        raise InputError(
+            "TensorRT-RTX has no DLA and no engines for other versions, and names its GPUs by "
+            "--gpu-arch: pip install tensorrt"
+        )
+    if settings.dla is not None and settings.dla >= builder.num_DLA_cores:
+        raise InputError(
+            f"there is no DLA core {settings.dla}: {found.library} {found.version} finds "
+            f"{builder.num_DLA_cores} here, leave --dla out"
+        )
+
+
+def _make_profile(builder: Any, network: Any, batches: tuple[int, int, int]) -> Any:
+    source = network.get_input(0)
+    image = tuple(source.shape)[1:]
+    least, usual, most = ((batch, *image) for batch in batches)
+    profile = builder.create_optimization_profile()
+    profile.set_shape(source.name, least, usual, most)
+    return profile
+
+
+def _use_dla(trt: Any, network: Any, config: Any, core: int | None) -> list[str]:
+    """Give the DLA core what it can run; returns the names of the layers that it cannot."""
+    if core is None:
+        return []
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = core
+    config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+    layers = map(network.get_layer, range(network.num_layers))
+    return [layer.name for layer in layers if not config.can_run_on_DLA(layer)]
+
+
 def _configure(trt: Any, found: Availability, config: Any, settings: BuildSettings) -> Path | None:
     """Apply the settings; returns where the timings of this build are to be kept."""
     if settings.workspace_mb is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_mb << 20)
     if settings.level is not None:
         config.builder_optimization_level = settings.level
+    if "version" in settings.compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if "hardware" in settings.compatible:
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     # TensorRT-RTX would ask for a GPU to time on, and times nothing that is built ahead of time.
     if settings.cache is None or found.library == "tensorrt_rtx" or found.gpu is None:
         return None
@@ -330,7 +402,9 @@ def import_library(name: str) -> Any:
         raise InputError(f"{name} does not load ({error}): pip install {name}") from error
 
 
-def read_engine(library: str, plan: bytes, messages: list[str]) -> tuple[Any, Any]:
+def read_engine(
+    library: str, plan: bytes, messages: list[str], dla: int | None = None
+) -> tuple[Any, Any]:
     """The engine in these bytes, and the runtime that must outlive it.
 
     The bytes must be vouched for: engines are executable.
@@ -338,12 +412,16 @@ def read_engine(library: str, plan: bytes, messages: list[str]) -> tuple[Any, An
     Args:
         library: `tensorrt` or `tensorrt_rtx`.
         messages: what the library says goes here.
+        dla: core that its parts for the DLA run on.
 
     Raises InputError when the library refuses it: another GPU, another version, damage.
     """
     trt = import_library(library)
     logger = make_logger(trt, messages)
     runtime = trt.Runtime(logger)
+    runtime.engine_host_code_allowed = True  # a version-compatible engine brings its runtime
+    if dla is not None:
+        runtime.DLA_core = dla
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         cause = next((m for m in messages if m.startswith("error")), "it gave no reason")

@@ -174,8 +174,10 @@ def _runs(
     reason = _not_measured(artefact, streams)
     if artefact["target"] != "tensorrt" or reason is not None:
         return [_Run(artefact, own, reason)]
-    if batch != bundle.manifest["input"]["shape"][0]:
-        return [_Run(artefact, own, f"an engine's batch is fixed: export with --batch {batch}")]
+    fixed = bundle.manifest["input"]["shape"][0]
+    least, _, most = artefact.get("batches", (fixed, fixed, fixed))
+    if not least <= batch <= most:
+        return [_Run(artefact, own, f"the engine's batch is set: export with --batch {batch}")]
     return [_Run(artefact, {**own, CUDA_GRAPH: graph}, None) for graph in ("on", "off")]
 
 

@@ -37,11 +37,14 @@ def missing_tensorrt() -> str | None:
 def engine_settings(artefact: Mapping[str, Any]) -> dict[str, Any]:
     """What `load_engine` is to know of an engine in a manifest."""
     (library,) = artefact["built_with"]
-    return {"library": library, "sha256": artefact["sha256"], CUDA_GRAPH: "on"}
+    dla = artefact["dla"]["core"] if "dla" in artefact else None
+    return {"library": library, "sha256": artefact["sha256"], "dla": dla, CUDA_GRAPH: "on"}
 
 
-def load_engine(path: Path, settings: Mapping[str, Any]) -> EngineRunner:
+def load_engine(path: Path, settings: Mapping[str, Any], batch: int | None) -> EngineRunner:
     """Load an engine; `settings` come from `engine_settings`.
+
+    `batch` is the number of images per inference, None its usual one.
 
     The bytes that are hashed are those that TensorRT gets: engines are executable.
 
@@ -53,7 +56,8 @@ def load_engine(path: Path, settings: Mapping[str, Any]) -> EngineRunner:
     if hashlib.sha256(plan).hexdigest() != settings["sha256"]:
         raise InputError(f"{path.name} is not the file of this bundle: copy the bundle again")
     try:
-        return EngineRunner(settings["library"], plan, settings[CUDA_GRAPH] == "on")
+        graph = settings[CUDA_GRAPH] == "on"
+        return EngineRunner(settings["library"], plan, graph, settings["dla"], batch)
     except InputError as error:
         raise InputError(f"{path.name}: {error}") from error
 
@@ -111,36 +115,55 @@ class EngineRunner:
         library: the TensorRT that built the engine.
         plan: the engine's bytes, vouched for.
         cuda_graph: capture the run at the first call and launch it as one from then on.
+        dla: core that its parts for the DLA run on.
+        batch: images per inference, where the engine takes several; None takes its usual one.
     """
 
-    def __init__(self, library: str, plan: bytes, cuda_graph: bool) -> None:
+    def __init__(
+        self, library: str, plan: bytes, cuda_graph: bool, dla: int | None, batch: int | None
+    ) -> None:
         self.gpu_ms = 0.0
         self._cuda_graph, self._launchable = cuda_graph, None
         self._messages: list[str] = []
         self._closing = ExitStack()
         weakref.finalize(self, self._closing.close)
         trt = import_library(library)
-        self._engine, self._runtime = read_engine(library, plan, self._messages)
+        self._engine, self._runtime = read_engine(library, plan, self._messages, dla)
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise self._failure("make a context")
+        self._names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
+        self._is_input = {
+            name: self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
+            for name in self._names
+        }
+        self._set_batch(batch)
         self._stream = _cuda("cudaStreamCreateWithFlags", _bindings().cudaStreamNonBlocking)
         self._closing.callback(_bindings().cudaStreamDestroy, self._stream)
         self._begin, self._end = self._make_event(), self._make_event()
         self._inputs: list[_Buffer] = []
         self._outputs: list[_Buffer] = []
         types = {trt.DataType.FLOAT: np.float32, trt.DataType.UINT8: np.uint8}
-        for i in range(self._engine.num_io_tensors):
-            name = self._engine.get_tensor_name(i)
-            shape = tuple(self._engine.get_tensor_shape(name))
+        for name in self._names:
+            shape = tuple(self._context.get_tensor_shape(name))
             dtype = types.get(self._engine.get_tensor_dtype(name))
             if dtype is None or min(shape) < 1:
-                raise InputError(f"its {name} is no float32 or uint8 array of a fixed shape")
+                raise InputError(f"its {name} is no float32 or uint8 array of a known shape")
             buffer = _Buffer(name, shape, dtype, self._closing)
             if not self._context.set_tensor_address(name, int(buffer.device)):
                 raise self._failure("bind a buffer")
-            is_input = self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
-            (self._inputs if is_input else self._outputs).append(buffer)
+            (self._inputs if self._is_input[name] else self._outputs).append(buffer)
+
+    def _set_batch(self, batch: int | None) -> None:
+        """Choose the batch of an engine that takes several, and so the outputs' shapes."""
+        for name in filter(self._is_input.get, self._names):
+            shape = tuple(self._engine.get_tensor_shape(name))
+            if shape[0] != -1:
+                continue
+            _, usual, _ = self._engine.get_tensor_profile_shape(name, 0)
+            chosen = (batch or usual[0], *shape[1:])
+            if not self._context.set_input_shape(name, chosen):
+                raise self._failure(f"take {chosen[0]} images at once")
 
     def _make_event(self) -> Any:
         event = _cuda("cudaEventCreate")

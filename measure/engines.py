@@ -22,7 +22,8 @@ from measure.runners import missing_runtime
 def build_for_here(bundle: OpenBundle, settings: BuildSettings, task: Task) -> OpenBundle:
     """Replace the bundle's engines that cannot be loaded here by ones for this machine's GPU.
 
-    Each is checked on the golden images before it gets into the bundle.
+    So is one that the settings ask to be compatible with more, or to run on another DLA core. Each
+    is checked on the golden images before it gets into the bundle.
 
     Raises:
         InputError: TensorRT cannot build from the bundle's ONNX file, or lacks memory.
@@ -33,7 +34,8 @@ def build_for_here(bundle: OpenBundle, settings: BuildSettings, task: Task) -> O
     for artefact in bundle.artefacts:
         if artefact["target"] != "tensorrt":
             continue
-        if not_for_here(artefact, _graph_of(bundle, artefact)["sha256"]) is None:
+        usable = not_for_here(artefact, _graph_of(bundle, artefact)["sha256"]) is None
+        if usable and _as_asked(artefact, settings):
             continue
         with replacing_files(bundle) as folder:
             path = folder / artefact["path"]
@@ -45,6 +47,26 @@ def build_for_here(bundle: OpenBundle, settings: BuildSettings, task: Task) -> O
             bundle = OpenBundle(bundle.path, {**manifest, "artefacts": entries})
             write_manifest(folder, bundle.manifest)
     return bundle
+
+
+def on_dla(bundle: OpenBundle) -> list[str]:
+    """A line for each engine that uses a DLA core, which names the layers that it does not run."""
+    lines = []
+    for entry in bundle.artefacts:
+        if "dla" in entry:
+            dla, elsewhere = entry["dla"], entry["dla"]["on_gpu"]
+            lines.append(
+                f"{entry['path']}: DLA core {dla['core']} runs {dla['layers'] - len(elsewhere)} of "
+                f"{dla['layers']} layers; on the GPU: {', '.join(elsewhere) or 'none'}"
+            )
+    return lines
+
+
+def _as_asked(engine: Entry, settings: BuildSettings) -> bool:
+    """Whether an engine is what the settings ask for; what they leave open may be anything."""
+    compatible = set(settings.compatible) <= set(engine.get("compatible", ()))
+    core = engine["dla"]["core"] if "dla" in engine else None
+    return compatible and settings.dla in (None, core)
 
 
 def _graph_of(bundle: OpenBundle, engine: Entry) -> Entry:
@@ -61,7 +83,8 @@ def _build(
     gpu = find_gpu()
     graph = bundle.file(_graph_of(bundle, artefact))
     archs = [] if gpu is None else [gpu.arch]
-    info = build_engine(graph, path, archs, settings, task)
+    batches = artefact.get("batches")
+    info = build_engine(graph, path, archs, settings, task, batches and tuple(batches))
     kept = {key: artefact[key] for key in ("target", "precision", "settings", "golden")}
     described = {**describe_file(path.parent, path), "path": str(path.absolute())}
     entry = {**kept, **info, **described}

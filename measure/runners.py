@@ -165,7 +165,7 @@ def load_tensorrt(
     """An engine on GPU 0, for one caller; `settings` come from `load_settings`."""
     from measure.engine import load_engine
 
-    return load_engine(path, settings or {})
+    return load_engine(path, settings or {}, batch)
 
 
 SIMULATED = "onnxruntime (simulated)"

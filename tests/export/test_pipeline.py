@@ -21,8 +21,9 @@ from export.pipeline import Bundle
 from export.targets import TARGETS
 from measure.bundle import MANIFEST, SEAL, file_entries, open_bundle
 from measure.environment import usable_cores
+from measure.golden import golden_images
 from measure.report import validate
-from measure.runners import LOADERS
+from measure.runners import LOADERS, SIMULATED
 
 QUICK: dict[str, Any] = {"bench_seconds": 0.1, "max_drop": 100.0}
 AVAILABLE = tuple(name for name, target in TARGETS.items() if target.missing() is None)
@@ -252,6 +253,37 @@ def test_weights_without_images_leave_the_accuracy_unmeasured(
     assert row(result, "onnxruntime", "fp32")["accuracy"] is None
     assert result.report["gates"]["passed"] is None
     assert "--val-data" in row(result, "onnxruntime", "fp32")["reasons"]["accuracy"]
+
+
+@needs_tensorrt
+def test_a_range_of_batches_is_the_engines_and_their_graphs(
+    tiny_in_process: None, tiny_weights: Path, photos: Path, tmp_path: Path
+) -> None:
+    result = export(
+        variant="tiny",
+        targets=("tensorrt", "onnxruntime"),
+        precisions=("fp16", "int8"),
+        weights=str(tiny_weights),
+        calib_data=photos,
+        val_data=photos,
+        batch=2,
+        batch_range=(1, 3),
+        gpu_archs=("sm86",),
+        out=tmp_path / "b",
+        **QUICK,
+    )
+    bundle = open_bundle(result.path)
+    assert bundle.manifest["input"]["shape"][0] == 2
+    files = {(a["target"], a["precision"]): a for a in bundle.manifest["artefacts"]}
+    images = golden_images(bundle)[:3]
+    for precision in ("fp16", "int8"):
+        engine, graph = files["tensorrt", precision], files["onnx", precision]
+        assert engine["batches"] == [1, 2, 3]
+        assert engine["onnx_sha256"] == graph["sha256"]
+        run = LOADERS[SIMULATED](bundle.file(graph), 1)
+        three = run(bundle.preprocessing.feed(images))[0]
+        one = run(bundle.preprocessing.feed(images[1:2]))[0]
+        np.testing.assert_allclose(three[1:2], one, atol=2e-3 * np.abs(three).max())
 
 
 def test_public_names_are_where_the_documentation_says() -> None:

@@ -248,6 +248,45 @@ def test_tensorrt_proper_builds_for_the_gpu_of_the_machine(
     ]
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_engines_are_built_for_newer_versions_other_gpus_a_dla_core_and_several_batches(
+    install: Callable[..., Machine],
+    onnx_file: Callable[..., Path],
+    tmp_path: Path,
+    version: str,
+) -> None:
+    machine = install(version, dla_cores=2)
+    settings = BuildSettings(compatible=("version", "hardware"), dla=1)
+    info = build_engine(onnx_file(), tmp_path / "engine", (), settings, batches=(1, 8, 32))
+    assert machine.config_flags == ["BuilderFlag.VERSION_COMPATIBLE", "BuilderFlag.GPU_FALLBACK"]
+    level = "HardwareCompatibilityLevel.AMPERE_PLUS"
+    assert machine.config.hardware_compatibility_level == level
+    assert machine.config.default_device_type == "DeviceType.DLA"
+    assert machine.config.DLA_core == 1
+    assert machine.profile == [(batch, 3, 32, 32) for batch in (1, 8, 32)]
+    assert info["compatible"] == ["version", "hardware"]
+    assert info["dla"] == {"core": 1, "layers": 2, "on_gpu": ["softmax"]}
+    assert info["batches"] == [1, 8, 32]
+
+
+def test_a_dla_core_that_is_not_there_is_refused(
+    install: Callable[..., Machine], onnx_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    install(VERSIONS[0], dla_cores=1)
+    with pytest.raises(InputError, match=r"no DLA core 1: tensorrt 10\.3\.0 finds 1 here"):
+        build_engine(onnx_file(), tmp_path / "engine", (), BuildSettings(dla=1))
+    assert not (tmp_path / "engine").exists()
+
+
+@needs_rtx
+@pytest.mark.parametrize("settings", [BuildSettings(compatible=("version",)), BuildSettings(dla=0)])
+def test_tensorrt_rtx_refuses_what_it_does_not_have(
+    onnx_file: Callable[..., Path], tmp_path: Path, settings: BuildSettings
+) -> None:
+    with pytest.raises(InputError, match="TensorRT-RTX has no DLA and no engines for other"):
+        build_engine(onnx_file(), tmp_path / "engine", ("sm86",), settings)
+
+
 @pytest.mark.parametrize(
     ("words", "kind", "reason"),
     [
@@ -277,7 +316,9 @@ def test_a_failed_build_keeps_the_earlier_engine(
     assert out.read_bytes() == b"earlier"
 
 
+OLDER_GPU = Gpu("sm75", "T4", "CUDA 12.6")
 ENGINE = {"built_with": {"tensorrt": "10.3.0"}, "built_for": ["sm87"], "gpu": "Orin"}
+OUTLIVING = {**ENGINE, "built_with": {"tensorrt": "10.1.0"}}
 
 
 @pytest.mark.parametrize(
@@ -290,6 +331,15 @@ ENGINE = {"built_with": {"tensorrt": "10.3.0"}, "built_for": ["sm87"], "gpu": "O
         ({**ENGINE, "built_for": ["sm86"]}, "for sm86; here are tensorrt 10.3.0 and sm87"),
         ({**ENGINE, "built_with": {"tensorrt": "10.7.0"}}, "10.7.0 for sm87; here are .* 10.3.0"),
         ({**ENGINE, "built_with": {"tensorrt_rtx": "1.7"}}, "tensorrt_rtx is not installed here"),
+        ({**OUTLIVING, "compatible": ["version"]}, None),
+        ({**OUTLIVING, "compatible": ["hardware"]}, "10.1.0 for sm87; here are .* 10.3.0"),
+        ({**OUTLIVING, "built_for": ["sm86"], "compatible": ["version"]}, "here are .* sm87"),
+        ({**OUTLIVING, "built_for": ["sm86"], "compatible": ["version", "hardware"]}, None),
+        ({**ENGINE, "gpu": "RTX 3060", "built_for": ["sm86"], "compatible": ["hardware"]}, None),
+        (
+            {**ENGINE, "built_with": {"tensorrt": "10.10.0"}, "compatible": ["version"]},
+            "here are .* 10.3.0",
+        ),
     ],
 )
 def test_an_engine_for_another_gpu_version_or_graph_is_told_apart(
@@ -305,6 +355,31 @@ def test_an_engine_for_another_gpu_version_or_graph_is_told_apart(
         assert found is None
     else:
         assert re.search(reason, str(found))
+
+
+@pytest.mark.parametrize(
+    ("built", "running", "works"),
+    [
+        ("10.3.0", "11.4.0.106", True),
+        ("8.6.1", "11.4.0.106", False),
+        ("11.4.0.106", "10.13.3.9", False),
+        ("10.3.0", "10.13.3.9", True),
+    ],
+)
+def test_version_compatible_engines_outlive_their_version(
+    install: Callable[..., Machine], built: str, running: str, works: bool
+) -> None:
+    install(f"tensorrt {running}")
+    entry = {**ENGINE, "built_with": {"tensorrt": built}, "compatible": ["version"]}
+    assert (not_for_here(entry) is None) == works
+
+
+def test_no_hardware_compatible_engine_is_for_gpus_before_ampere(
+    install: Callable[..., Machine],
+) -> None:
+    install("tensorrt 10.3.0", gpu=OLDER_GPU)
+    reason = not_for_here({**ENGINE, "compatible": ["hardware"]})
+    assert reason == "built with tensorrt 10.3.0 for sm87 and later; this GPU is sm75"
 
 
 def test_no_engine_is_for_a_machine_without_a_gpu(install: Callable[..., Machine]) -> None:

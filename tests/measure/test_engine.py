@@ -23,14 +23,19 @@ from measure import bench
 from measure.bench import Sweep
 from measure.bundle import open_bundle, write_manifest
 from measure.engine import load_engine
-from measure.engines import build_for_here
+from measure.engines import build_for_here, on_dla
 from measure.golden import verify
 from measure.latency import Timing
 from measure.runners import LOADERS, SIMULATED, not_runnable
 from measure.worker import burst
 
 PLAN = b"an engine"
-SETTINGS = {"library": "tensorrt", "sha256": hashlib.sha256(PLAN).hexdigest(), "cuda_graph": "on"}
+SETTINGS = {
+    "library": "tensorrt",
+    "sha256": hashlib.sha256(PLAN).hexdigest(),
+    "cuda_graph": "on",
+    "dla": None,
+}
 IMAGES = np.arange(3 * 32 * 32, dtype=np.float32).reshape(1, 3, 32, 32) / 1000
 Install = Callable[..., Machine]
 
@@ -58,7 +63,7 @@ def test_an_engine_runs_with_and_without_a_cuda_graph(
     install: Install, engine: Path, version: str, cuda: str, graph: str
 ) -> None:
     machine = install(version, cuda=cuda)
-    runner = load_engine(engine, {**SETTINGS, "cuda_graph": graph})
+    runner = load_engine(engine, {**SETTINGS, "cuda_graph": graph}, None)
     assert "IExecutionContext.execute_async_v3" not in machine.asked  # loading runs nothing
     for factor in (1, 2, 3):
         (logits,) = runner(factor * IMAGES)
@@ -80,7 +85,7 @@ def test_an_engine_that_the_manifest_does_not_vouch_for_is_not_loaded(
     machine = install(VERSIONS[-1])
     engine.write_bytes(PLAN[:-1])
     with pytest.raises(InputError, match=r"cmt\.engine is not the file of this bundle"):
-        load_engine(engine, SETTINGS)
+        load_engine(engine, SETTINGS, None)
     assert machine.asked == []
 
 
@@ -103,7 +108,7 @@ def test_what_fails_on_the_gpu_is_said_in_one_line(
 ) -> None:
     machine = install(VERSIONS[0], fails={name: words})
     with pytest.raises(InputError, match=words) as caught:
-        load_engine(engine, SETTINGS)(IMAGES)
+        load_engine(engine, SETTINGS, None)(IMAGES)
     assert "\n" not in str(caught.value)
     del caught
     gc.collect()
@@ -112,10 +117,29 @@ def test_what_fails_on_the_gpu_is_said_in_one_line(
 
 def test_images_that_do_not_fit_the_engine_are_refused(install: Install, engine: Path) -> None:
     install(VERSIONS[-1])
-    runner = load_engine(engine, SETTINGS)
+    runner = load_engine(engine, SETTINGS, None)
     for wrong in (np.tile(IMAGES, (2, 1, 1, 1)), IMAGES.astype(np.float64)):
         with pytest.raises(InputError, match=r"takes float32 \(1, 3, 32, 32\), not"):
             runner(wrong)
+
+
+@pytest.mark.parametrize(("asked", "batch"), [(None, 2), (1, 1), (4, 4)])
+def test_an_engine_of_several_batches_runs_the_one_that_is_asked_for(
+    install: Install, engine: Path, asked: int | None, batch: int
+) -> None:
+    install(VERSIONS[0], profile=[(size, 3, 32, 32) for size in (1, 2, 4)])
+    images = np.arange(1, batch + 1, dtype=np.float32)[:, None, None, None] * IMAGES
+    (logits,) = load_engine(engine, SETTINGS, asked)(images)
+    sums = images.reshape(batch, -1).sum(1)
+    np.testing.assert_allclose(logits, np.stack([sums, sums], 1), rtol=1e-5)
+
+
+def test_a_batch_that_the_engine_does_not_take_is_refused(install: Install, engine: Path) -> None:
+    machine = install(VERSIONS[0], profile=[(size, 3, 32, 32) for size in (1, 2, 4)])
+    with pytest.raises(InputError, match=r"take 5 images at once \(error: not in the profile\)"):
+        load_engine(engine, SETTINGS, 5)
+    gc.collect()
+    assert machine.memory == {}
 
 
 @pytest.fixture
@@ -179,6 +203,24 @@ def test_engines_for_other_gpus_are_replaced_by_ones_for_this(
     newer = device("tensorrt 11.4.0.106")
     build_for_here(again, BuildSettings(), no_bar)
     assert newer.asked.count("Builder.build_serialized_network") == 1
+
+
+@needs_engines
+def test_an_engine_is_built_anew_for_what_it_is_asked_to_be_compatible_with(
+    device: Callable[..., Machine], copy: Path
+) -> None:
+    machine = device(dla_cores=1)
+    opened = build_for_here(open_bundle(copy), BuildSettings(), no_bar)
+    assert on_dla(opened) == []
+    asked = BuildSettings(compatible=("version",), dla=0)
+    for _ in range(2):  # the second time it is what is asked for
+        opened = build_for_here(open_bundle(copy), asked, no_bar)
+    opened = build_for_here(opened, BuildSettings(), no_bar)  # and is kept by who asks nothing
+    assert machine.asked.count("Builder.build_serialized_network") == 2
+    entry = entry_of(copy, "tensorrt")
+    assert (entry["compatible"], entry["dla"]["core"]) == (["version"], 0)
+    (line,) = on_dla(opened)
+    assert line.endswith("DLA core 0 runs 1 of 2 layers; on the GPU: softmax")
 
 
 @needs_engines
@@ -251,7 +293,7 @@ def test_engines_are_timed_with_a_cuda_graph_and_without(
     assert graph["latency_ms"]["p50"] > 0
     assert graph["gpu_ms"] == 0.25
     assert other["latency_ms"] is None
-    assert other["reasons"]["latency_ms"] == "an engine's batch is fixed: export with --batch 8"
+    assert other["reasons"]["latency_ms"] == "the engine's batch is set: export with --batch 8"
     report = (copy / "report.md").read_text()
     assert "CUDA graph on" in report
     assert "0.250" in report

@@ -27,18 +27,30 @@ RECORD = Path(__file__).parents[1] / "reference" / "tensorrt_api.json"
 NAMES = {
     "tensorrt": """
         Builder.__init__ Builder.build_serialized_network Builder.create_builder_config
-        Builder.create_network
+        Builder.create_network Builder.create_optimization_profile Builder.num_DLA_cores
+        BuilderFlag.GPU_FALLBACK BuilderFlag.VERSION_COMPATIBLE
         ComputeCapability.__members__
         DataType.FLOAT DataType.UINT8
-        IBuilderConfig.builder_optimization_level IBuilderConfig.create_timing_cache
+        DeviceType.DLA
+        HardwareCompatibilityLevel.AMPERE_PLUS
+        IBuilderConfig.DLA_core IBuilderConfig.add_optimization_profile
+        IBuilderConfig.builder_optimization_level IBuilderConfig.can_run_on_DLA
+        IBuilderConfig.create_timing_cache IBuilderConfig.default_device_type
         IBuilderConfig.get_memory_pool_limit IBuilderConfig.get_timing_cache
+        IBuilderConfig.hardware_compatibility_level
         IBuilderConfig.num_compute_capabilities IBuilderConfig.progress_monitor
-        IBuilderConfig.set_compute_capability IBuilderConfig.set_memory_pool_limit
-        IBuilderConfig.set_timing_cache
+        IBuilderConfig.set_compute_capability IBuilderConfig.set_flag
+        IBuilderConfig.set_memory_pool_limit IBuilderConfig.set_timing_cache
         ICudaEngine.create_execution_context ICudaEngine.get_tensor_dtype
-        ICudaEngine.get_tensor_mode ICudaEngine.get_tensor_name ICudaEngine.get_tensor_shape
+        ICudaEngine.get_tensor_mode ICudaEngine.get_tensor_name
+        ICudaEngine.get_tensor_profile_shape ICudaEngine.get_tensor_shape
         ICudaEngine.num_io_tensors
-        IExecutionContext.execute_async_v3 IExecutionContext.set_tensor_address
+        IExecutionContext.execute_async_v3 IExecutionContext.get_tensor_shape
+        IExecutionContext.set_input_shape IExecutionContext.set_tensor_address
+        ILayer.name
+        INetworkDefinition.get_input INetworkDefinition.get_layer INetworkDefinition.num_layers
+        IOptimizationProfile.set_shape
+        ITensor.name ITensor.shape
         ILogger.__init__ ILogger.Severity.WARNING ILogger.log
         IProgressMonitor.__init__ IProgressMonitor.phase_finish IProgressMonitor.phase_start
         IProgressMonitor.step_complete
@@ -47,7 +59,8 @@ NAMES = {
         NetworkDefinitionCreationFlag.STRONGLY_TYPED
         OnnxParser.__init__ OnnxParser.get_error OnnxParser.num_errors OnnxParser.parse
         ParserError.desc ParserError.node_name ParserError.node_operator
-        Runtime.__init__ Runtime.deserialize_cuda_engine
+        Runtime.DLA_core Runtime.__init__ Runtime.deserialize_cuda_engine
+        Runtime.engine_host_code_allowed
         TensorIOMode.INPUT
     """,
     "cuda": """

@@ -37,6 +37,8 @@ class Machine:
         shapes: the engine's input, then its outputs, float32.
         compute: from the input to the outputs.
         asked: names of the calls, in order.
+        layers: of the network, by name, and whether a DLA core can run them.
+        profile: the least, usual and most of an input's shape that the engine takes.
     """
 
     version: str
@@ -46,6 +48,11 @@ class Machine:
     compute: Callable[[np.ndarray], Sequence[np.ndarray]] = _sums
     asked: list[str] = field(default_factory=list)
     flags: int = 0
+    config_flags: list[str] = field(default_factory=list)
+    dla_cores: int = 0
+    layers: dict[str, bool] = field(default_factory=lambda: {"conv": True, "softmax": False})
+    profile: list[tuple[int, ...]] = field(default_factory=list)
+    runtime: Any = None
     config: Any = None
     memory: dict[int, Any] = field(default_factory=dict)
     bound: dict[str, int] = field(default_factory=dict)
@@ -145,6 +152,10 @@ def _class(owner: str, members: dict[str, str], implementation: _TensorRt) -> ty
             body[member] = len(machine.shapes)
         elif member == "num_errors":
             body[member] = 0
+        elif member == "num_layers":
+            body[member] = len(machine.layers)
+        elif member == "num_DLA_cores":
+            body[member] = machine.dla_cores
     if owner not in ("ILogger", "IProgressMonitor"):  # these two are for users to extend
         body["__setattr__"] = assign
     return type(owner, (), body)
@@ -167,7 +178,31 @@ class _TensorRt:
 
     def Builder_create_network(self, flags: int = 0) -> Any:  # noqa: N802
         self.machine.flags = flags
-        return object()
+        return self._new("INetworkDefinition")
+
+    def INetworkDefinition_get_layer(self, index: int) -> Any:  # noqa: N802
+        layer = self._new("ILayer")
+        layer.name = list(self.machine.layers)[index]
+        return layer
+
+    def INetworkDefinition_get_input(self, index: int) -> Any:  # noqa: N802
+        tensor = self._new("ITensor")
+        tensor.name = list(self.machine.shapes)[index]
+        tensor.shape = (-1, *self.machine.shapes[tensor.name][1:])
+        return tensor
+
+    def Builder_create_optimization_profile(self) -> Any:  # noqa: N802
+        return self._new("IOptimizationProfile")
+
+    def IOptimizationProfile_set_shape(self, name: str, *shapes: tuple[int, ...]) -> None:  # noqa: N802
+        assert name == "input"
+        self.machine.profile = list(shapes)
+
+    def IBuilderConfig_set_flag(self, flag: str) -> None:  # noqa: N802
+        self.machine.config_flags.append(flag)
+
+    def IBuilderConfig_can_run_on_DLA(self, layer: Any) -> bool:  # noqa: N802
+        return self.machine.layers[layer.name]
 
     def Builder_create_builder_config(self) -> Any:  # noqa: N802
         self.machine.config = self._new("IBuilderConfig")
@@ -211,7 +246,24 @@ class _TensorRt:
         return list(self.machine.shapes)[index]
 
     def ICudaEngine_get_tensor_shape(self, name: str) -> tuple[int, ...]:  # noqa: N802
+        shape = self.machine.shapes[name]
+        return (-1, *shape[1:]) if self.machine.profile else shape
+
+    def ICudaEngine_get_tensor_profile_shape(self, name: str, index: int) -> Any:  # noqa: N802
+        assert (name, index) == ("input", 0)
+        return self.machine.profile
+
+    def IExecutionContext_get_tensor_shape(self, name: str) -> tuple[int, ...]:  # noqa: N802
         return self.machine.shapes[name]
+
+    def IExecutionContext_set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:  # noqa: N802
+        least, _, most = (shape[0] for shape in self.machine.profile)
+        if not least <= shape[0] <= most:
+            self.machine.logger.log(self.machine.logger.Severity.ERROR, "not in the profile")
+            return False
+        for port, own in self.machine.shapes.items():
+            self.machine.shapes[port] = (shape[0], *own[1:])
+        return True
 
     def ICudaEngine_get_tensor_dtype(self, name: str) -> str:  # noqa: N802
         return "DataType.FLOAT"

@@ -197,6 +197,11 @@ Artefact artefact(const Json& value, std::size_t outputs) {
     if (setting.is_structured() || setting.is_null()) damaged("the setting " + name);
     result.settings[name] = setting.is_string() ? setting.get<std::string>() : setting.dump();
   }
+  if (value.contains("dla")) {
+    const Json& core = object_of(value, "dla").at("core");
+    if (core != 0 && core != 1) damaged("the DLA core");
+    result.dla_core = core.get<int>();
+  }
   const Json& golden = value.at("golden");
   for (const Json& entry : array(golden, "outputs"))
     result.golden_outputs.push_back(file_entry(entry));

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -29,6 +30,7 @@ struct Artefact {
   std::uint64_t total_bytes = 0;  ///< with the files beside it, such as OpenVINO's .bin
   std::string built;              ///< with what and for what, to be shown
   std::map<std::string, std::string> settings;
+  std::optional<int> dla_core;  ///< that parts of an engine run on
   std::vector<FileEntry> golden_outputs;
   double max_rel = 0;  ///< largest difference over largest expected value
 

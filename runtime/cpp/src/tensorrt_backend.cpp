@@ -114,13 +114,15 @@ class TensorRtModel : public Model {
     if (sha256(plan) != artefact.file.sha256) {
       throw InputError(name + " is not the file of this bundle: copy the bundle again");
     }
+    runtime_->setEngineHostCodeAllowed(true);  // a version-compatible engine brings its runtime
+    if (artefact.dla_core) runtime_->setDLACore(*artefact.dla_core);
     engine_.reset(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
     if (engine_ == nullptr) {
       const auto [library, version] = tensorrt_version();
       throw InputError(name + " was built with " + artefact.built + "; " + library + " " + version +
                        " cannot load it on this GPU (" + logger_.last() + "): export it anew");
     }
-    check_signature(bundle.manifest(), artefact, signature());
+    check_signature(bundle.manifest(), artefact, signature(bundle.manifest().batch));
   }
 
   std::unique_ptr<Session> make_session() const override;
@@ -131,8 +133,8 @@ class TensorRtModel : public Model {
   const std::vector<Port>& outputs() const { return outputs_; }
 
  private:
-  /// Reads the ports too.
-  Signature signature() {
+  /// Reads the ports too, whose batch is this one where the engine takes several.
+  Signature signature(std::size_t batch) {
     using nvinfer1::DataType;
     std::size_t inputs = 0;
     bool known = true;
@@ -142,8 +144,9 @@ class TensorRtModel : public Model {
       const nvinfer1::Dims dims = engine_->getTensorShape(name);
       Port port{name, {}, engine_->getTensorDataType(name)};
       for (std::int32_t d = 0; d < dims.nbDims; ++d) {
-        known = known && dims.d[d] > 0;  // -1 where it is dynamic
-        port.shape.push_back(static_cast<std::size_t>(dims.d[d]));
+        const bool any = d == 0 && dims.d[d] == -1;
+        known = known && (any || dims.d[d] > 0);
+        port.shape.push_back(any ? batch : static_cast<std::size_t>(dims.d[d]));
       }
       known = known && engine_->getTensorFormat(name) == nvinfer1::TensorFormat::kLINEAR &&
               (port.type == DataType::kFLOAT || (is_input && port.type == DataType::kUINT8));
@@ -171,7 +174,13 @@ class TensorRtSession : public Session {
         context_(model.engine().createExecutionContext()),
         input_(model.input().bytes()) {
     if (context_ == nullptr) fail("make a context");
-    bind(model.input(), input_);
+    const Port& source = model.input();
+    nvinfer1::Dims dims = model.engine().getTensorShape(source.name.c_str());
+    if (dims.d[0] == -1) {
+      dims.d[0] = static_cast<decltype(+dims.d[0])>(source.shape[0]);
+      if (!context_->setInputShape(source.name.c_str(), dims)) fail("take this batch");
+    }
+    bind(source, input_);
     for (const Port& port : model.outputs()) {
       buffers_.emplace_back(port.bytes());
       bind(port, buffers_.back());
