@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cmt.errors import MachineError
 from measure.runners import OPENVINO_SETTINGS, PRECISION
+from measure.sessions import openvino_core
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -34,9 +35,8 @@ def build_ir(graph: Path, precision: str, path: Path) -> dict[str, Any]:
     """
     import openvino as ov
 
-    core = ov.Core()
     # read_model, for convert_model reports usage.
-    model = core.read_model(graph)
+    model = openvino_core().read_model(graph)
     _name_by_place(model)
     try:
         ov.save_model(model, path, compress_to_fp16=precision == "fp16")
@@ -67,7 +67,5 @@ def float_arithmetic(precision: str) -> str:
     BF16 where the CPU has instructions for it, except for fp32, which means what it says. What
     INT8 leaves float is bound by memory for the most part, which BF16 halves.
     """
-    import openvino as ov
-
-    capabilities = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    capabilities = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return "bf16" if precision != "fp32" and "BF16" in capabilities else "f32"

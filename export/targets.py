@@ -13,6 +13,7 @@ from typing import Any
 from cmt.errors import InputError
 from measure.parity import PRECISIONS
 from measure.runners import SIMULATED
+from measure.sessions import openvino_core
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,8 @@ def _openvino_missing() -> str | None:
 
 
 def _openvino_unsupported(graph: Path) -> list[str]:
-    import openvino as ov
-
     try:
-        ov.Core().read_model(graph)
+        openvino_core().read_model(graph)
     except RuntimeError as error:
         return [str(error)]
     return []

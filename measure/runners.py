@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from measure.sessions import cpu_session
+from measure.sessions import cpu_session, openvino_core
 
 if TYPE_CHECKING:
     from cmt.network import CMT
@@ -112,9 +112,7 @@ def load_openvino(
 
     A number of threads in the settings, as `measure.tune` finds it, comes before `threads`.
     """
-    import openvino as ov
-
-    core = ov.Core()
+    core = openvino_core()
     model = core.read_model(path)
     if batch is not None and model.input(0).shape[0] != batch:
         model.reshape([batch, *list(model.input(0).shape)[1:]])

@@ -1,13 +1,28 @@
-"""ONNX Runtime sessions on the CPU, all set up alike."""
+"""The runtimes on the CPU, each set up in one place."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import onnxruntime
+    import openvino as ov
+
+
+@cache
+def openvino_core() -> ov.Core:
+    """OpenVINO, once for the process.
+
+    Each `Core` that compiles replaces the thread's alternative signal stack, and puts back the one
+    it found when it goes. Of two that overlap, the second would put back the first's, which is
+    freed by then: the next signal, Ctrl-C for one, would crash the process.
+    """
+    import openvino as ov
+
+    return ov.Core()
 
 
 def cpu_session(
