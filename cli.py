@@ -44,7 +44,7 @@ class ImageSize(click.ParamType):
 class Batch(click.ParamType):
     """`8`, or `1:8:32`: the least, the usual and the most, the range None for a single number."""
 
-    name = "integer"
+    name = "n|least:usual:most"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -92,7 +92,7 @@ SECONDS = click.FloatRange(min=0, min_open=True, max=3600)
     help="Class logits, or the four stage maps for detection and segmentation.",
 )
 @click.option(
-    "--batch", type=Batch(), default="1", help="Images per inference; 1:8:32 is TensorRT's range."
+    "--batch", type=Batch(), default="1", help="Images per inference; TensorRT: or a range."
 )
 @click.option(
     "--embed-preprocess",
@@ -218,27 +218,35 @@ def bench_cli(
     """Measure a bundle's files on this machine and add the results to its report.
 
     --batch, --threads and --streams may repeat: every combination is measured. Earlier results
-    of this machine are replaced, those of others never. Engines that are not for this machine's GPU
-    and TensorRT are built anew from the bundle's ONNX files, checked and put in their place.
+    of this machine are replaced, those of others never. Engines that do not run on this machine's
+    GPU and TensorRT, or are not what --compatible and --dla ask for, are built anew from the
+    bundle's ONNX files, checked and put in their place.
     """
     from export.progress import ProgressBars
     from export.tensorrt import BuildSettings, timing_cache_folder
     from measure import bench
     from measure.bundle import open_bundle
-    from measure.engines import build_for_here, on_dla
+    from measure.engines import build_for_here, on_dla, require_engines
     from measure.environment import usable_cores
     from measure.report import machine_table
+    from measure.verdict import printable
 
     opened = open_bundle(bundle)
     if trust is not None:
         from measure.signature import check
 
         check(opened, trust)
+    if compatible or dla is not None:
+        if verify:
+            raise InputError("--verify builds no engine: leave --compatible and --dla out")
+        require_engines(opened)
     if verify:
         return _verify(opened, usable_cores())
     machine = bench.check_machine(opened, machine)
     command = shlex.join(["cmt-bench", *sys.argv[1:]])
-    building = BuildSettings(workspace, opt_level, timing_cache_folder(), compatible, dla)
+    building = BuildSettings(
+        workspace, opt_level, cache=timing_cache_folder(), compatible=compatible, dla=dla
+    )
     with ProgressBars(not as_json) as progress:
         opened = build_for_here(opened, building, progress.task)
         entry = bench.measure(opened, bench.Sweep(**sweep), machine, command, progress.task)
@@ -248,7 +256,7 @@ def bench_cli(
         return 0
     _print_table(machine_table(entry))
     for line in on_dla(opened):
-        click.echo(line)
+        click.echo(printable(line))
     click.echo(f"report: {bundle / 'report.html'}")
     return 0
 

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import click
 
+from measure.bundle import open_bundle
+
 PRODUCTS = ("gemm", "correlation", "runtime_fusion")
 """Kinds of layers that multiply matrices: linear layers, convolutions, fused attention."""
 _LAYER = re.compile(r"\s*Name: (\S+), LayerType: (\w+), Inputs: \[(.*)")
@@ -49,8 +51,12 @@ class Engine:
         return Counter((x.kind, x.reads, x.writes) for x in found)
 
 
-def build(onnx_path: Path, arch: str) -> Engine:
-    """Build an engine with TensorRT-RTX, keeping the builder's log."""
+def build(onnx_path: Path, arch: str, batch: int = 1) -> Engine:
+    """Build an engine with TensorRT-RTX, keeping the builder's log.
+
+    Args:
+        batch: of a graph that takes any.
+    """
     import tensorrt_rtx as trt
 
     lines: list[str] = []
@@ -68,6 +74,9 @@ def build(onnx_path: Path, arch: str) -> Engine:
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(onnx_path.read_bytes()):
         raise click.ClickException(f"TensorRT-RTX cannot read {onnx_path}")
+    source = network.get_input(0)
+    if source.shape[0] == -1:
+        source.shape = (batch, *source.shape[1:])
     config = builder.create_builder_config()
     config.num_compute_capabilities = 1
     config.set_compute_capability(trt.ComputeCapability.__members__[arch.upper()], 0)
@@ -93,8 +102,9 @@ def _layers(lines: list[str]) -> Iterator[Layer]:
 @click.option("--gpu-arch", default="sm89", show_default=True)
 def main(bundle: Path, gpu_arch: str) -> None:
     """Print what becomes of every ONNX graph in a bundle."""
+    batch = open_bundle(bundle).manifest["input"]["shape"][0]
     for path in sorted((bundle / "model").glob("*.onnx")):
-        engine = build(path, gpu_arch)
+        engine = build(path, gpu_arch, batch)
         click.echo(
             f"{path.name}, {path.stat().st_size / 1e6:.1f} MB: engine {engine.size / 1e6:.1f} MB, "
             f"{engine.source / 1e6:.1f} MB of it text with the source of {engine.kernels} kernels"

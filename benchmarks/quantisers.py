@@ -21,6 +21,7 @@ import numpy as np
 
 from export.onnx_graph import INPUT_NAME
 from measure.runners import Array
+from measure.sessions import openvino_core
 
 RANKING_IMAGES = 300
 """NNCF's default, of the images that its accuracy control ranks layers on."""
@@ -38,7 +39,7 @@ def nncf_int8(graph: Path, batches: Sequence[Array], path: Path, *, transformer:
     model_type = nncf.ModelType.TRANSFORMER if transformer else None
     with quiet():
         model = nncf.quantize(
-            ov.Core().read_model(graph),
+            openvino_core().read_model(graph),
             nncf.Dataset(batches),
             model_type=model_type,
             subset_size=len(batches),
@@ -79,7 +80,7 @@ def nncf_controlled_int8(
 
     with quiet():
         model = nncf.quantize_with_accuracy_control(
-            ov.Core().read_model(graph),
+            openvino_core().read_model(graph),
             nncf.Dataset(batches),
             nncf.Dataset(labelled),
             top1,

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from measure.environment import usable_cores
 from measure.runners import OPENVINO_SETTINGS, PRECISION
+from measure.sessions import openvino_core
 
 WARM_UP = 10
 RUNS = 100
@@ -52,7 +53,7 @@ def profile(path: Path, precision: str) -> dict[str, tuple[int, float]]:
         "INFERENCE_NUM_THREADS": usable_cores(),
         "PERF_COUNT": True,
     }
-    compiled = ov.Core().compile_model(path, "CPU", settings)
+    compiled = openvino_core().compile_model(path, "CPU", settings)
     request = compiled.create_infer_request()
     shape = tuple(compiled.input(0).shape)
     images = np.random.default_rng(0).normal(size=shape).astype(np.float32)

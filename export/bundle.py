@@ -143,17 +143,12 @@ def copy_artefacts(
     candidates: Sequence[Candidate],
     built: Mapping[str, Path],
     golden: Mapping[str, Entry],
-    *,
-    any_batch: bool,
 ) -> list[Entry]:
     """Copy the ONNX graphs and the targets' files in; returns their manifest entries.
 
     Args:
         golden: by candidate name, the `golden` of the file that its runtime loads.
-        any_batch: of the ONNX graphs, for TensorRT to build engines from that take several.
     """
-    from export.onnx_graph import write_with_free_batch
-
     entries = []
     for name, source in graphs.items():
         graph = GRAPHS[name]
@@ -161,9 +156,7 @@ def copy_artefacts(
             continue
         path = folder / "model" / graph.file.format(name=stem)
         described = {"built_with": {"torch": version("torch")}, "built_for": []}
-        path.parent.mkdir(exist_ok=True)
-        (write_with_free_batch if any_batch else shutil.copyfile)(source, path)
-        entries.append(_describe(folder, path, "onnx", graph.precision, described))
+        entries.append(_copy(folder, source, path, "onnx", graph.precision, described))
     for candidate in candidates:
         source = built[candidate.name]
         described = json.loads((source / "built.json").read_text())
@@ -171,18 +164,18 @@ def copy_artefacts(
         for file in sorted(source.glob(f"{stem}.*")):
             path = folder / candidate.target.name / file.name
             target, precision = candidate.target.name, candidate.precision
-            path.parent.mkdir(exist_ok=True)
-            shutil.copyfile(file, path)
-            entry = _describe(folder, path, target, precision, described)
+            entry = _copy(folder, file, path, target, precision, described)
             if file.suffix == f".{candidate.target.suffix}":
                 entry |= {"settings": settings, "golden": golden[candidate.name]}
             entries.append(entry)
     return entries
 
 
-def _describe(
-    folder: Path, path: Path, target: str, precision: str, built: dict[str, Any]
+def _copy(
+    folder: Path, source: Path, path: Path, target: str, precision: str, built: dict[str, Any]
 ) -> Entry:
+    path.parent.mkdir(exist_ok=True)
+    shutil.copyfile(source, path)
     return {"target": target, "precision": precision, **describe_file(folder, path), **built}
 
 

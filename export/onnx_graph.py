@@ -87,15 +87,6 @@ def _infer_batch(model: onnx.ModelProto) -> None:
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 
 
-def write_with_free_batch(source: Path, path: Path) -> None:
-    """Copy an ONNX file of the pipeline; the copy takes any batch."""
-    import onnx
-
-    model = onnx.load(source)
-    free_batch(model)
-    onnx.save(model, path)
-
-
 def free_batch(model: onnx.ModelProto) -> None:
     """Make the batch of a simplified graph, or one made from it, a symbol that loaders set."""
     del model.graph.value_info[:]

@@ -33,10 +33,10 @@ class ExportOptions:
             random for the others.
         img_size: (height, width) in pixels; None takes the size of the weights.
         output: `logits`, or `features` for the four stage maps.
-        batch: images per inference: fixed in every file but TensorRT's and ONNX Runtime's where
-            `batch_range` says otherwise, and what everything is measured at.
-        batch_range: the least and the most images per inference that TensorRT's engines take;
-            None fixes theirs too.
+        batch: images per inference, at which everything is measured; fixed in every file but ONNX
+            Runtime's.
+        batch_range: the least and the most that TensorRT's engines take, whose ONNX files take any;
+            None fixes them to `batch`.
         embed_preprocess: the files take resized and cropped uint8 images (B, H, W, 3) and
             scale, normalise and lay out by themselves.
         calib_data, val_data: image folders; None takes the bundled set where it fits.

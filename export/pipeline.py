@@ -32,6 +32,7 @@ from export.onnx_graph import (
     OPSET,
     embed_preprocessing,
     export_onnx,
+    free_batch,
     output_names,
     simplify_onnx,
 )
@@ -41,7 +42,7 @@ from export.sbom import check_installed
 from export.selection import Selection
 from export.stages import Stages
 from export.summary import Results, build_manifest, build_report
-from export.targets import BuildRequest, built_settings, get_target
+from export.targets import TARGETS, BuildRequest, built_settings, get_target
 from export.tuning import FineTuning
 from measure import environment, signature
 from measure.bundle import write_manifest
@@ -300,15 +301,23 @@ class Run:
         )
 
     def file_graph(self, name: str, units: Units = NONE) -> Path:
-        """The graph `name` as files are built from it: with the preprocessing in it, if asked."""
+        """The graph `name` as files are built from it.
+
+        If asked, with the preprocessing in it, and where engines take several batches, for any.
+        """
         source = self.graph(name, units)
-        if not self.options.embed_preprocess:
+        if self.file_graph_name(name, units) == _stage_name(name, units):
             return source
 
         def write(path: Path) -> None:
             import onnx
 
-            onnx.save(embed_preprocessing(onnx.load(source), self.inputs.preprocessing), path)
+            model = onnx.load(source)
+            if self.options.embed_preprocess:
+                model = embed_preprocessing(model, self.inputs.preprocessing)
+            if self._takes_any_batch(name):
+                free_batch(model)
+            onnx.save(model, path)
 
         after = ["torch.outputs", f"graph/{_stage_name(name, units)}", "images/validation"]
         stage = self.file_graph_name(name, units)
@@ -316,7 +325,13 @@ class Run:
 
     def file_graph_name(self, name: str, units: Units) -> str:
         """The stage of `file_graph`."""
-        return _stage_name(name, units, "-uint8" if self.options.embed_preprocess else "")
+        pixels = "-uint8" if self.options.embed_preprocess else ""
+        batch = "-any-batch" if self._takes_any_batch(name) else ""
+        return _stage_name(name, units, pixels + batch)
+
+    def _takes_any_batch(self, name: str) -> bool:
+        ranged = self.options.batches is not None
+        return ranged and name in TARGETS["tensorrt"].graphs.values()
 
     def _write_graph(
         self,
@@ -579,13 +594,7 @@ class Run:
             for c in self.candidates
         }
         artefacts = bundles.copy_artefacts(
-            folder,
-            self.file_stem,
-            graphs,
-            self.candidates,
-            built,
-            answers,
-            any_batch=self.options.batches is not None,
+            folder, self.file_stem, graphs, self.candidates, built, answers
         )
         results = Results(
             options=self.options,

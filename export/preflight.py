@@ -68,8 +68,9 @@ def preflight(options: ExportOptions, show_progress: bool = False) -> list[str]:
     model = inputs.model
     total = count_macs(model, model.img_size)
     height, width = model.img_size
+    batch = ":".join(map(str, options.batches or (options.batch,)))
     lines = [
-        f"{model.variant.name} ({model.family.name}), {height}x{width}, batch {options.batch}: "
+        f"{model.variant.name} ({model.family.name}), {height}x{width}, batch {batch}: "
         f"{total / 1e9:.2f} G multiply-adds"
     ]
     layers = weighted_layers(model)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from cmt.errors import InputError
@@ -24,8 +23,8 @@ class BuildRequest:
         graph: the ONNX file of the stage that the target asks for.
         path: where the target's file goes; its folder exists.
         gpu_archs: compute capabilities such as `sm86`, for TensorRT-RTX.
-        batches: the least, usual and most images per inference of an engine; None fixes them to
-            the graph's.
+        batches: the least, usual and most images per inference of an engine, whose graph takes any;
+            None fixes them to the graph's.
     """
 
     graph: Path
@@ -95,11 +94,14 @@ def _openvino_unsupported(graph: Path) -> list[str]:
 
 
 def _build_onnxruntime(request: BuildRequest) -> dict[str, Any]:
+    import onnx
     import onnxruntime
 
-    from export.onnx_graph import write_with_free_batch
+    from export.onnx_graph import free_batch
 
-    write_with_free_batch(request.graph, request.path)
+    model = onnx.load(request.graph)
+    free_batch(model)
+    onnx.save(model, request.path)
     return {"built_with": {"onnxruntime": onnxruntime.__version__}, "built_for": ["CPU"]}
 
 
@@ -110,16 +112,10 @@ def _onnxruntime_missing() -> str | None:
 
 
 def _build_tensorrt(request: BuildRequest) -> dict[str, Any]:
-    from export.onnx_graph import write_with_free_batch
     from export.tensorrt import DEFAULT_ARCHS, build_engine
 
     archs = request.gpu_archs or DEFAULT_ARCHS
-    if request.batches is None:
-        return build_engine(request.graph, request.path, archs)
-    with TemporaryDirectory() as folder:
-        graph = Path(folder) / request.graph.name
-        write_with_free_batch(request.graph, graph)
-        return build_engine(graph, request.path, archs, batches=request.batches)
+    return build_engine(request.graph, request.path, archs, batches=request.batches)
 
 
 def _tensorrt_missing() -> str | None:

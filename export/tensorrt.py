@@ -47,11 +47,13 @@ class Gpu:
     Attributes:
         arch: compute capability, such as `sm86`.
         driver: the highest CUDA version that the driver supports, such as `CUDA 12.6`.
+        integrated: it shares the processor's memory, as a Jetson's does.
     """
 
     arch: str
     name: str
     driver: str
+    integrated: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,8 @@ class BuildSettings:
         compatible: `version` for an engine that newer TensorRT runs too, `hardware` for one that
             any GPU from Ampere on runs, and Jetsons do not. Either may make it slower (NVIDIA,
             TensorRT documentation, "Engine Compatibility").
-        dla: number of the DLA core that runs what it can, the GPU the rest; None builds for the
-            GPU alone.
+        dla: number of the DLA core that is given what it can run, the GPU the rest; None builds for
+            the GPU alone.
     """
 
     workspace_mb: int | None = None
@@ -145,7 +147,7 @@ def not_for_here(engine: Mapping[str, Any], graph_sha256: str | None = None) -> 
     gpu = found.gpu
     compatible = engine.get("compatible", ())
     same_version = ours == version or ("version" in compatible and _outlives(version, ours))
-    if same_version and "hardware" in compatible:
+    if same_version and "hardware" in compatible and not gpu.integrated:
         return None if int(gpu.arch[2:]) >= 80 else f"{built} and later; this GPU is {gpu.arch}"
     if same_version and gpu.arch in engine["built_for"]:
         if engine.get("gpu", gpu.name) == gpu.name:
@@ -209,8 +211,8 @@ def build_engine(
     where the engine is for this machine's GPU, `seconds`, `workspace_bytes`, and `messages`, the
     library's different warnings and errors.
 
-    Raises InputError when TensorRT is missing, cannot read the graph or lacks GPU memory, GateError
-    when the build fails.
+    Raises InputError when TensorRT is missing, cannot read the graph, lacks GPU memory or has not
+    what the settings ask for, GateError when the build fails.
     """
     found = _needed()
     settings = settings or BuildSettings()
@@ -220,7 +222,7 @@ def build_engine(
     with _interrupts_after() as arrived, ExitStack() as bars:
         builder = trt.Builder(logger)
         network = builder.create_network(_network_flags(trt, found))
-        _refuse_impossible(found, builder, settings)
+        _refuse_impossible(found, builder, settings, batches)
         # The parser owns the weights that the network refers to, so it lives until the build ends.
         parser = trt.OnnxParser(network, logger)
         problems = _parse(parser, onnx_path)
@@ -281,7 +283,12 @@ def _needed() -> Availability:
     return found
 
 
-def _refuse_impossible(found: Availability, builder: Any, settings: BuildSettings) -> None:
+def _refuse_impossible(
+    found: Availability,
+    builder: Any,
+    settings: BuildSettings,
+    batches: tuple[int, int, int] | None,
+) -> None:
     if found.library == "tensorrt_rtx" and (settings.compatible or settings.dla is not None):
         raise InputError(
             "TensorRT-RTX has no DLA and no engines for other versions, and names its GPUs by "
@@ -291,6 +298,13 @@ def _refuse_impossible(found: Availability, builder: Any, settings: BuildSetting
         raise InputError(
             f"there is no DLA core {settings.dla}: {found.library} {found.version} finds "
             f"{builder.num_DLA_cores} here, leave --dla out"
+        )
+    if settings.dla is not None and batches is not None:
+        raise InputError("a DLA core takes no range of batches: export with one, --batch 8")
+    if "hardware" in settings.compatible and found.gpu is not None and found.gpu.integrated:
+        raise InputError(
+            f"TensorRT has no hardware-compatible engines for {found.gpu.name}, whose memory is "
+            "the processor's: leave --compatible hardware out"
         )
 
 
@@ -403,7 +417,11 @@ def import_library(name: str) -> Any:
 
 
 def read_engine(
-    library: str, plan: bytes, messages: list[str], dla: int | None = None
+    library: str,
+    plan: bytes,
+    messages: list[str],
+    dla: int | None = None,
+    host_code: bool = False,
 ) -> tuple[Any, Any]:
     """The engine in these bytes, and the runtime that must outlive it.
 
@@ -413,13 +431,14 @@ def read_engine(
         library: `tensorrt` or `tensorrt_rtx`.
         messages: what the library says goes here.
         dla: core that its parts for the DLA run on.
+        host_code: it is version-compatible, so it brings its own runtime, which is to be run.
 
     Raises InputError when the library refuses it: another GPU, another version, damage.
     """
     trt = import_library(library)
     logger = make_logger(trt, messages)
     runtime = trt.Runtime(logger)
-    runtime.engine_host_code_allowed = True  # a version-compatible engine brings its runtime
+    runtime.engine_host_code_allowed = host_code
     if dla is not None:
         runtime.DLA_core = dla
     engine = runtime.deserialize_cuda_engine(plan)
@@ -497,14 +516,15 @@ def find_gpu() -> Gpu | None:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
         return None
-    device, major, minor, version = (ctypes.c_int() for _ in range(4))
+    device, major, minor, version, integrated = (ctypes.c_int() for _ in range(5))
     name = ctypes.create_string_buffer(256)
-    # Attributes 75 and 76 are the compute capability's major and minor number.
+    # Attributes 75 and 76 are the compute capability's major and minor number, 18 is `integrated`.
     failed = (
         driver.cuInit(0)
         or driver.cuDeviceGet(ctypes.byref(device), 0)
         or driver.cuDeviceGetAttribute(ctypes.byref(major), 75, device)
         or driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)
+        or driver.cuDeviceGetAttribute(ctypes.byref(integrated), 18, device)
         or driver.cuDeviceGetName(name, len(name), device)
         or driver.cuDriverGetVersion(ctypes.byref(version))
     )
@@ -514,4 +534,5 @@ def find_gpu() -> Gpu | None:
         f"sm{major.value}{minor.value}",
         name.value.decode(),
         f"CUDA {version.value // 1000}.{version.value % 1000 // 10}",
+        bool(integrated.value),
     )

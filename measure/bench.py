@@ -177,8 +177,25 @@ def _runs(
     fixed = bundle.manifest["input"]["shape"][0]
     least, _, most = artefact.get("batches", (fixed, fixed, fixed))
     if not least <= batch <= most:
-        return [_Run(artefact, own, f"the engine's batch is set: export with --batch {batch}")]
-    return [_Run(artefact, {**own, CUDA_GRAPH: graph}, None) for graph in ("on", "off")]
+        takes = f"the engine takes {least} to {most}" if least < most else f"it takes {least}"
+        return [_Run(artefact, own, f"{takes} images at once: export with --batch {batch}")]
+    own |= _as_built(artefact)
+    # Where the batch may change, TensorRT-RTX compiles the best kernels while the first ones run:
+    # a graph would keep the first.
+    graphs = (
+        ("off",) if least < most and "tensorrt_rtx" in artefact["built_with"] else ("on", "off")
+    )
+    return [_Run(artefact, {**own, CUDA_GRAPH: graph}, None) for graph in graphs]
+
+
+def _as_built(engine: Entry) -> Row:
+    """What an engine gave up speed for, as settings of its row."""
+    settings: Row = {}
+    if "compatible" in engine:
+        settings["compatible"] = ", ".join(engine["compatible"])
+    if "dla" in engine:
+        settings["dla"] = engine["dla"]["core"]
+    return settings
 
 
 def _settings(artefact: Entry, streams: int | None, tuned: bool) -> Row:

@@ -129,6 +129,9 @@ def _problems(manifest: dict[str, Any]) -> Iterator[str]:
     if not (np.isfinite(means).all() and np.isfinite(scales).all() and (scales > 0).all()):
         yield "mean, std and max_rel must be finite in single precision, the last two positive"
     for artefact in manifest["artefacts"]:
+        least, usual, most = artefact.get("batches", [described["shape"][0]] * 3)
+        if not least <= usual == described["shape"][0] <= most:
+            yield f"the batches of {artefact['path']} do not rise around the input's"
         if "golden" in artefact and len(artefact["golden"]["outputs"]) != len(manifest["outputs"]):
             yield f"golden outputs of {artefact['path']} do not match the outputs"
 

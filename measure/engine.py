@@ -37,8 +37,13 @@ def missing_tensorrt() -> str | None:
 def engine_settings(artefact: Mapping[str, Any]) -> dict[str, Any]:
     """What `load_engine` is to know of an engine in a manifest."""
     (library,) = artefact["built_with"]
-    dla = artefact["dla"]["core"] if "dla" in artefact else None
-    return {"library": library, "sha256": artefact["sha256"], "dla": dla, CUDA_GRAPH: "on"}
+    return {
+        "library": library,
+        "sha256": artefact["sha256"],
+        "dla": artefact["dla"]["core"] if "dla" in artefact else None,
+        "host_code": "version" in artefact.get("compatible", ()),
+        CUDA_GRAPH: "on",
+    }
 
 
 def load_engine(path: Path, settings: Mapping[str, Any], batch: int | None) -> EngineRunner:
@@ -56,8 +61,7 @@ def load_engine(path: Path, settings: Mapping[str, Any], batch: int | None) -> E
     if hashlib.sha256(plan).hexdigest() != settings["sha256"]:
         raise InputError(f"{path.name} is not the file of this bundle: copy the bundle again")
     try:
-        graph = settings[CUDA_GRAPH] == "on"
-        return EngineRunner(settings["library"], plan, graph, settings["dla"], batch)
+        return EngineRunner(plan, settings, batch)
     except InputError as error:
         raise InputError(f"{path.name}: {error}") from error
 
@@ -112,23 +116,23 @@ class EngineRunner:
     `gpu_ms` is measured between two events around the network alone, without them.
 
     Args:
-        library: the TensorRT that built the engine.
         plan: the engine's bytes, vouched for.
-        cuda_graph: capture the run at the first call and launch it as one from then on.
-        dla: core that its parts for the DLA run on.
+        settings: from `engine_settings`; with a CUDA graph, the run is captured at the first call
+            and launched as one from then on.
         batch: images per inference, where the engine takes several; None takes its usual one.
     """
 
-    def __init__(
-        self, library: str, plan: bytes, cuda_graph: bool, dla: int | None, batch: int | None
-    ) -> None:
+    def __init__(self, plan: bytes, settings: Mapping[str, Any], batch: int | None) -> None:
         self.gpu_ms = 0.0
-        self._cuda_graph, self._launchable = cuda_graph, None
+        self._cuda_graph, self._launchable = settings[CUDA_GRAPH] == "on", None
         self._messages: list[str] = []
         self._closing = ExitStack()
         weakref.finalize(self, self._closing.close)
+        library = settings["library"]
         trt = import_library(library)
-        self._engine, self._runtime = read_engine(library, plan, self._messages, dla)
+        self._engine, self._runtime = read_engine(
+            library, plan, self._messages, settings["dla"], settings["host_code"]
+        )
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise self._failure("make a context")
@@ -163,7 +167,7 @@ class EngineRunner:
             _, usual, _ = self._engine.get_tensor_profile_shape(name, 0)
             chosen = (batch or usual[0], *shape[1:])
             if not self._context.set_input_shape(name, chosen):
-                raise self._failure(f"take {chosen[0]} images at once")
+                raise InputError(f"the engine does not take {chosen[0]} images at once")
 
     def _make_event(self) -> Any:
         event = _cuda("cudaEventCreate")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cmt.errors import GateError
+from cmt.errors import GateError, InputError
 from export.tensorrt import BuildSettings, Task, build_engine, find_gpu, not_for_here
 from measure.bundle import (
     Entry,
@@ -26,7 +26,8 @@ def build_for_here(bundle: OpenBundle, settings: BuildSettings, task: Task) -> O
     is checked on the golden images before it gets into the bundle.
 
     Raises:
-        InputError: TensorRT cannot build from the bundle's ONNX file, or lacks memory.
+        InputError: the settings ask for what cannot be built here, TensorRT cannot build from the
+            bundle's ONNX file, or lacks memory.
         GateError: the build fails, or the engine does not compute what it should.
     """
     if missing_runtime("tensorrt") is not None:
@@ -49,21 +50,31 @@ def build_for_here(bundle: OpenBundle, settings: BuildSettings, task: Task) -> O
     return bundle
 
 
+def require_engines(bundle: OpenBundle) -> None:
+    """Raises InputError where nothing would be built: settings of a build would say nothing."""
+    reason = missing_runtime("tensorrt")
+    if reason is None and all(entry["target"] != "tensorrt" for entry in bundle.artefacts):
+        reason = "the bundle has no engines"
+    if reason is not None:
+        raise InputError(f"--compatible and --dla are for engines, and {reason}: leave them out")
+
+
 def on_dla(bundle: OpenBundle) -> list[str]:
-    """A line for each engine that uses a DLA core, which names the layers that it does not run."""
+    """A line for each engine that uses a DLA core, which names the layers that it cannot run."""
     lines = []
     for entry in bundle.artefacts:
         if "dla" in entry:
             dla, elsewhere = entry["dla"], entry["dla"]["on_gpu"]
+            count = dla["layers"] - len(elsewhere)
             lines.append(
-                f"{entry['path']}: DLA core {dla['core']} runs {dla['layers'] - len(elsewhere)} of "
-                f"{dla['layers']} layers; on the GPU: {', '.join(elsewhere) or 'none'}"
+                f"{entry['path']}: DLA core {dla['core']} can run {count} of {dla['layers']} "
+                f"layers; on the GPU: {', '.join(elsewhere) or 'none'}"
             )
     return lines
 
 
 def _as_asked(engine: Entry, settings: BuildSettings) -> bool:
-    """Whether an engine is what the settings ask for; what they leave open may be anything."""
+    """Whether an engine is what the settings ask for; what they leave open stays as it is."""
     compatible = set(settings.compatible) <= set(engine.get("compatible", ()))
     core = engine["dla"]["core"] if "dla" in engine else None
     return compatible and settings.dla in (None, core)

@@ -271,10 +271,15 @@ def machines_table(machines: Iterable[Report]) -> Table:
 
 
 def _on_the_gpu(row: Row) -> str:
-    """How an engine was run, and its time without the copies to the GPU and back."""
-    graph = row["settings"].get(CUDA_GRAPH)
-    alone = f", {milliseconds(row['gpu_ms'])} ms on the GPU alone" if "gpu_ms" in row else ""
-    return f", CUDA graph {graph}{alone}" if graph else ""
+    """How an engine was built and run, and its time without the copies to the GPU and back."""
+    settings = row["settings"]
+    if CUDA_GRAPH not in settings:
+        return ""
+    titles = {"compatible": "compatible:", "dla": "DLA core", CUDA_GRAPH: "CUDA graph"}
+    parts = [f"{title} {settings[key]}" for key, title in titles.items() if key in settings]
+    if "gpu_ms" in row:
+        parts.append(f"{milliseconds(row['gpu_ms'])} ms on the GPU alone")
+    return "".join(f", {part}" for part in parts)
 
 
 def _missing_table(report: Report) -> Table | None:

@@ -143,6 +143,11 @@ def test_numbers_that_make_no_sense(run: Run, tmp_path: Path, arguments: tuple[s
     assert arguments[0] in refused(run, tmp_path, *TI, *arguments)
 
 
+def test_a_batch_is_a_number_or_a_range_around_the_usual_one() -> None:
+    assert cli.Batch().convert("8", None, None) == (8, None)
+    assert cli.Batch().convert("1:8:32", None, None) == (8, (1, 32))
+
+
 @pytest.mark.parametrize("option", ["--calib-data", "--val-data", "--out"])
 def test_an_empty_path_does_not_stand_for_this_folder(
     run: Run, tmp_path: Path, option: str

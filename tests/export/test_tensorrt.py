@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +250,7 @@ def test_tensorrt_proper_builds_for_the_gpu_of_the_machine(
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_engines_are_built_for_newer_versions_other_gpus_a_dla_core_and_several_batches(
+def test_engines_are_built_for_newer_versions_other_gpus_and_a_dla_core(
     install: Callable[..., Machine],
     onnx_file: Callable[..., Path],
     tmp_path: Path,
@@ -257,16 +258,37 @@ def test_engines_are_built_for_newer_versions_other_gpus_a_dla_core_and_several_
 ) -> None:
     machine = install(version, dla_cores=2)
     settings = BuildSettings(compatible=("version", "hardware"), dla=1)
-    info = build_engine(onnx_file(), tmp_path / "engine", (), settings, batches=(1, 8, 32))
+    info = build_engine(onnx_file(), tmp_path / "engine", (), settings)
     assert machine.config_flags == ["BuilderFlag.VERSION_COMPATIBLE", "BuilderFlag.GPU_FALLBACK"]
     level = "HardwareCompatibilityLevel.AMPERE_PLUS"
     assert machine.config.hardware_compatibility_level == level
     assert machine.config.default_device_type == "DeviceType.DLA"
     assert machine.config.DLA_core == 1
-    assert machine.profile == [(batch, 3, 32, 32) for batch in (1, 8, 32)]
     assert info["compatible"] == ["version", "hardware"]
     assert info["dla"] == {"core": 1, "layers": 2, "on_gpu": ["softmax"]}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_engines_are_built_for_a_range_of_batches(
+    install: Callable[..., Machine],
+    onnx_file: Callable[..., Path],
+    tmp_path: Path,
+    version: str,
+) -> None:
+    machine = install(version, dla_cores=1)
+    info = build_engine(onnx_file(), tmp_path / "engine", (), batches=(1, 8, 32))
+    assert machine.profile == [(batch, 3, 32, 32) for batch in (1, 8, 32)]
     assert info["batches"] == [1, 8, 32]
+    with pytest.raises(InputError, match="a DLA core takes no range of batches"):
+        build_engine(onnx_file(), tmp_path / "b", (), BuildSettings(dla=0), batches=(1, 8, 32))
+
+
+def test_no_hardware_compatible_engine_is_built_on_a_jetson(
+    install: Callable[..., Machine], onnx_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    install(VERSIONS[0], gpu=replace(GPU, integrated=True))
+    with pytest.raises(InputError, match="no hardware-compatible engines for Orin"):
+        build_engine(onnx_file(), tmp_path / "a", (), BuildSettings(compatible=("hardware",)))
 
 
 def test_a_dla_core_that_is_not_there_is_refused(
@@ -316,7 +338,6 @@ def test_a_failed_build_keeps_the_earlier_engine(
     assert out.read_bytes() == b"earlier"
 
 
-OLDER_GPU = Gpu("sm75", "T4", "CUDA 12.6")
 ENGINE = {"built_with": {"tensorrt": "10.3.0"}, "built_for": ["sm87"], "gpu": "Orin"}
 OUTLIVING = {**ENGINE, "built_with": {"tensorrt": "10.1.0"}}
 
@@ -334,8 +355,6 @@ OUTLIVING = {**ENGINE, "built_with": {"tensorrt": "10.1.0"}}
         ({**OUTLIVING, "compatible": ["version"]}, None),
         ({**OUTLIVING, "compatible": ["hardware"]}, "10.1.0 for sm87; here are .* 10.3.0"),
         ({**OUTLIVING, "built_for": ["sm86"], "compatible": ["version"]}, "here are .* sm87"),
-        ({**OUTLIVING, "built_for": ["sm86"], "compatible": ["version", "hardware"]}, None),
-        ({**ENGINE, "gpu": "RTX 3060", "built_for": ["sm86"], "compatible": ["hardware"]}, None),
         (
             {**ENGINE, "built_with": {"tensorrt": "10.10.0"}, "compatible": ["version"]},
             "here are .* 10.3.0",
@@ -374,12 +393,20 @@ def test_version_compatible_engines_outlive_their_version(
     assert (not_for_here(entry) is None) == works
 
 
-def test_no_hardware_compatible_engine_is_for_gpus_before_ampere(
-    install: Callable[..., Machine],
+@pytest.mark.parametrize(
+    ("gpu", "reason"),
+    [
+        (Gpu("sm89", "RTX 4090", "CUDA 12.6"), None),
+        (Gpu("sm75", "T4", "CUDA 12.6"), "for sm86 and later; this GPU is sm75"),
+        (replace(GPU, integrated=True), "for sm86; here are tensorrt 10.3.0 and sm87"),
+    ],
+)
+def test_a_hardware_compatible_engine_is_for_all_gpus_from_ampere_on_but_jetsons(
+    install: Callable[..., Machine], gpu: Gpu, reason: str | None
 ) -> None:
-    install("tensorrt 10.3.0", gpu=OLDER_GPU)
-    reason = not_for_here({**ENGINE, "compatible": ["hardware"]})
-    assert reason == "built with tensorrt 10.3.0 for sm87 and later; this GPU is sm75"
+    install("tensorrt 10.3.0", gpu=gpu)
+    found = not_for_here({**ENGINE, "built_for": ["sm86"], "compatible": ["hardware"]})
+    assert found == (reason and f"built with tensorrt 10.3.0 {reason}")
 
 
 def test_no_engine_is_for_a_machine_without_a_gpu(install: Callable[..., Machine]) -> None:

@@ -23,7 +23,7 @@ from measure import bench
 from measure.bench import Sweep
 from measure.bundle import open_bundle, write_manifest
 from measure.engine import load_engine
-from measure.engines import build_for_here, on_dla
+from measure.engines import build_for_here, on_dla, require_engines
 from measure.golden import verify
 from measure.latency import Timing
 from measure.runners import LOADERS, SIMULATED, not_runnable
@@ -35,6 +35,7 @@ SETTINGS = {
     "sha256": hashlib.sha256(PLAN).hexdigest(),
     "cuda_graph": "on",
     "dla": None,
+    "host_code": False,
 }
 IMAGES = np.arange(3 * 32 * 32, dtype=np.float32).reshape(1, 3, 32, 32) / 1000
 Install = Callable[..., Machine]
@@ -136,10 +137,32 @@ def test_an_engine_of_several_batches_runs_the_one_that_is_asked_for(
 
 def test_a_batch_that_the_engine_does_not_take_is_refused(install: Install, engine: Path) -> None:
     machine = install(VERSIONS[0], profile=[(size, 3, 32, 32) for size in (1, 2, 4)])
-    with pytest.raises(InputError, match=r"take 5 images at once \(error: not in the profile\)"):
+    with pytest.raises(InputError, match="does not take 5 images at once"):
         load_engine(engine, SETTINGS, 5)
     gc.collect()
     assert machine.memory == {}
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are timed here, where the GPU is simulated."""
+
+    def measure(
+        files: Mapping[str, tuple[str, Path]],
+        batch: np.ndarray,
+        threads: int,
+        seconds: float,
+        advance: Callable[[int], None],
+        settings: Mapping[str, Any],
+    ) -> dict[str, Timing]:
+        timings = {}
+        for name, (runtime, path) in files.items():
+            runner = LOADERS[runtime](path, threads, settings[name], len(batch))
+            timings[name] = Timing(1.0, 2.0)
+            timings[name].rounds.append(burst(runner, batch, 0.0, 1, timings[name].gpu_ms))
+        return timings
+
+    monkeypatch.setattr(bench, "measure_alternately", measure)
 
 
 @pytest.fixture
@@ -220,7 +243,46 @@ def test_an_engine_is_built_anew_for_what_it_is_asked_to_be_compatible_with(
     entry = entry_of(copy, "tensorrt")
     assert (entry["compatible"], entry["dla"]["core"]) == (["version"], 0)
     (line,) = on_dla(opened)
-    assert line.endswith("DLA core 0 runs 1 of 2 layers; on the GPU: softmax")
+    assert line.endswith("DLA core 0 can run 1 of 2 layers; on the GPU: softmax")
+
+
+@needs_engines
+def test_an_engine_of_several_batches_is_built_anew_as_one_and_timed_at_each(
+    device: Callable[..., Machine], copy: Path, in_this_process: None
+) -> None:
+    exact = LOADERS[SIMULATED](copy / "model" / "cmt_ti.int8.onnx", 1)
+    classes = len(open_bundle(copy).manifest["labels"])
+    machine = device(
+        compute=lambda x: exact(x) if len(x) == 3 else [np.zeros((len(x), classes), np.float32)]
+    )
+    manifest = json.loads((copy / "manifest.json").read_text())
+    for entry in manifest["artefacts"]:
+        if (entry["target"], entry["precision"]) == ("tensorrt", "int8"):
+            entry["batches"] = [1, 3, 4]
+    write_manifest(copy, manifest)
+    asked = BuildSettings(compatible=("version",))
+    opened = build_for_here(open_bundle(copy), asked, no_bar)
+    assert [shape[0] for shape in machine.profile] == [1, 3, 4]
+    assert entry_of(copy, "tensorrt")["batches"] == [1, 3, 4]
+    entry = bench.measure(opened, Sweep(batches=(1, 4, 5)), "orin", "cmt-bench", no_bar)
+    bench.save(opened, entry)  # against the schema
+    rows = open_bundle(copy).report["machines"][0]["results"]
+    timed = [(row["settings"]["batch"], row["latency_ms"] is not None) for row in rows]
+    assert timed == [(1, True), (1, True), (4, True), (4, True), (5, False)]
+    assert "the engine takes 1 to 4 images at once" in rows[-1]["reasons"]["latency_ms"]
+    assert rows[0]["settings"]["compatible"] == "version"
+    assert "compatible: version, CUDA graph on" in (copy / "report.md").read_text()
+
+
+@needs_engines
+def test_settings_of_a_build_are_refused_where_nothing_is_built(
+    device: Callable[..., Machine], install: Install, copy: Path
+) -> None:
+    install("tensorrt 10.3.0", gpu=None)
+    with pytest.raises(InputError, match="are for engines, and no NVIDIA GPU on this machine"):
+        require_engines(open_bundle(copy))
+    device()
+    require_engines(open_bundle(copy))
 
 
 @needs_engines
@@ -262,26 +324,9 @@ def test_a_machine_without_a_gpu_leaves_the_engines_alone(install: Install, copy
 
 @needs_engines
 def test_engines_are_timed_with_a_cuda_graph_and_without(
-    device: Callable[..., Machine], copy: Path, monkeypatch: pytest.MonkeyPatch
+    device: Callable[..., Machine], copy: Path, in_this_process: None
 ) -> None:
     device()
-
-    def in_this_process(
-        files: Mapping[str, tuple[str, Path]],
-        batch: np.ndarray,
-        threads: int,
-        seconds: float,
-        advance: Callable[[int], None],
-        settings: Mapping[str, Any],
-    ) -> dict[str, Timing]:
-        timings = {}
-        for name, (runtime, path) in files.items():
-            runner = LOADERS[runtime](path, threads, settings[name], len(batch))
-            timings[name] = Timing(1.0, 2.0)
-            timings[name].rounds.append(burst(runner, batch, 0.0, 1, timings[name].gpu_ms))
-        return timings
-
-    monkeypatch.setattr(bench, "measure_alternately", in_this_process)
     opened = build_for_here(open_bundle(copy), BuildSettings(), no_bar)
     own = opened.manifest["input"]["shape"][0]
     entry = bench.measure(opened, Sweep(batches=(own, 8)), "orin", "cmt-bench", no_bar)
@@ -293,7 +338,7 @@ def test_engines_are_timed_with_a_cuda_graph_and_without(
     assert graph["latency_ms"]["p50"] > 0
     assert graph["gpu_ms"] == 0.25
     assert other["latency_ms"] is None
-    assert other["reasons"]["latency_ms"] == "the engine's batch is set: export with --batch 8"
+    assert other["reasons"]["latency_ms"] == "it takes 3 images at once: export with --batch 8"
     report = (copy / "report.md").read_text()
     assert "CUDA graph on" in report
     assert "0.250" in report

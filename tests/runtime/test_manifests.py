@@ -27,7 +27,7 @@ READ_BY_CPP = (
 # Of a file's entry, the path and the hash are held against the file itself when it is opened.
 # The others C++ has no use for.
 LATER = ("path", "sha256", "produced_by", "built_with", "built_for", "target", "precision")
-LATER += ("seconds", "workspace_bytes", "messages", "tuning")
+LATER += ("seconds", "workspace_bytes", "messages", "tuning", "layers", "on_gpu")
 VALUES: list[Any] = [
     *(None, True, False, "", "x", "é", [], {}, [[]], [0], [0, 1], [0.0, 1.0], {"x": 1}),
     *(0, -1, 1, 1.0, 2, 3, 3.0, 4, 32, 160, 160.0, 224, 1024, 4096, 4097, 16384, 16385, 0.5),
@@ -81,7 +81,11 @@ def accepted_by_python(text: bytes) -> bool:
 
 @pytest.fixture
 def manifest() -> dict[str, Any]:
-    return json.loads((CORPUS / "bundle").read_bytes())
+    found = json.loads((CORPUS / "bundle").read_bytes())
+    usual = found["input"]["shape"][0]
+    engine = {"batches": [1, usual, 32], "compatible": ["version", "hardware"]}
+    found["artefacts"][-1] |= {**engine, "dla": {"core": 0, "layers": 2, "on_gpu": ["x"]}}
+    return found
 
 
 def places(value: Any, place: Place = ()) -> list[Place]:

@@ -47,6 +47,8 @@ Json parse_strictly(std::string_view text) {
   });
 }
 
+constexpr std::int64_t kMostImages = 4096;  // per inference, as in manifest.schema.json
+
 std::int64_t whole_number(const Json& value, std::int64_t low, std::int64_t high) {
   // get<int64_t> would turn 1.5 into 1, and 2^64 - 1 into -1.
   const bool representable =
@@ -186,7 +188,28 @@ std::string description_of_build(const Json& value) {
 const std::set<std::string> kSettings{"PERFORMANCE_HINT", "NUM_STREAMS", "INFERENCE_PRECISION_HINT",
                                       "INFERENCE_NUM_THREADS"};
 
-Artefact artefact(const Json& value, std::size_t outputs) {
+/// What an entry says of an engine alone.
+void read_engine(const Json& value, std::size_t batch, Artefact* result) {
+  if (value.contains("batches")) {
+    const Json& batches = array(value, "batches");
+    if (batches.size() != 3) damaged("the batches");
+    const auto least = whole_number(batches[0], 1, kMostImages);
+    const auto usual = whole_number(batches[1], least, kMostImages);
+    whole_number(batches[2], usual, kMostImages);
+    if (static_cast<std::size_t>(usual) != batch) damaged("the batches");
+  }
+  if (value.contains("compatible")) {
+    for (const Json& with : array(value, "compatible")) {
+      if (with != "version" && with != "hardware") damaged("what an engine is compatible with");
+      result->brings_runtime = result->brings_runtime || with == "version";
+    }
+  }
+  if (value.contains("dla")) {
+    result->dla_core = static_cast<int>(whole_number(object_of(value, "dla").at("core"), 0, 1));
+  }
+}
+
+Artefact artefact(const Json& value, std::size_t outputs, std::size_t batch) {
   Artefact result;
   result.target = value.at("target").get<std::string>();
   result.precision = value.at("precision").get<std::string>();
@@ -197,11 +220,7 @@ Artefact artefact(const Json& value, std::size_t outputs) {
     if (setting.is_structured() || setting.is_null()) damaged("the setting " + name);
     result.settings[name] = setting.is_string() ? setting.get<std::string>() : setting.dump();
   }
-  if (value.contains("dla")) {
-    const Json& core = object_of(value, "dla").at("core");
-    if (core != 0 && core != 1) damaged("the DLA core");
-    result.dla_core = core.get<int>();
-  }
+  read_engine(value, batch, &result);
   const Json& golden = value.at("golden");
   for (const Json& entry : array(golden, "outputs"))
     result.golden_outputs.push_back(file_entry(entry));
@@ -221,7 +240,8 @@ Manifest read_manifest(const Json& json) {
   whole_number(json.at("schema"), 1, kSchema);
   Manifest manifest;
   manifest.preprocessing = preprocessing(json.at("input"));
-  manifest.batch = static_cast<std::size_t>(whole_number(json.at("input").at("shape")[0], 1, 4096));
+  manifest.batch =
+      static_cast<std::size_t>(whole_number(json.at("input").at("shape")[0], 1, kMostImages));
   array(json, "outputs", 1).get_to(manifest.outputs);
   for (const std::string& name : manifest.outputs) {
     if (name.empty()) damaged("an output has no name");
@@ -231,7 +251,7 @@ Manifest read_manifest(const Json& json) {
   for (const Json& value : artefacts) {
     if (!value.is_object()) damaged("an artefact is no object");
     if (!value.contains("golden")) continue;
-    manifest.artefacts.push_back(artefact(value, manifest.outputs.size()));
+    manifest.artefacts.push_back(artefact(value, manifest.outputs.size(), manifest.batch));
     Artefact& added = manifest.artefacts.back();
     for (const Json& other : artefacts) {
       if (other.at("target") == added.target && other.at("precision") == added.precision) {

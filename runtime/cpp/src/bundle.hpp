@@ -31,6 +31,7 @@ struct Artefact {
   std::string built;              ///< with what and for what, to be shown
   std::map<std::string, std::string> settings;
   std::optional<int> dla_core;  ///< that parts of an engine run on
+  bool brings_runtime = false;  ///< a version-compatible engine
   std::vector<FileEntry> golden_outputs;
   double max_rel = 0;  ///< largest difference over largest expected value
 

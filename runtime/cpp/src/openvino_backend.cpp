@@ -1,6 +1,8 @@
 #include "openvino_backend.hpp"
 
 #include <algorithm>
+#include <memory>
+#include <mutex>
 #include <openvino/openvino.hpp>
 
 namespace cmt {
@@ -28,12 +30,24 @@ class OpenVinoSession : public Session {
   std::vector<Output> outputs_;
 };
 
+/// One for all models at a time. Each that compiles replaces the thread's alternative signal stack
+/// and puts back the one it found when it goes: of two that overlap, the second would put back the
+/// first's, which is freed by then, and the next signal would crash the program.
+std::shared_ptr<ov::Core> shared_core() {
+  static std::mutex mutex;
+  static std::weak_ptr<ov::Core> known;
+  const std::lock_guard<std::mutex> lock(mutex);
+  auto core = known.lock();
+  if (core == nullptr) known = core = std::make_shared<ov::Core>();
+  return core;
+}
+
 class OpenVinoModel : public Model {
  public:
   OpenVinoModel(const Bundle& bundle, const Artefact& artefact, int threads) {
     ov::AnyMap properties(artefact.settings.begin(), artefact.settings.end());
     if (threads > 0) properties[ov::inference_num_threads.name()] = threads;
-    compiled_ = core_.compile_model(bundle.path(artefact.file).string(), "CPU", properties);
+    compiled_ = core_->compile_model(bundle.path(artefact.file).string(), "CPU", properties);
     check_signature(bundle.manifest(), artefact, signature());
   }
 
@@ -59,7 +73,7 @@ class OpenVinoModel : public Model {
     return {good ? inputs.front().get_shape() : ov::Shape(), bytes, outputs.size(), good};
   }
 
-  ov::Core core_;
+  std::shared_ptr<ov::Core> core_ = shared_core();
   ov::CompiledModel compiled_;
 };
 

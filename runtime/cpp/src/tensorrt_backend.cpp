@@ -114,7 +114,7 @@ class TensorRtModel : public Model {
     if (sha256(plan) != artefact.file.sha256) {
       throw InputError(name + " is not the file of this bundle: copy the bundle again");
     }
-    runtime_->setEngineHostCodeAllowed(true);  // a version-compatible engine brings its runtime
+    runtime_->setEngineHostCodeAllowed(artefact.brings_runtime);
     if (artefact.dla_core) runtime_->setDLACore(*artefact.dla_core);
     engine_.reset(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
     if (engine_ == nullptr) {

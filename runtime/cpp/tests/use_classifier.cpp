@@ -5,9 +5,11 @@
 
 #include <atomic>
 #include <cmt/classifier.hpp>
+#include <csignal>
 #include <cstdlib>
 #include <iostream>
 #include <new>
+#include <optional>
 #include <thread>
 
 #include "backend.hpp"
@@ -114,6 +116,25 @@ void check_bad_views(cmt::Classifier& classifier, const cmt::ImageView& good) {
   }
 }
 
+stack_t signal_stack() {
+  stack_t stack{};
+  sigaltstack(nullptr, &stack);
+  return stack;
+}
+
+/// What another library's signal handlers run on, while two files are loaded and dropped in turn.
+void check_signal_stack(const char* bundle) {
+  const stack_t before = signal_stack();
+  {
+    std::optional<cmt::Classifier> first(std::in_place, bundle);
+    const cmt::Classifier second(bundle);
+    first.reset();
+  }
+  const stack_t after = signal_stack();
+  expect(before.ss_sp == after.ss_sp && before.ss_flags == after.ss_flags,
+         "the thread's signal stack is what it was");
+}
+
 }  // namespace
 
 void* operator new(std::size_t size) {
@@ -127,6 +148,7 @@ void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 int main(int argc, char** argv) {
   if (argc < 3) return 2;
+  check_signal_stack(argv[1]);
   cmt::Classifier classifier(argv[1]);
   std::vector<cmt::Image> images;
   std::vector<cmt::ImageView> views;
