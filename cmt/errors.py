@@ -13,8 +13,17 @@ class GateError(RuntimeError):
     """A parity, accuracy or verification check failed (exit status 1)."""
 
 
-OUT_OF_MEMORY = ("allocate memory", "bad_alloc", "bad allocation", "failed to map segment")
-"""How the system and torch, OpenVINO, ONNX Runtime, and the loader of libraries say it."""
+OUT_OF_MEMORY = (
+    "allocate memory",  # the system, torch
+    "bad_alloc",  # OpenVINO
+    "bad allocation",  # ONNX Runtime
+    "failed to map segment",  # the loader of libraries
+    "Arena alloc failed",  # protobuf
+    "could not create a primitive",  # oneDNN in torch and OpenVINO
+    "without exception set",  # CPython, of a call for whose frame it has no room (a SystemError)
+    "without setting an exception",  # CPython, of native code that has no room
+)
+"""How those say it that do not raise a MemoryError."""
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:

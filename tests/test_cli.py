@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -165,10 +166,21 @@ def test_a_message_brings_no_escape_sequence_to_the_terminal(run: Run, tmp_path:
     assert "\x1b" not in line
 
 
+def no_room_for_a_frame() -> NoReturn:
+    raise SystemError("error return without exception set")  # CPython 3.11's words for it
+
+
+def no_room_for_code() -> NoReturn:
+    raise RuntimeError("could not create a primitive")  # oneDNN's
+
+
+@pytest.mark.parametrize(
+    "fails", [lambda: torch.empty(2**60), no_room_for_a_frame, no_room_for_code]
+)
 def test_more_memory_than_there_is_is_said_in_one_line(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Callable[[], object]
 ) -> None:
-    monkeypatch.setattr("export.inputs.load_model", lambda *_, **__: torch.empty(2**60))
+    monkeypatch.setattr("export.inputs.load_model", lambda *_, **__: fails())
     status, error = run(*TI, "--weights", "random")
     assert status == 3
     assert "out of memory" in error.splitlines()[-1]
