@@ -265,6 +265,8 @@ def _row(
     row["peak_rss_mb"] = timing.peak_rss_mb
     if timing.gpu_ms:
         row["gpu_ms"] = float(np.median(timing.gpu_ms))
+    if timing.power_mw:
+        row["power_mw"] = {rail: float(np.mean(mw)) for rail, mw in timing.power_mw.items()}
     if timing.peak_rss_mb is None:
         reasons["peak_rss_mb"] = environment.NO_PEAK_RSS
     return row

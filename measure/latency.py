@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from cmt.errors import MachineError
+from measure.power import sampled
 from measure.runners import Batch, Settings
 from measure.statistics import summarise_latency
 
@@ -29,6 +30,7 @@ class Timing:
 
     Attributes:
         gpu_ms: of engines, what the GPU took for each run without the copies to it and back.
+        power_mw: on a Jetson, what each rail drew meanwhile, as `measure.power.sampled` adds it.
     """
 
     load: float
@@ -36,6 +38,7 @@ class Timing:
     rounds: list[list[float]] = field(default_factory=list)
     peak_rss_mb: float | None = None
     gpu_ms: list[float] = field(default_factory=list)
+    power_mw: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def latency(self) -> dict[str, Any]:
@@ -171,7 +174,8 @@ def alternate(
         order = list(workers.values())
         for _ in range(ROUNDS):
             for worker in order:
-                worker.timing.rounds.append(worker.burst(seconds / ROUNDS))
+                with sampled(worker.timing.power_mw):
+                    worker.timing.rounds.append(worker.burst(seconds / ROUNDS))
             order.reverse()  # so that nobody always follows the same neighbour
             advance(1)
         for worker in workers.values():

@@ -256,7 +256,7 @@ def machines_table(machines: Iterable[Report]) -> Table:
         _columns("File", *columns, text=["Machine"]),
         tuple(
             (
-                row_name(row) + _on_the_gpu(row),
+                row_name(row) + _on_the_gpu(row) + _power(row),
                 *(str(row["settings"].get(key, 1)) for key in ("batch", "threads", STREAMS)),
                 *(milliseconds(row["latency_ms"] and row["latency_ms"][name]) for name in names),
                 decimal(row["throughput_ips"]),
@@ -280,6 +280,11 @@ def _on_the_gpu(row: Row) -> str:
     if "gpu_ms" in row:
         parts.append(f"{milliseconds(row['gpu_ms'])} ms on the GPU alone")
     return "".join(f", {part}" for part in parts)
+
+
+def _power(row: Row) -> str:
+    rails = row.get("power_mw", {})
+    return "".join(f", {rail} {decimal(mw)} mW" for rail, mw in rails.items())
 
 
 def _missing_table(report: Report) -> Table | None:

@@ -160,6 +160,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
             runner = LOADERS[runtime](path, threads, settings[name], len(batch))
             timings[name] = Timing(1.0, 2.0)
             timings[name].rounds.append(burst(runner, batch, 0.0, 1, timings[name].gpu_ms))
+            timings[name].power_mw = {"VDD_IN": [4000, 5000]}
         return timings
 
     monkeypatch.setattr(bench, "measure_alternately", measure)
@@ -342,6 +343,8 @@ def test_engines_are_timed_with_a_cuda_graph_and_without(
     report = (copy / "report.md").read_text()
     assert "CUDA graph on" in report
     assert "0.250" in report
+    assert graph["power_mw"] == {"VDD_IN": 4500.0}
+    assert "VDD_IN 4,500.0 mW" in report
 
 
 def test_the_simulated_gpu_is_the_one_of_the_tests(install: Install) -> None:

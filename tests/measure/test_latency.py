@@ -86,6 +86,19 @@ def test_a_worker_that_the_system_kills_is_named(graphs: dict[str, Path]) -> Non
         measure_alternately(files, BATCH, 1, 0.05, kill)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a Jetson runs Linux")
+def test_a_jetsons_power_is_read_while_each_file_runs(
+    graphs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "tegrastats"
+    tool.write_text("#!/bin/sh\nwhile sleep 0.01; do echo VDD_IN 4890mW/4712mW; done\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    files = {name: ("onnxruntime", graphs[name]) for name in graphs}
+    timings = measure_alternately(files, BATCH, 1, 1.0, lambda _: None)
+    assert all(set(t.power_mw["VDD_IN"]) == {4890} for t in timings.values())
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows keeps files that are open")
 def test_a_killed_process_leaves_no_temporary_file_and_no_worker(
     graphs: dict[str, Path], tmp_path: Path
