@@ -367,6 +367,7 @@ def _interrupts_after() -> Iterator[list[int]]:
     """SIGINT and SIGTERM, whose numbers it yields as they arrive, take effect at the end.
 
     Before, the exception would be raised in a callback, and native code goes on after those.
+    A signal that the process ignores, as a shell's background jobs do Ctrl-C, stays ignored.
     """
     arrived: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -375,6 +376,7 @@ def _interrupts_after() -> Iterator[list[int]]:
     handlers = {
         number: signal.signal(number, lambda number, _: arrived.append(number))
         for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) is not signal.SIG_IGN
     }
     try:
         yield arrived

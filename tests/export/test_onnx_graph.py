@@ -119,8 +119,14 @@ def test_a_bundle_of_uint8_files_answers_as_one_of_float_files(
     for artefact in inside.artefacts:
         precision = artefact["precision"]
         other = others[artefact["target"], precision]
-        difference = largest_difference(answers(inside, artefact), answers(outside, other))
-        assert difference < {"fp32": 1e-5, "fp16": 2e-3, "int8": 5e-2}[precision], artefact["path"]
+        ours, theirs = answers(inside, artefact), answers(outside, other)
+        if precision == "int8":  # a level that is rounded the other way costs what INT8 itself does
+            exact = answers(outside, others["openvino", "fp32"])
+            limit = 1.5 * largest_difference(theirs, exact)
+            assert largest_difference(ours, exact) < limit, artefact["path"]
+        else:
+            limit = {"fp32": 1e-5, "fp16": 2e-3}[precision]
+            assert largest_difference(ours, theirs) < limit, artefact["path"]
 
 
 def answers(bundle: OpenBundle, artefact: Entry) -> np.ndarray:

@@ -60,6 +60,7 @@ def task(phase, steps):  # called by the builder
     yield lambda advance: None
 
 
+signal.signal(signal.SIGINT, getattr(signal, sys.argv[3]))
 try:
     build_engine(Path(sys.argv[1]), Path(sys.argv[2]), ("sm86",), task=task)
 except KeyboardInterrupt:
@@ -427,16 +428,19 @@ def test_a_truncated_engine_is_refused_by_the_true_library_in_one_line(
 
 
 @needs_rtx
-def test_an_interrupt_during_a_build_is_not_lost_in_it(
-    float_graph: Callable[[str], Path], tmp_path: Path
+@pytest.mark.parametrize(
+    ("handler", "said"), [("default_int_handler", "interrupted\n"), ("SIG_IGN", "")]
+)
+def test_an_interrupt_during_a_build_is_not_lost_in_it_and_an_ignored_one_is(
+    float_graph: Callable[[str], Path], tmp_path: Path, handler: str, said: str
 ) -> None:
     graph, engine = tmp_path / "fp16.onnx", tmp_path / "file.engine"
     onnx.save(to_fp16(onnx.load(float_graph("official"))), graph)
     # On its own, because a signal in the wrong place would end the tests.
-    command = [sys.executable, "-c", INTERRUPTED_BUILD, graph, engine]
+    command = [sys.executable, "-c", INTERRUPTED_BUILD, graph, engine, handler]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (result.stdout, result.returncode) == ("interrupted\n", 0), result.stderr
-    assert not engine.exists()
+    assert (result.stdout, result.returncode) == (said, 0), result.stderr
+    assert engine.exists() == (not said)
 
 
 @needs_rtx

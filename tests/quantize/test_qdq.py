@@ -50,13 +50,25 @@ def count(model: onnx.ModelProto) -> Counter[str]:
     return Counter(node.op_type for node in model.graph.node)
 
 
+def products(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, set[str]]]:
+    """Convolutions and matrix products, each with the names of its bias.
+
+    Which may be that of a sum behind it: the lowest onnxsim leaves MatMul and Add apart.
+    """
+    sums = {n.input[0]: n for n in model.graph.node if n.op_type == "Add"}
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Gemm", "MatMul"):
+            behind = sums.get(node.output[0])
+            yield node, {*node.input[2:], *(behind.input if behind is not None else ())}
+
+
 def layers_in_int8(model: onnx.ModelProto) -> set[str]:
     """Paths of the layers whose two operands both come from DequantizeLinear."""
     dequantised = {n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
     found = set()
-    for node in model.graph.node:
-        if node.op_type in ("Conv", "Gemm", "MatMul") and set(node.input[:2]) <= dequantised:
-            names = [node.input[1].removesuffix("_dq"), *node.input[2:]]
+    for node, biases in products(model):
+        if set(node.input[:2]) <= dequantised:
+            names = {node.input[1].removesuffix("_dq"), *biases}
             found |= {n.rsplit(".", 1)[0] for n in names if n.endswith((".weight", ".bias"))}
     return found
 
@@ -112,9 +124,7 @@ def test_everything_but_the_pairs_stays_as_it_was(
 def test_a_tensor_is_quantised_once_for_all_its_readers(quantised: onnx.ModelProto) -> None:
     sources = [n.input[0] for n in quantised.graph.node if n.op_type == "QuantizeLinear"]
     assert len(sources) == len(set(sources))
-    inputs = {
-        node.input[2]: node.input[0] for node in quantised.graph.node if node.op_type == "Gemm"
-    }
+    inputs = {bias: node.input[0] for node, biases in products(quantised) for bias in biases}
     attention = "stages.0.blocks.0.attention"
     assert inputs[f"{attention}.k.bias"] == inputs[f"{attention}.v.bias"]
 
