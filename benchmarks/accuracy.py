@@ -66,6 +66,14 @@ REFERENCE_BATCH = 16
 REVIEWED = Path(__file__).with_name("reviewed.json")
 PLAIN = "OpenVINO FP32"
 OURS = "ours, "
+PEERS = "files/"
+"""What the stages of other quantisers' files begin with."""
+BESIDE = {
+    "openvino": "ours, OpenVINO INT8",
+    "onnxruntime": "ours, OpenVINO INT8",
+    SIMULATED: "ours, TensorRT INT8",
+}
+"""Which of ours one would run in place of a peer's file, by the peer's runtime."""
 TITLES = {"openvino": "OpenVINO", "tensorrt": "TensorRT", "onnxruntime": "ONNX Runtime"}
 
 Row = dict[str, Any]
@@ -254,7 +262,7 @@ class ImageSet:
         A failure is kept like a file: remove its folder to try again.
         """
         file = "int8.xml" if runtime == "openvino" else "int8.onnx"
-        stage = f"files/{name}"
+        stage = f"{PEERS}{name}"
 
         def make(folder: Path) -> None:
             try:
@@ -376,11 +384,16 @@ def run(
         }
         results["sets"][name] = result
         contenders = []
+        ours: dict[str, Array] = {}
         for contender in images.contenders(modelopt, control_seconds, only):
             contenders.append(contender)
-            row: Row = {"name": contender.name, "runtime": contender.runtime}
+            row: Row = {"name": contender.name, "runtime": contender.runtime, "behind_ours": None}
             if contender.reason is None:
-                row |= judge(images.answers(contender), reference, labels)
+                logits = images.answers(contender)
+                row |= judge(logits, reference, labels)
+                row["behind_ours"] = behind_ours(contender, logits, ours, labels)
+                if contender.name in BESIDE.values():
+                    ours[contender.name] = logits
             else:
                 row |= {"accuracy": None, "logit_error": None, "reason": contender.reason}
             rows.append(row)
@@ -432,6 +445,20 @@ def judge(logits: Array, reference: Array, labels: Any) -> Row:
     return {"accuracy": accuracy, "logit_error": float(error)}
 
 
+def behind_ours(peer: Contender, logits: Array, ours: dict[str, Array], labels: Any) -> Row | None:
+    """A peer's accuracy beside that of our INT8 file for its kind of machine, image by image.
+
+    Args:
+        ours: logits by the file's name.
+
+    Returns None for what is no peer's file, and where ours was not judged.
+    """
+    beside = BESIDE[peer.runtime]
+    if not peer.stage.startswith(PEERS) or beside not in ours:
+        return None
+    return asdict(compare(logits, ours[beside], labels))
+
+
 def make_table(name: str, results: Row) -> Table:
     """One set as text."""
     result, machine = results["sets"][name], results["environment"]
@@ -440,13 +467,24 @@ def make_table(name: str, results: Row) -> Table:
     reasons = [f"{row['name']}: {row['reason']}." for row in result["rows"] if row.get("reason")]
     return Table(
         f"CMT-{result['variant'].capitalize()}, {name}",
-        ("", "top-1, %", "drop, points [95 %]", "same answer", "McNemar p", "p50, ms", "speed"),
+        (
+            "",
+            "top-1, %",
+            "drop, points [95 %]",
+            "McNemar p",
+            "behind ours, points [95 %]",
+            "same answer",
+            "error of the logits",
+            "p50, ms",
+            "speed",
+        ),
         [_cells(row) for row in result["rows"]],
         " ".join(
             [
                 f"{result['validation']:,} validation and {result['calibration']} calibration "
-                f"images. Speed: as a multiple of {PLAIN}'s in the same rounds. *: run by ONNX "
-                "Runtime in place of the GPU it is meant for.",
+                "images. Behind ours: top-1 of our INT8 file for the same kind of machine minus "
+                f"this one's, image by image. Speed: as a multiple of {PLAIN}'s in the same "
+                "rounds. *: run by ONNX Runtime in place of the GPU it is meant for.",
                 *reasons,
                 f"{machine['cpu']} ({', '.join(machine['cpu_flags'])}), {result['threads']} "
                 f"threads, {versions}, torch {packages['torch']}, ModelOpt {MODELOPT}, "
@@ -460,14 +498,16 @@ def _cells(row: Row) -> tuple[str, ...]:
     accuracy, latency = row["accuracy"], row.get("latency")
     name = row["name"] + (" *" if row.get("runtime") == SIMULATED else "")
     if accuracy is None:
-        return (name, *[NOT_MEASURED] * 6)
-    speed = latency and latency["speedup"]
+        return (name, *[NOT_MEASURED] * 8)
+    speed, behind = latency and latency["speedup"], row.get("behind_ours")
     return (
         name,
         percent(accuracy["top1"]),
         drop_text(accuracy) if "runtime" in row else "baseline",
-        share(accuracy["agreement"]),
         p_value(accuracy["mcnemar_p"]),
+        drop_text(behind) if behind else NOT_MEASURED,
+        share(accuracy["agreement"]),
+        percent(100 * row["logit_error"]) + " %",
         milliseconds(latency["p50"]) if latency else NOT_MEASURED,
         f"{speed['median']:.2f} [{speed['q1']:.2f}, {speed['q3']:.2f}]" if speed else NOT_MEASURED,
     )

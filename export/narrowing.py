@@ -255,8 +255,46 @@ class Narrowing:
         if self.no_sensitivity is not None:
             return
         names = dict.fromkeys(narrowed_graph(c) for c in candidates if c.precision == "int8")
-        rows = [row for name in names if name is not None for row in self.rows(name)]
+        rows = []
+        for name in names:
+            if name is not None:
+                by_layer = self._by_layer(name)
+                for row in self.rows(name):  # stand-ins are of no layer
+                    rows.append({**row, "by_layer": by_layer.get(row["unit"], [])})
         self.sensitivity = sorted(rows, key=worst_first)
+
+    def _by_layer(self, name: str) -> dict[str, list[Row]]:
+        """What each layer of a unit loses alone in INT8, the one with the largest error first."""
+        from quantize.qdq import insert_qdq, int8_layers
+
+        run = self._run
+        source, scheme = self._recipe(name)
+        after = [f"graph/{source}", "images/ranking", *self.prepare(name, NONE)]
+        layers = int8_layers(self._load(source), scheme)
+        every = {name for names in layers.values() for name in names}
+
+        def make(folder: Path) -> None:
+            answers, method = self._runner(), self._method(name)
+            histograms = self._histograms(source, scheme)
+            model = self._load(source, any_batch=True)
+            reference = answers(model)
+            with run.progress.task(f"layers of '{name}' by themselves", len(every)) as advance:
+
+                def alone(layer: str) -> Row:
+                    others = every - {layer}
+                    graph = insert_qdq(model, histograms, scheme, method=method, keep_float=others)
+                    advance(1)
+                    return {"layer": layer, **errors(answers(graph), reference)}
+
+                rows = {
+                    unit: sorted(map(alone, names), key=worst_first)
+                    for unit, names in layers.items()
+                }
+            (folder / "layers.json").write_text(json.dumps(rows))
+
+        inputs = {"threads": run.options.thread_count, "images": SENSITIVITY_IMAGES}
+        folder = run.stages.run(f"layers/{name}", inputs, make, after)
+        return json.loads((folder / "layers.json").read_text())
 
     def rows(self, name: str) -> list[Row]:
         """A row of the report's `sensitivity` for each unit of the graph `name`."""

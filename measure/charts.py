@@ -65,10 +65,15 @@ class Mark:
 
 @dataclass(frozen=True)
 class Role:
-    """A row of the chart of sensitivities: (stage, decibels) of each, stage 0 for stem and head."""
+    """A row of the chart of sensitivities: (stage, decibels) of each, stage 0 for stem and head.
+
+    Attributes:
+        layers: the same of single layers.
+    """
 
     letter: str
-    points: Sequence[tuple[int, float]]
+    points: list[tuple[int, float]]
+    layers: list[tuple[int, float]]
 
 
 def pareto(marks: Sequence[Mark], floor: float | None, label: str) -> str:
@@ -185,6 +190,8 @@ def sensitivity(roles: Sequence[Role], name: str, label: str) -> str:
     figure, axes = _figure(0.75 + 0.27 * len(roles))
     places = range(len(roles), 0, -1)
     for place, role in zip(places, roles, strict=True):
+        for stage, decibels in role.layers:
+            axes.plot(decibels, place, ".", color=_COLOURS[f"series-{stage % SERIES}"], alpha=0.6)
         for stage, decibels in role.points:
             series = stage % SERIES
             colour = _COLOURS[f"series-{series}"]

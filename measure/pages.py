@@ -358,12 +358,23 @@ def _sensitivity(report: Report) -> tuple[Table | None, str]:
     table = Table(
         "What each part of the network loses when it alone is narrowed, on "
         f"{count(shown[0]['images'])} of {ranking_images(report)}; the worst first. dB: "
-        "power of the logits over that of their error. KL: of the softmax.",
-        _columns("Part", "Layers", *_ERRORS, text=["Recipe"]),
-        tuple((row["unit"], count(row["layers"]), *_errors(row), row["recipe"]) for row in shown),
+        "power of the logits over that of their error. KL: of the softmax. "
+        "Worst layer: of the part, narrowed alone; the others are in report.json.",
+        _columns("Part", "Layers", *_ERRORS, text=["Worst layer", "Recipe"]),
+        tuple(
+            (row["unit"], count(row["layers"]), *_errors(row), _worst_layer(row), row["recipe"])
+            for row in shown
+        ),
     )
     rest = len(entries) - len(shown)
     return table, f"{rest} more are in report.json." if rest else ""
+
+
+def _worst_layer(row: Row) -> str:
+    if not row["by_layer"]:
+        return "none"
+    worst = row["by_layer"][0]
+    return f"{worst['layer']}, {decimal(worst['sqnr_db'])} dB"
 
 
 _STAGE = ", stage "
@@ -373,13 +384,16 @@ def _sensitivity_charts(report: Report) -> Iterable[Chart]:
     """A chart for each recipe: its roles, worst first, and their stages."""
     entries = [row for row in report["sensitivity"] or () if row["sqnr_db"] is not None]
     for recipe in dict.fromkeys(row["recipe"] for row in entries):
-        roles: dict[str, list[tuple[int, float]]] = {}
+        roles: dict[str, charts.Role] = {}
         for row in entries:
             if row["recipe"] == recipe:
                 name, _, stage = row["unit"].partition(_STAGE)
                 number = int(stage) if stage.isdecimal() else 0
-                roles.setdefault(name, []).append((number, row["sqnr_db"]))
-        marks = [charts.Role(_letter(i), points) for i, points in enumerate(roles.values())]
+                role = roles.setdefault(name, charts.Role(_letter(len(roles)), [], []))
+                role.points.append((number, row["sqnr_db"]))
+                layers = [one["sqnr_db"] for one in row["by_layer"] if one["sqnr_db"] is not None]
+                role.layers.extend((number, decibels) for decibels in layers)
+        marks = list(roles.values())
         key = tuple(
             Key(mark.letter, 0, name, _stages_text(mark.points))
             for name, mark in zip(roles, marks, strict=True)
@@ -390,7 +404,7 @@ def _sensitivity_charts(report: Report) -> Iterable[Chart]:
         yield Chart(
             title,
             "The logits' power over that of their error, in decibels, with one role of one stage "
-            "alone narrowed; left is worse. Digits: the stage.",
+            "alone narrowed; left is worse. Digits: the stage. Dots: single layers.",
             svg,
             key,
         )

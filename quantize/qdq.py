@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 from cmt.errors import InputError
 from measure.sessions import cpu_session
 from quantize.ranges import LEVELS, MSE, Histogram, Levels, half_scale
-from quantize.recipe import Scheme, unit_of
+from quantize.recipe import Scheme, layer_of, unit_of
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class _Layer:
         source: the tensor to quantise.
         moves: the Reshapes and Transposes from there to the node's input.
         unit: which of `quantize.recipe.unit_of` it belongs to.
+        name: `quantize.recipe.layer_of`.
     """
 
     node: onnx.NodeProto
@@ -38,6 +39,7 @@ class _Layer:
     source: str
     moves: tuple[onnx.NodeProto, ...]
     unit: str
+    name: str
 
 
 def observe(
@@ -81,10 +83,15 @@ def insert_qdq(
     Args:
         histograms: as `observe` returns them.
         method: how ranges are chosen, one of `quantize.ranges.METHODS`.
-        keep_float: units (`quantize.recipe.unit_of`) whose layers stay as they are.
+        keep_float: layers (`quantize.recipe.layer_of`) that stay as they are, and units
+            (`unit_of`) all of whose layers do.
     """
     model = onnx.ModelProto.FromString(model.SerializeToString())
-    layers = [layer for layer in _layers(model.graph, scheme) if layer.unit not in keep_float]
+    layers = [
+        layer
+        for layer in _layers(model.graph, scheme)
+        if layer.unit not in keep_float and layer.name not in keep_float
+    ]
     levels = {
         name: histograms[name].levels(scheme.asymmetric, method)
         for name in dict.fromkeys(layer.source for layer in layers)
@@ -110,6 +117,14 @@ class Unit:
 def int8_units(model: onnx.ModelProto, scheme: Scheme) -> dict[str, Unit]:
     """The units (`quantize.recipe.unit_of`) that the scheme puts to INT8, in the graph's order."""
     return _units(model, [(layer.node, layer.unit) for layer in _layers(model.graph, scheme)])
+
+
+def int8_layers(model: onnx.ModelProto, scheme: Scheme) -> dict[str, list[str]]:
+    """The layers (`quantize.recipe.layer_of`) of each of `int8_units`."""
+    layers: dict[str, list[str]] = {}
+    for layer in _layers(model.graph, scheme):
+        layers.setdefault(layer.unit, []).append(layer.name)
+    return layers
 
 
 def all_units(model: onnx.ModelProto) -> dict[str, Unit]:
@@ -175,8 +190,8 @@ def _layers(graph: onnx.GraphProto, scheme: Scheme) -> list[_Layer]:
         if scheme.is_int8(parameters, depthwise=attributes.get("group", 1) > 1):
             moves = _moves(node.input[0], producers) if scheme.at_source else ()
             source = moves[0].input[0] if moves else node.input[0]
-            unit = unit_of(parameters)
-            layers.append(_Layer(node, _output_axis(node), source, moves, unit))
+            axis, unit, name = _output_axis(node), unit_of(parameters), layer_of(parameters)
+            layers.append(_Layer(node, axis, source, moves, unit, name))
     return layers
 
 

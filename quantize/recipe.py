@@ -113,15 +113,29 @@ def unit_of(parameters: Iterable[str]) -> str:
 def role_of(parameters: Iterable[str]) -> Role:
     """The role of the layer that holds these parameters (`stages.3.entry.conv.weight`).
 
-    Exporters rename a transposed weight but leave its bias alone, so any name that fits
-    decides. Raises InputError when none does: no layer is left out silently.
+    Raises InputError when it has none: no layer is left out silently.
+    """
+    return _fitting(parameters)[0]
+
+
+def layer_of(parameters: Iterable[str]) -> str:
+    """The path in the network of the layer that holds these parameters, the first where it is
+    several in one. Raises as `role_of`.
+    """
+    return _fitting(parameters)[1]
+
+
+def _fitting(parameters: Iterable[str]) -> tuple[Role, str]:
+    """The role and the path of the first name that fits the recipe.
+
+    Exporters rename a transposed weight but leave its bias alone, so any will do.
     """
     names = list(parameters)
     for name in names:
         path = re.sub(r"\.(weight|bias)$", "", name)
         for role in RECIPE:
             if re.fullmatch(role.pattern, path):
-                return role
+                return role, path
     raise InputError(
         f"no INT8 role for the layer with the parameters {', '.join(names)}: "
         "add a row to quantize/recipe.py"

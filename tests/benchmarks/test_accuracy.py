@@ -14,7 +14,15 @@ import torch
 from click.testing import CliRunner
 
 from benchmarks import accuracy, quantisers
-from benchmarks.accuracy import ImageSet, judge, make_table, regressions, reviewed
+from benchmarks.accuracy import (
+    Contender,
+    ImageSet,
+    behind_ours,
+    judge,
+    make_table,
+    regressions,
+    reviewed,
+)
 from benchmarks.tables import to_markdown
 from calib_data.prepared import open_prepared, prepare
 from calib_data.preprocessing import Preprocessing
@@ -24,7 +32,7 @@ from cmt.errors import InputError
 from export.inputs import DEMO_WEIGHTS
 from export.options import ExportOptions
 from export.progress import ProgressBars
-from measure.runners import load_onnxruntime, load_openvino
+from measure.runners import SIMULATED, load_onnxruntime, load_openvino
 from quantize.activation import fit_activations
 from quantize.finetune import rounded
 from quantize.recipe import EXPLICIT, OPENVINO, SCHEMES
@@ -135,7 +143,24 @@ def test_table_says_what_has_no_file(results: Row) -> None:
     text = to_markdown(make_table("photos", results))
     assert "| slow peer | - | - |" in text
     assert "slow peer: not finished in 60 s." in text
-    assert "| ours | 80.00 | +0.20 [-0.10, +0.90] | 98.00 % | 0.0400 | - | - |" in text
+    cells = "80.00 | +0.20 [-0.10, +0.90] | 0.0400 | - | 98.00 % | 2.00 % | - | -"
+    assert f"| ours | {cells} |" in text
+
+
+def test_a_peer_is_compared_with_our_file_for_the_same_kind_of_machine() -> None:
+    labels = np.array([0, 1, 0, 1])
+    right = np.eye(2, dtype=np.float32)[labels]
+    wrong_once = right.copy()
+    wrong_once[3] = [1, 0]
+    ours = {"ours, OpenVINO INT8": right, "ours, TensorRT INT8": wrong_once}
+    for runtime, behind in (("openvino", 25.0), ("onnxruntime", 25.0), (SIMULATED, 0.0)):
+        peer = Contender("peer", runtime, "files/peer", Path("int8.onnx"))
+        beside = behind_ours(peer, wrong_once, ours, labels)
+        assert beside is not None
+        assert beside["drop_pp"] == behind
+        assert behind_ours(peer, wrong_once, {}, labels) is None
+        own = replace(peer, stage="ours")
+        assert behind_ours(own, wrong_once, ours, labels) is None
 
 
 @pytest.fixture

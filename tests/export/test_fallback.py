@@ -146,6 +146,12 @@ def test_a_hostile_network_keeps_its_accuracy_with_few_layers_in_float(
     assert any("60 calibration images are few" in line for line in bundle.report["warnings"])
     assert bundle.report["sensitivity"][0]["unit"].endswith("stage 4")
     assert {row["recipe"] for row in bundle.report["sensitivity"]} == {"explicit"}
+    assert [len(row["by_layer"]) for row in bundle.report["sensitivity"]] == [
+        row["layers"] for row in bundle.report["sensitivity"]
+    ]
+    (unit,) = (r for r in bundle.report["sensitivity"] if r["unit"] == "ffn project, stage 4")
+    assert unit["by_layer"][0]["layer"] == "stages.3.blocks.0.ffn.project"
+    assert unit["by_layer"][0]["sqnr_db"] == unit["sqnr_db"]  # its only layer
     (entry,) = bundle.report["fallbacks"]
     assert entry["met"]
     assert entry["points"][0]["float"] == []

@@ -91,6 +91,10 @@ def make_sensitivity(unit: str, decibels: float | None) -> Report:
         "kl": None if decibels is None else 2.5e-4,
         "changed": 1 / 32,
         "images": 32,
+        "by_layer": [
+            {"layer": f"stages.0.blocks.{i}.part", "sqnr_db": alone, "kl": 1e-5, "changed": 0}
+            for i, alone in enumerate([] if decibels is None else [decibels + 2.5, decibels + 9])
+        ],
     }
 
 

@@ -315,6 +315,11 @@ def report_problems(pieces: list[Piece], report: Report) -> list[str]:
             rows = [row for choice in choices for row in choice["methods"]]
         if column == "Part":
             return None if piece.text == rows[piece.row]["unit"] else piece.text
+        if column == "Worst layer":
+            layer, _, figure = piece.text.removesuffix(" dB").rpartition(", ")
+            worst = rows[piece.row]["by_layer"][0]
+            same = layer == worst["layer"] and rounds_to(worst["sqnr_db"], "", figure)
+            return None if same else piece.text
         if column in ERRORS:
             return _cell_problem(piece.text, rows[piece.row], *ERRORS[column])
         counted = [row["images"] for row in [*(report["sensitivity"] or []), *choices][:1]]
