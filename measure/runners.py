@@ -112,6 +112,8 @@ def load_openvino(
 
     A number of threads in the settings, as `measure.tune` finds it, comes before `threads`.
     """
+    import openvino as ov
+
     core = openvino_core()
     model = core.read_model(path)
     if batch is not None and model.input(0).shape[0] != batch:
@@ -125,7 +127,11 @@ def load_openvino(
     def run(images: Batch) -> list[Array]:
         if not hasattr(own, "request"):
             own.request = compiled.create_infer_request()
-        own.request.infer([images], share_inputs=True)
+        # What `infer([images])` does around it costs 2 % of CMT-Ti's time in INT8. Memory that
+        # may not be written to cannot be shared.
+        shared = np.require(images, requirements=("C_CONTIGUOUS", "WRITEABLE"))
+        own.request.set_input_tensor(ov.Tensor(shared, shared_memory=True))
+        own.request.infer(share_outputs=True, decode_strings=False)
         return [own.request.get_output_tensor(i).data.copy() for i in range(count)]
 
     return run
