@@ -32,6 +32,8 @@ SUFFIX = "~"
 SENSITIVITY_IMAGES = 16
 """Held-out images for the errors of units and of methods: enough for decibels, which average over
 all logits; the gate counts changed answers on all of them."""
+BY_LAYER = ("layer", "sqnr_db", "kl", "changed")
+"""Fields of the rows of a unit's `by_layer`; stand-ins are of no layer and have no rows."""
 FEW_IMAGES = 128
 """Fewer that set ranges are warned of."""
 ENOUGH_IMAGES = 4 * FEW_IMAGES // 3 + 1
@@ -259,42 +261,34 @@ class Narrowing:
         for name in names:
             if name is not None:
                 by_layer = self._by_layer(name)
-                for row in self.rows(name):  # stand-ins are of no layer
-                    rows.append({**row, "by_layer": by_layer.get(row["unit"], [])})
+                rows += [
+                    {**row, "by_layer": by_layer.get(row["unit"], [])} for row in self.rows(name)
+                ]
         self.sensitivity = sorted(rows, key=worst_first)
 
     def _by_layer(self, name: str) -> dict[str, list[Row]]:
-        """What each layer of a unit loses alone in INT8, the one with the largest error first."""
-        from quantize.qdq import insert_qdq, int8_layers
+        """`by_layer` of each unit of the graph `name`."""
+        from quantize.qdq import layers_by_unit
 
         run = self._run
         source, scheme = self._recipe(name)
         after = [f"graph/{source}", "images/ranking", *self.prepare(name, NONE)]
-        layers = int8_layers(self._load(source), scheme)
-        every = {name for names in layers.values() for name in names}
+        units = layers_by_unit(self._load(source), scheme)
+        layers = {layer: {"layer": layer} for names in units.values() for layer in names}
 
         def make(folder: Path) -> None:
-            answers, method = self._runner(), self._method(name)
-            histograms = self._histograms(source, scheme)
-            model = self._load(source, any_batch=True)
-            reference = answers(model)
-            with run.progress.task(f"layers of '{name}' by themselves", len(every)) as advance:
-
-                def alone(layer: str) -> Row:
-                    others = every - {layer}
-                    graph = insert_qdq(model, histograms, scheme, method=method, keep_float=others)
-                    advance(1)
-                    return {"layer": layer, **errors(answers(graph), reference)}
-
-                rows = {
-                    unit: sorted(map(alone, names), key=worst_first)
-                    for unit, names in layers.items()
-                }
+            answers = self._runner()
+            with run.progress.task(f"layers of '{name}' alone", len(layers)) as advance:
+                rows = measure(self._alone(name, answers, layers), answers, advance)
             (folder / "layers.json").write_text(json.dumps(rows))
 
         inputs = {"threads": run.options.thread_count, "images": SENSITIVITY_IMAGES}
         folder = run.stages.run(f"layers/{name}", inputs, make, after)
-        return json.loads((folder / "layers.json").read_text())
+        rows = json.loads((folder / "layers.json").read_text())
+        return {
+            unit: [{key: row[key] for key in BY_LAYER} for row in rows if row["layer"] in names]
+            for unit, names in units.items()
+        }
 
     def rows(self, name: str) -> list[Row]:
         """A row of the report's `sensitivity` for each unit of the graph `name`."""
@@ -330,27 +324,39 @@ class Narrowing:
     ) -> Iterator[tuple[Row, onnx.ModelProto, Array]]:
         """Each unit, the graph with it alone in INT8, and the logits of the graph without."""
         from quantize.graft import restore_gelu, stand_ins
-        from quantize.qdq import insert_qdq, int8_units
+        from quantize.qdq import int8_units
 
         source, scheme = self._recipe(name)
-        method, histograms = self._method(name), self._histograms(source, scheme)
-        model = self._load(source, any_batch=True)
-        units = int8_units(self._load(source), scheme)
-        reference = answers(model)
-        for unit, size in units.items():
-            row = {"recipe": scheme.name, "unit": unit, "layers": size.layers, "macs": size.macs}
-            others = units.keys() - {unit}
-            yield (
-                row,
-                insert_qdq(model, histograms, scheme, method=method, keep_float=others),
-                reference,
-            )
+        units = {
+            unit: {"recipe": scheme.name, "unit": unit, "layers": size.layers, "macs": size.macs}
+            for unit, size in int8_units(self._load(source), scheme).items()
+        }
+        yield from self._alone(name, answers, units)
         if GRAPHS[name].fitted_source:
-            exact = self._load(_EXACT, any_batch=True)
+            exact, model = (self._load(graph, any_batch=True) for graph in (_EXACT, source))
             reference, fitted = answers(exact), stand_ins(model)
             for unit in fitted:
                 row = {"recipe": scheme.name, "unit": unit, "layers": 0, "macs": 0}
                 yield row, restore_gelu(model, exact, set(fitted) - {unit}), reference
+
+    def _alone(
+        self, name: str, answers: Callable[[onnx.ModelProto], Array], rows: dict[str, Row]
+    ) -> Iterator[tuple[Row, onnx.ModelProto, Array]]:
+        """The row of each part, the graph with it alone in INT8, and the logits without.
+
+        Args:
+            rows: by part, a unit or a layer; together they are all that the recipe quantises.
+        """
+        from quantize.qdq import insert_qdq
+
+        source, scheme = self._recipe(name)
+        method, histograms = self._method(name), self._histograms(source, scheme)
+        model = self._load(source, any_batch=True)
+        reference = answers(model)
+        for part, row in rows.items():
+            others = rows.keys() - {part}
+            graph = insert_qdq(model, histograms, scheme, method=method, keep_float=others)
+            yield row, graph, reference
 
     def _half_graphs(
         self, name: str, answers: Callable[[onnx.ModelProto], Array]

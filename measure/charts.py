@@ -1,7 +1,8 @@
 """The report's charts, drawn by Matplotlib as inline SVG.
 
 Colours are the page's own (light and dark), texts stay texts. Rows are told apart by a letter,
-a colour and a shape; what a letter stands for and its figures are beside the chart, as text.
+a colour and a shape; what a letter stands for and its figures are beside the chart, as text (but
+those of single layers' sensitivity, which are too many).
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Mark:
     bytes: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Role:
     """A row of the chart of sensitivities: (stage, decibels) of each, stage 0 for stem and head.
 

@@ -371,10 +371,11 @@ def _sensitivity(report: Report) -> tuple[Table | None, str]:
 
 
 def _worst_layer(row: Row) -> str:
-    if not row["by_layer"]:
-        return "none"
-    worst = row["by_layer"][0]
-    return f"{worst['layer']}, {decimal(worst['sqnr_db'])} dB"
+    layers = row.get("by_layer")
+    if not layers:
+        return NOT_MEASURED if layers is None else "none"
+    error = layers[0]["sqnr_db"]
+    return f"{layers[0]['layer']}, " + (f"{decimal(error)} dB" if error is not None else "no dB")
 
 
 _STAGE = ", stage "
@@ -391,8 +392,10 @@ def _sensitivity_charts(report: Report) -> Iterable[Chart]:
                 number = int(stage) if stage.isdecimal() else 0
                 role = roles.setdefault(name, charts.Role(_letter(len(roles)), [], []))
                 role.points.append((number, row["sqnr_db"]))
-                layers = [one["sqnr_db"] for one in row["by_layer"] if one["sqnr_db"] is not None]
-                role.layers.extend((number, decibels) for decibels in layers)
+                layers = [layer["sqnr_db"] for layer in row.get("by_layer", ())]
+                role.layers.extend(
+                    (number, decibels) for decibels in layers if decibels is not None
+                )
         marks = list(roles.values())
         key = tuple(
             Key(mark.letter, 0, name, _stages_text(mark.points))
@@ -404,7 +407,8 @@ def _sensitivity_charts(report: Report) -> Iterable[Chart]:
         yield Chart(
             title,
             "The logits' power over that of their error, in decibels, with one role of one stage "
-            "alone narrowed; left is worse. Digits: the stage. Dots: single layers.",
+            "alone narrowed; left is worse. Digits: the stage. Dots: single layers in the colour "
+            "of their stage; report.json has their figures.",
             svg,
             key,
         )

@@ -119,7 +119,7 @@ def int8_units(model: onnx.ModelProto, scheme: Scheme) -> dict[str, Unit]:
     return _units(model, [(layer.node, layer.unit) for layer in _layers(model.graph, scheme)])
 
 
-def int8_layers(model: onnx.ModelProto, scheme: Scheme) -> dict[str, list[str]]:
+def layers_by_unit(model: onnx.ModelProto, scheme: Scheme) -> dict[str, list[str]]:
     """The layers (`quantize.recipe.layer_of`) of each of `int8_units`."""
     layers: dict[str, list[str]] = {}
     for layer in _layers(model.graph, scheme):

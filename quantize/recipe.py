@@ -119,8 +119,9 @@ def role_of(parameters: Iterable[str]) -> Role:
 
 
 def layer_of(parameters: Iterable[str]) -> str:
-    """The path in the network of the layer that holds these parameters, the first where it is
-    several in one. Raises as `role_of`.
+    """The path in the network of the layer that holds these parameters.
+
+    Where the graph has merged several (queries, keys and values), the first's. Raises as `role_of`.
     """
     return _fitting(parameters)[1]
 

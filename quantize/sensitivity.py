@@ -79,15 +79,19 @@ def _log_softmax(logits: Array) -> NDArray[np.float64]:
 
 
 def measure(
-    graphs: Iterable[tuple[dict[str, Any], onnx.ModelProto, Array]], run: Run
+    graphs: Iterable[tuple[dict[str, Any], onnx.ModelProto, Array]],
+    run: Run,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
-    """A row for each unit, the one with the largest error first.
+    """A row for each part of the network, the one with the largest error first.
 
     Args:
-        graphs: what says which unit it is, the graph with only this unit narrowed, and the
+        graphs: what says which part it is, the graph with only this part narrowed, and the
             logits of the same graph without.
+        progress: called with 1 after each.
     """
     rows = []
-    for unit, graph, reference in graphs:
-        rows.append({**unit, **errors(run(graph), reference), "images": len(reference)})
+    for part, graph, reference in graphs:
+        rows.append({**part, **errors(run(graph), reference), "images": len(reference)})
+        progress(1)
     return sorted(rows, key=worst_first)

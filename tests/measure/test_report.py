@@ -243,6 +243,17 @@ def test_sensitivity_is_drawn_with_its_figures_as_text(report: Report) -> None:
     words = "A, ffn project: stage 1 31.2 dB, stage 3 40.0 dB; B, stem: 35.5 dB"
     assert f'aria-label="Sensitivity, openvino recipe. {words}"' in page
     assert "- A, ffn project: stage 1 31.2 dB, stage 3 40.0 dB" in render_markdown(report)
+    assert page.count("fill-opacity: 0.6") == 6  # a dot for each layer of the three
+    assert "| stages.0.blocks.0.part, no dB |" in render_markdown(report)
+
+
+def test_sensitivity_of_an_early_report_has_no_layers(report: Report) -> None:
+    row = make_sensitivity("stem", 35.5)
+    del row["by_layer"], report["sensitivity_reason"]
+    report["sensitivity"] = [row]
+    validate(report)
+    assert "| stem | 4 | 35.5 | 2.50e-04 | 3.12 % | n/a | openvino |" in render_markdown(report)
+    assert "Sensitivity, openvino recipe" in render_html(report)
 
 
 def test_what_was_tried_for_the_accepted_drop_is_a_table(report: Report) -> None:

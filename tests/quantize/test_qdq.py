@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from whole_recipe import quantize_onnx
 
 from cmt.errors import InputError
-from quantize.qdq import insert_qdq, int8_layers, int8_units, observe
+from quantize.qdq import insert_qdq, int8_units, layers_by_unit, observe
 from quantize.ranges import METHODS, Histogram, load_histograms, save_histograms, signed_levels
 from quantize.recipe import EXPLICIT, OPENVINO, RECIPE, SCHEMES, role_of
 
@@ -310,7 +310,7 @@ def test_a_unit_kept_float_is_left_alone_and_its_input_serves_the_others(
 def test_a_layer_kept_float_leaves_the_others_of_its_unit_in_int8(
     official: onnx.ModelProto,
 ) -> None:
-    names = int8_layers(official, SCHEMES[EXPLICIT])["ffn expand, stage 3"]
+    names = layers_by_unit(official, SCHEMES[EXPLICIT])["ffn expand, stage 3"]
     assert names == [f"stages.2.blocks.{i}.ffn.expand" for i in (0, 1)]
     histograms = observe(official, batches(1), SCHEMES[EXPLICIT])
     kept = insert_qdq(official, histograms, SCHEMES[EXPLICIT], keep_float=names[1:])

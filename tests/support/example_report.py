@@ -93,7 +93,9 @@ def make_sensitivity(unit: str, decibels: float | None) -> Report:
         "images": 32,
         "by_layer": [
             {"layer": f"stages.0.blocks.{i}.part", "sqnr_db": alone, "kl": 1e-5, "changed": 0}
-            for i, alone in enumerate([] if decibels is None else [decibels + 2.5, decibels + 9])
+            for i, alone in enumerate(
+                [None, 40.0] if decibels is None else [decibels + 2.5, decibels + 9]
+            )
         ],
     }
 
