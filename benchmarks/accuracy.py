@@ -188,10 +188,8 @@ class ImageSet:
         inputs = {"sources": fingerprint("cmt/network.py", "export/onnx_graph.py")}
         return self.stages.run("plain", inputs, make).absolute() / "plain.onnx"
 
-    def contenders(
-        self, modelopt: Path | None, control_seconds: float, only: str
-    ) -> Iterator[Contender]:
-        """Every file of the table whose name begins with `only`, made when it is asked for.
+    def contenders(self, modelopt: Path | None, control_seconds: float) -> Iterator[Contender]:
+        """Every file of the table, made when it is asked for.
 
         Args:
             modelopt: a Python with ModelOpt; None makes an environment in the work folder.
@@ -227,13 +225,10 @@ class ImageSet:
             "NVIDIA ModelOpt default": (SIMULATED, nvidia, {"version": MODELOPT}),
             "NNCF accuracy control": ("openvino", control, {"seconds": control_seconds}),
         }
-        if PLAIN.startswith(only):
-            yield Contender(PLAIN, "openvino", "plain", self._graph)
-        if OURS.startswith(only[: len(OURS)]):
-            yield from (own for own in self._own() if own.name.startswith(only))
+        yield Contender(PLAIN, "openvino", "plain", self._graph)
+        yield from self._own()
         for name, peer in peers.items():
-            if name.startswith(only):
-                yield self._peer(name, *peer)
+            yield self._peer(name, *peer)
 
     def _own(self) -> Iterator[Contender]:
         bundle = open_bundle(self.ours)
@@ -356,18 +351,16 @@ def run(
     modelopt: Path | None,
     control_seconds: float,
     seconds: float,
-    only: str = "",
 ) -> Row:
     """Judge every file of a set; returns the results, those of earlier sets in `out` included.
 
     Args:
         name: of the set, unique in `out`.
         out: written after every file; None keeps the results to the caller.
-        only: prefix of the contenders to judge.
     """
-    results: Row = {"environment": describe_machine(options.seed), "sets": {}}
+    results: Row = {"sets": {}}
     if out is not None and out.exists():
-        results["sets"] = json.loads(out.read_text(encoding="utf-8"))["sets"]
+        results = json.loads(out.read_text(encoding="utf-8"))
     with ProgressBars(out is not None) as progress:
         images = ImageSet(options, work.absolute() / name, progress)
         reference, labels = images.reference(), images.validation.labels
@@ -380,12 +373,13 @@ def run(
             "calibration": len(images.calibration),
             "calibration_sha256": images.calibration.sha256,
             "threads": images.threads,
+            "environment": describe_machine(options.seed),
             "rows": rows,
         }
         results["sets"][name] = result
         contenders = []
         ours: dict[str, Array] = {}
-        for contender in images.contenders(modelopt, control_seconds, only):
+        for contender in images.contenders(modelopt, control_seconds):
             contenders.append(contender)
             row: Row = {"name": contender.name, "runtime": contender.runtime, "behind_ours": None}
             if contender.reason is None:
@@ -461,8 +455,8 @@ def behind_ours(peer: Contender, logits: Array, ours: dict[str, Array], labels: 
 
 def make_table(name: str, results: Row) -> Table:
     """One set as text."""
-    result, machine = results["sets"][name], results["environment"]
-    packages = machine["packages"]
+    result = results["sets"][name]
+    machine, packages = result["environment"], result["environment"]["packages"]
     versions = ", ".join(f"{p} {packages[p]}" for p in ("openvino", "nncf", "onnxruntime"))
     reasons = [f"{row['name']}: {row['reason']}." for row in result["rows"] if row.get("reason")]
     return Table(
@@ -533,7 +527,6 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 )
 @click.option("--seconds", default=0.0, help="Spent on timing each file; 0 leaves times out.")
 @click.option("--threads", type=int, help="CPU threads of every runtime.  [default: all]")
-@click.option("--only", default="", help="Judge only the files whose names begin with this.")
 @click.option("--work", default="benchmark_files", type=FOLDER, help="Cache.")
 @click.option("--out", default="accuracy.json", type=FILE, help="Results, file by file.")
 @click.option("--markdown", type=FILE, help="Only print the tables of these results as Markdown.")
@@ -548,7 +541,6 @@ def main(
     modelopt: Path | None,
     control_seconds: float,
     seconds: float,
-    only: str,
     **options: Any,
 ) -> None:
     """Judge other quantisers and ours on the same images."""
@@ -570,9 +562,8 @@ def main(
         modelopt=modelopt,
         control_seconds=control_seconds,
         seconds=seconds,
-        only=only,
     )
-    Console(width=120, highlight=False).print(to_rich(make_table(name, results)))
+    Console(width=160, highlight=False).print(to_rich(make_table(name, results)))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import click
 import numpy as np
 from rich.console import Console
 
-from benchmarks.contenders import PEAK, Contender, Files, describe
+from benchmarks.contenders import PEAK, Contender, Files, describe, fingerprint
 from benchmarks.networks import RIVAL_GROUPS
 from benchmarks.tables import make_tables, to_markdown, to_rich
 from benchmarks.worker import THROUGHPUT
@@ -47,6 +47,9 @@ MEASUREMENTS = (
     "peak_rss_mb",
 )
 """Fields of a contender's row; null where it was not measured, for its `reason`."""
+
+_TIMERS = ("measure/runners.py", "measure/worker.py", "measure/latency.py", "benchmarks/worker.py")
+"""What loads, runs and times the files."""
 
 Row = dict[str, Any]
 Make = Callable[[], list[Contender]]
@@ -171,6 +174,7 @@ def run(
 def _key(contenders: Sequence[Contender], run_with: Sequence[Any]) -> str:
     """Changes with whatever would make earlier results those of something else."""
     content = [[describe(contender), contender.key] for contender in contenders]
+    content.append([fingerprint(*_TIMERS)])
     return hashlib.sha256(json.dumps([content, run_with]).encode()).hexdigest()
 
 

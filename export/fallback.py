@@ -45,8 +45,10 @@ class Fallback:
     def units(self, candidate: Candidate, reference: Path) -> Units:
         """The units that the candidate needs in float to keep `--max-drop`, or does best with."""
         run, options = self._run, self._run.options
+        if run.inputs.not_labelled is not None or not options.gate_minutes:
+            return NONE
         start = self._drop(candidate, NONE)
-        if start is None or start <= options.max_drop or not options.gate_minutes:
+        if start <= options.max_drop:
             return NONE
         if candidate.precision == "fp32":
             return NONE  # nothing of it is narrow
@@ -71,7 +73,7 @@ class Fallback:
             # All units of a graph in float would be another precision's file.
             most=max(len(levers) - 1, 1),
             changed=changed,
-            drop=lambda units: self._drop(candidate, units) or 0.0,
+            drop=lambda units: self._drop(candidate, units),
             limit=options.max_drop,
             seconds=60 * options.gate_minutes,
             tried={NONE: changed(NONE)},
@@ -92,12 +94,10 @@ class Fallback:
         )
         return units
 
-    def _drop(self, candidate: Candidate, units: Units) -> float | None:
+    def _drop(self, candidate: Candidate, units: Units) -> float:
         """Points of top-1 on the validation images; infinite where answers are no numbers."""
         run = self._run
         logits = run.candidate_outputs(candidate, units)[0]
-        if run.inputs.not_labelled is not None:
-            return None
         if not np.isfinite(logits).all():
             return float("inf")
         labels = run.validation.labels
@@ -129,7 +129,9 @@ class Fallback:
         worst = sorted(found, key=lambda unit: -found[unit][0])[:TIMED_UNITS]
         times = self._slowdowns(candidate, [frozenset({unit}) for unit in worst])
         lost = {unit: time - 1 for unit, time in zip(worst, times, strict=True)}
-        cost = f"measured time; {len(found) - len(worst)} units of small error by multiply-adds"
+        cost = "measured time"
+        if rest := len(found) - len(worst):
+            cost += f"; {rest} units of small error by multiply-adds"
         return {
             u: Lever(e, lost.get(u, macs / total), n) for u, (e, n, macs) in found.items()
         }, cost

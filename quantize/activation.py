@@ -8,7 +8,8 @@ solved anew for what it gave before.
 
 This is no exact rewrite. It belongs to INT8 alone, and the accuracy gate judges it. Relative error
 of the logits (root mean square), CMT-Ti trained on Imagenette, 300 photos, no INT8: 1.76 %, and
-1.24 % with the projections solved anew. The stem's GELUs stay: replaced too, they made it 3.3 %.
+1.24 % with the projections solved anew. The stem's GELUs stay: replaced too, they made it
+3.3 %, and with INT8 3.7 %.
 """
 
 from __future__ import annotations

@@ -92,13 +92,13 @@ def results() -> Row:
     packages = dict.fromkeys(("openvino", "nncf", "onnxruntime", "torch"), "1.0")
     rows = [row("ours", 0.2, 0.02), row("slow peer", None, 0.0)]
     return {
-        "environment": {"cpu": "a processor", "cpu_flags": ["avx2"], "packages": packages},
         "sets": {
             "photos": {
                 "variant": "ti",
                 "validation": 3925,
                 "calibration": 512,
                 "threads": 2,
+                "environment": {"cpu": "a processor", "cpu_flags": ["avx2"], "packages": packages},
                 "measured": "2026-01-31T00:00:00+00:00",
                 "rows": rows,
             }
@@ -139,12 +139,16 @@ def test_check_fails_with_what_got_worse(
         assert ("ours has drop_pp 0.2" in answer.output) == bool(status)
 
 
-def test_table_says_what_has_no_file(results: Row) -> None:
+def test_table_says_what_has_no_file_and_how_far_a_peer_is_behind(results: Row) -> None:
+    behind = {"drop_pp": 0.4, "drop_ci95": [0.1, 0.7]}
+    results["sets"]["photos"]["rows"].append(row("peer", 0.6, 0.05) | {"behind_ours": behind})
     text = to_markdown(make_table("photos", results))
     assert "| slow peer | - | - |" in text
     assert "slow peer: not finished in 60 s." in text
     cells = "80.00 | +0.20 [-0.10, +0.90] | 0.0400 | - | 98.00 % | 2.00 % | - | -"
     assert f"| ours | {cells} |" in text
+    cells = "80.00 | +0.60 [-0.10, +0.90] | 0.0400 | +0.40 [+0.10, +0.70] | 98.00 % | 5.00 %"
+    assert f"| peer | {cells} | - | - |" in text
 
 
 def test_a_peer_is_compared_with_our_file_for_the_same_kind_of_machine() -> None:
