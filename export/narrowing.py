@@ -157,11 +157,20 @@ class Narrowing:
         return load_histograms(folder / "histograms.npz")
 
     def _method(self, name: str) -> str:
-        """How the ranges of the Q/DQ graph `name` are chosen: what has the least error."""
+        """How the ranges of the Q/DQ graph `name` are chosen: what has the least error.
+
+        A fine-tuned network keeps what it learned with; the error is then from the network given.
+        """
         run = self._run
-        if run.options.output == "features":
-            return MSE
         source, scheme = self._recipe(name)
+        learned = run.fine_tuning.method(scheme.name) if run.fine_tuning is not None else None
+        if run.options.output == "features":
+            return learned or MSE
+        methods = [learned] if learned else METHODS
+        after = [f"calibration/{source}", "images/ranking"]
+        if learned:
+            run.graph(_PLAIN)
+            after.append(f"graph/{_PLAIN}")
 
         def make(folder: Path) -> None:
             from quantize.qdq import insert_qdq
@@ -169,10 +178,10 @@ class Narrowing:
             answers = self._runner()
             histograms = self._histograms(source, scheme)
             model = self._load(source, any_batch=True)
-            with run.progress.task("choosing ranges", len(METHODS)) as advance:
-                reference = answers(model)
+            with run.progress.task("choosing ranges", len(methods)) as advance:
+                reference = answers(self._load(_PLAIN, any_batch=True) if learned else model)
                 rows = []
-                for method in METHODS:
+                for method in methods:
                     logits = answers(insert_qdq(model, histograms, scheme, method=method))
                     rows.append({"method": method, **errors(logits, reference)})
                     advance(1)
@@ -180,7 +189,6 @@ class Narrowing:
             content = {"recipe": scheme.name, "chosen": best["method"], "methods": rows}
             (folder / "method.json").write_text(json.dumps({**content, "images": len(reference)}))
 
-        after = [f"calibration/{source}", "images/ranking"]
         inputs = {"threads": run.options.thread_count, "images": SENSITIVITY_IMAGES}
         folder = run.stages.run(f"method/{name}", inputs, make, after)
         row = json.loads((folder / "method.json").read_text())
@@ -390,6 +398,8 @@ class Narrowing:
         return answers
 
 
+_PLAIN = "simplified"
+"""The graph of the network that was given."""
 _EXACT = "rewritten-simplified"
 """The graph that stand-ins were fitted to."""
 

@@ -16,6 +16,7 @@ from cmt.network import CMT
 from cmt.rewrite import InferenceCMT
 from export.candidates import Graph
 from quantize.finetune import held_out_error, train_epoch
+from quantize.ranges import METHODS
 from quantize.recipe import SCHEMES, Scheme
 
 if TYPE_CHECKING:
@@ -45,8 +46,9 @@ class FineTuning:
         self._after = list(dict.fromkeys(["reference", *(f"images/{images}" for images in sets)]))
         self.schemes: dict[str, dict[str, Any]] = {}
         """By scheme: each epoch's `training` error; the error on held-out images `held_out`, first
-        before any epoch; and after how many epochs the network was `chosen`. Errors are mean
-        square ones, relative to the teacher's outputs."""
+        before any epoch; after how many epochs the network was `chosen`; and the `method` of
+        choosing ranges that it learned with, the best before any epoch. Errors are mean square
+        ones, relative to the teacher's outputs."""
 
     def stage(self, graph: Graph) -> str:
         """Fine-tune the network of a graph; returns the stage of the network with the least error.
@@ -55,8 +57,9 @@ class FineTuning:
         """
         scheme = SCHEMES[str(graph.tuned)]
         stages = [self._untouched(graph, scheme)]
+        method = json.loads(self._file(stages[0], "error.json").read_text())["method"]
         for epoch in range(self._run.options.qat):
-            stages.append(self._epoch(graph, scheme, epoch, stages[-1]))
+            stages.append(self._epoch(graph, scheme, method, epoch, stages[-1]))
         errors = [json.loads(self._file(stage, "error.json").read_text()) for stage in stages]
         held_out = [error["held_out"] for error in errors]
         chosen = int(np.argmin(held_out))
@@ -64,8 +67,17 @@ class FineTuning:
             "training": [error["training"] for error in errors[1:]],
             "held_out": held_out,
             "chosen": chosen,
+            "method": method,
         }
         return stages[chosen]
+
+    def method(self, scheme: str) -> str | None:
+        """How the ranges are chosen that a scheme's network learned with; None where it did not.
+
+        To be asked after `stage`.
+        """
+        found = self.schemes[scheme]
+        return found["method"] if found["chosen"] else None
 
     def tuned(self, graph: Graph) -> Network:
         """The network that `stage` chose."""
@@ -74,19 +86,25 @@ class FineTuning:
         return network
 
     def _untouched(self, graph: Graph, scheme: Scheme) -> str:
-        """The stage with the error before fine-tuning."""
+        """The stage with the error before fine-tuning, by the method that makes it least."""
         run, stage = self._run, f"tuned/{scheme.name}-0"
 
         def make(folder: Path) -> None:
-            with run.progress.step(f"measuring {scheme.name} INT8 before fine-tuning"):
-                network = copy.deepcopy(self._make_network(graph))  # it may be the teacher itself
-                error = self._held_out_error(network, scheme)
-            (folder / "error.json").write_text(json.dumps({"held_out": error}))
+            network = copy.deepcopy(self._make_network(graph))  # it may be the teacher itself
+            errors = {}
+            title = f"measuring {scheme.name} INT8 before fine-tuning"
+            with run.progress.task(title, len(METHODS)) as advance:
+                for method in METHODS:
+                    errors[method] = self._held_out_error(network, scheme, method)
+                    advance(1)
+            best = min(errors, key=lambda method: errors[method])
+            content = {"held_out": errors[best], "method": best}
+            (folder / "error.json").write_text(json.dumps(content))
 
         run.stages.run(stage, self._inputs, make, self._after)
         return stage
 
-    def _epoch(self, graph: Graph, scheme: Scheme, epoch: int, before: str) -> str:
+    def _epoch(self, graph: Graph, scheme: Scheme, method: str, epoch: int, before: str) -> str:
         """The stage of an epoch, counted from 0, on what the stage `before` left."""
         run, stage, epochs = self._run, f"tuned/{scheme.name}-{epoch + 1}", self._run.options.qat
 
@@ -100,6 +118,7 @@ class FineTuning:
                     run.inputs.model,
                     scheme,
                     self.images,
+                    method=method,
                     epoch=epoch,
                     epochs=epochs,
                     seed=run.options.seed,
@@ -109,17 +128,17 @@ class FineTuning:
             save_torch({"network": network.state_dict(), **state}, folder / "state.pt")
             errors = {
                 "training": state["error"],
-                "held_out": self._held_out_error(network, scheme),
+                "held_out": self._held_out_error(network, scheme, method),
             }
             (folder / "error.json").write_text(json.dumps(errors))
 
         run.stages.run(stage, self._inputs, make, [*self._after, before])
         return stage
 
-    def _held_out_error(self, network: Network, scheme: Scheme) -> float:
-        images = self._run.images
+    def _held_out_error(self, network: Network, scheme: Scheme, method: str) -> float:
+        teacher, images = self._run.inputs.model, self._run.images
         return held_out_error(
-            network, self._run.inputs.model, scheme, images["calibration"], images["ranking"]
+            network, teacher, scheme, images["calibration"], images["ranking"], method
         )
 
     @property

@@ -433,7 +433,8 @@ def _calibration(report: Report) -> Table | None:
     return Table(
         "How ranges can be chosen, each tried on "
         f"{count(choices[0]['images'])} of {ranking_images(report)}, with the whole recipe "
-        "in INT8; the least error was taken.",
+        "in INT8; the least error was taken. A fine-tuned network keeps the method that it "
+        "learned with.",
         _columns("Method", *_ERRORS, text=["Recipe", "Taken"]),
         tuple(
             (

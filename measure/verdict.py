@@ -352,10 +352,11 @@ def _fine_tuning(tuned: Row, judged_on: str) -> Iterator[Finding]:
     for name, scheme in tuned["schemes"].items():
         roots = [percent(100 * math.sqrt(error)) for error in scheme["held_out"]]
         before, after = roots[0], roots[scheme["chosen"]]
+        learned = f" with {scheme['method']} ranges" if "method" in scheme else ""
         if scheme["chosen"]:
             text = (
-                f"INT8 ({name} recipe) was fine-tuned on {count(tuned['images'])} images: the "
-                f"error of its outputs on {judged_on} went from {before} to {after} %. What it "
+                f"INT8 ({name} recipe) was fine-tuned on {count(tuned['images'])} images{learned}: "
+                f"the error of its outputs on {judged_on} went from {before} to {after} %. What it "
                 "drops is told from the original network."
             )
         else:

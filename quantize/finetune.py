@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 
 from calib_data.prepared import PreparedImages, spread
 from cmt.rewrite import batchnorm_affine
-from quantize.ranges import LEVELS, Histogram, Levels, half_scale
+from quantize.ranges import LEVELS, MSE, Histogram, Levels, half_scale
 from quantize.recipe import Scheme
 
 BATCH = 16
@@ -94,13 +94,18 @@ def int8_layers(network: nn.Module, scheme: Scheme) -> dict[str, Layer]:
 
 
 @contextmanager
-def rounded(network: nn.Module, scheme: Scheme, images: PreparedImages) -> Iterator[None]:
+def rounded(
+    network: nn.Module, scheme: Scheme, images: PreparedImages, method: str = MSE
+) -> Iterator[None]:
     """The network computes as its INT8 file will, with ranges from these images.
 
     Its weights stay float and are rounded anew in every forward pass.
+
+    Args:
+        method: how ranges are chosen, one of `quantize.ranges.METHODS`.
     """
     layers = int8_layers(network, scheme)
-    levels = _input_levels(network, list(layers.values()), scheme, images)
+    levels = _input_levels(network, list(layers.values()), scheme, images, method)
     hooks = [layer.register_forward_pre_hook(_rounding(levels[layer])) for layer in layers.values()]
     for path, layer in layers.items():
         gain = _gain(network, path, len(layer.weight))
@@ -115,7 +120,7 @@ def rounded(network: nn.Module, scheme: Scheme, images: PreparedImages) -> Itera
 
 
 def _input_levels(
-    network: nn.Module, layers: list[Layer], scheme: Scheme, images: PreparedImages
+    network: nn.Module, layers: list[Layer], scheme: Scheme, images: PreparedImages, method: str
 ) -> dict[Layer, Levels]:
     histograms = {layer: Histogram() for layer in layers}
 
@@ -130,7 +135,10 @@ def _input_levels(
     finally:
         for hook in hooks:
             hook.remove()
-    return {layer: histogram.levels(scheme.asymmetric) for layer, histogram in histograms.items()}
+    return {
+        layer: histogram.levels(scheme.asymmetric, method)
+        for layer, histogram in histograms.items()
+    }
 
 
 def _rounding(levels: Levels) -> Callable[[nn.Module, tuple[Tensor]], Tensor]:
@@ -146,6 +154,7 @@ def train_epoch(
     scheme: Scheme,
     images: PreparedImages,
     *,
+    method: str,
     epoch: int,
     epochs: int,
     seed: int,
@@ -160,6 +169,7 @@ def train_epoch(
     Args:
         network: in evaluation mode; the same function as the teacher's, or near it.
         images: to learn on, no labels needed; ranges come from some of them.
+        method: how, as in `rounded`; the file's must be the same, or what is learned misleads it.
         epoch: from 0.
         state: what the epoch before returned; None for the first.
 
@@ -177,7 +187,7 @@ def train_epoch(
     errors = []
     for parameter in learning:
         parameter.requires_grad_(True)
-    with rounded(network, scheme, images):
+    with rounded(network, scheme, images, method):
         for step, batch in enumerate(images.batches(BATCH, places)):
             for group in optimiser.param_groups:
                 progress = (epoch + step / steps) / epochs
@@ -202,16 +212,17 @@ def held_out_error(
     scheme: Scheme,
     images: PreparedImages,
     held_out: PreparedImages,
+    method: str,
 ) -> float:
     """Square error of the outputs in INT8 relative to the teacher's, mean over held-out images.
 
     Args:
-        images: set the ranges, as in `train_epoch`.
+        images: set the ranges by `method`, as in `train_epoch`.
         held_out: others.
     """
     places = spread(len(held_out), HELD_OUT_IMAGES)
     errors = []
-    with rounded(network, scheme, images), torch.no_grad():
+    with rounded(network, scheme, images, method), torch.no_grad():
         for batch in held_out.batches(BATCH, places):
             x = torch.from_numpy(batch)
             error = _relative_error(_outputs(network(x)), _outputs(teacher(x)))

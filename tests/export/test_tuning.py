@@ -15,6 +15,7 @@ from cmt.checkpoints import to_public_layout
 from cmt.network import CMT
 from export import export
 from quantize import finetune
+from quantize.ranges import METHODS
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def outlying_weights(tiny_network: Callable[..., CMT], tmp_path: Path) -> Path:
     return tmp_path / "w.safetensors"
 
 
-@pytest.mark.parametrize(("rate", "used"), [(finetune.LEARNING_RATE, 1), (1.0, 0)])
+@pytest.mark.parametrize(("rate", "used"), [(2e-5, 1), (1.0, 0)])
 def test_fine_tuning_that_does_harm_is_not_used(
     rate: float,
     used: int,
@@ -59,6 +60,10 @@ def test_fine_tuning_that_does_harm_is_not_used(
     scheme = report["fine_tuning"]["schemes"]["explicit"]
     assert scheme["chosen"] == used, scheme
     assert (scheme["held_out"][1] < scheme["held_out"][0]) == bool(used)
+    # The file has the ranges that the network learned with, or those of a run without.
+    (choice,) = report["calibration"]
+    tried = [row["method"] for row in choice["methods"]]
+    assert tried == ([scheme["method"]] if used else list(METHODS))
     export(**options, out=tmp_path / "plain")
     manifests = [
         json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("tuned", "plain")

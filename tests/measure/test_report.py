@@ -493,13 +493,14 @@ def test_fine_tuning_is_said(report: Report) -> None:
         "source": "photos/train",
         "sha256": "ab" * 32,
         "schemes": {
-            "openvino": {"training": [4e-4, 1e-4], "held_out": [9e-4, 4e-4, 1e-4], "chosen": 2},
+            "openvino": {"training": [4e-4, 1e-4], "held_out": [9e-4, 4e-4, 1e-4], "chosen": 2}
+            | {"method": "entropy"},
             "explicit": {"training": [4e-4, 1e-4], "held_out": [9e-4, 16e-4, 9e-4], "chosen": 0},
         },
     }
     validate(report)
     for page in (Tables(render_html(report)).text, render_markdown(report)):
-        assert "fine-tuned on 512 images: the error of its outputs on the" in page
+        assert "fine-tuned on 512 images with entropy ranges: the error of its outputs" in page
         assert "from 3.00 to 1.00 %. What it drops is told from the original network" in page
         assert "(explicit recipe) on 512 images did not lessen the error of its outputs" in page
         assert "photos/train" in page

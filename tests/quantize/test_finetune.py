@@ -20,6 +20,7 @@ from cmt import rewrite_for_inference
 from cmt.network import CMT
 from quantize import finetune
 from quantize.finetune import rounded, train_epoch
+from quantize.ranges import MSE
 from quantize.recipe import EXPLICIT, OPENVINO, SCHEMES, Scheme, role_of
 
 
@@ -51,6 +52,7 @@ def epoch(network: CMT, teacher: CMT, images: PreparedImages, number: int, state
         teacher,
         SCHEMES[EXPLICIT],
         images,
+        method=MSE,
         epoch=number,
         epochs=2,
         seed=0,
@@ -148,3 +150,14 @@ def test_an_epoch_in_another_process_is_the_same_epoch(
     epoch(stopped, teacher, images, 1, kept)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, stopped.state_dict()[name])
+
+
+def test_ranges_are_chosen_by_the_method_asked_for(
+    tiny_network: Callable[[str], CMT], images: PreparedImages
+) -> None:
+    network = outlying(tiny_network("official"))
+    found = []
+    for method in ("minmax", "percentile"):
+        with rounded(network, SCHEMES[EXPLICIT], images, method):
+            found.append(answers(network, images))
+    assert not np.array_equal(*found)
