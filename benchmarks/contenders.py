@@ -42,9 +42,14 @@ PLAIN = "plain FP32"
 PLAIN_BF16 = "plain BF16"
 NNCF_DEFAULT = "plain NNCF default"
 NNCF_TRANSFORMER = "plain NNCF TRANSFORMER"
+NNCF_DEFAULT_BF16 = f"{NNCF_DEFAULT}, BF16"
+NNCF_TRANSFORMER_BF16 = f"{NNCF_TRANSFORMER}, BF16"
+"""What these recipes leave float is FP32, or BF16: OpenVINO's own choice where the CPU has it."""
 OURS_FP32 = "ours FP32"
 OURS_INT8 = "ours INT8"
 PEAK = "INT8 matrix product"
+OWN_CHOICE = {name: value for name, value in OPENVINO_SETTINGS.items() if name != PRECISION}
+"""OpenVINO chooses what type the float rest of an INT8 file has: BF16 where the CPU has it."""
 
 Shape = tuple[int, ...]
 
@@ -126,8 +131,15 @@ class Files:
         return [
             self._cmt(variant, batch, PLAIN, "FP32", "openvino", graph),
             self._cmt(variant, batch, PLAIN_BF16, "BF16", "openvino", graph, bf16),
-            self._cmt(variant, batch, NNCF_DEFAULT, "INT8", "openvino", generic),
-            self._cmt(variant, batch, NNCF_TRANSFORMER, "INT8", "openvino", transformer),
+            *(
+                self._cmt(variant, batch, name, "INT8", "openvino", path, settings)
+                for name, path, settings in (
+                    (NNCF_DEFAULT, generic, None),
+                    (NNCF_DEFAULT_BF16, generic, bf16),
+                    (NNCF_TRANSFORMER, transformer, None),
+                    (NNCF_TRANSFORMER_BF16, transformer, bf16),
+                )
+            ),
             *self._ours(variant, batch, ("fp32", "int8")),
             self.peak(),
         ]
@@ -289,10 +301,13 @@ class Files:
                 shape,
                 macs,
                 rival.top1,
-                OPENVINO_SETTINGS,
+                settings,
                 _key(path),
             )
-            for precision, path in (("FP32", graph), ("INT8", quantised))
+            for precision, path, settings in (
+                ("FP32", graph, OPENVINO_SETTINGS),
+                ("INT8", quantised, OWN_CHOICE),
+            )
         ]
 
     def _nncf(self, name: str, graph: Path, shape: Shape, transformer: bool) -> Path:

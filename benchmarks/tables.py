@@ -12,7 +12,9 @@ from rich.table import Table as RichTable
 
 from benchmarks.contenders import (
     NNCF_DEFAULT,
+    NNCF_DEFAULT_BF16,
     NNCF_TRANSFORMER,
+    NNCF_TRANSFORMER_BF16,
     OURS_FP32,
     OURS_INT8,
     PLAIN,
@@ -95,6 +97,7 @@ def _bars(groups: list[Row]) -> Table:
     for ours, title, others in (
         (OURS_INT8, "plain FP32", (PLAIN,)),
         (OURS_INT8, "better NNCF recipe", (NNCF_DEFAULT, NNCF_TRANSFORMER)),
+        (OURS_INT8, "that with BF16", (NNCF_DEFAULT_BF16, NNCF_TRANSFORMER_BF16)),
         (OURS_INT8, "plain BF16", (PLAIN_BF16,)),
         (OURS_FP32, "plain FP32", (PLAIN,)),
     ):

@@ -179,7 +179,13 @@ def results() -> dict[str, Any]:
             _result(c.PLAIN_BF16, "CMT-S", "BF16"),
             *(
                 _result(name, "CMT-S", "INT8")
-                for name in (c.NNCF_DEFAULT, c.NNCF_TRANSFORMER, c.OURS_INT8)
+                for name in (
+                    c.NNCF_DEFAULT,
+                    c.NNCF_DEFAULT_BF16,
+                    c.NNCF_TRANSFORMER,
+                    c.NNCF_TRANSFORMER_BF16,
+                    c.OURS_INT8,
+                )
             ),
             _result(c.OURS_FP32, "CMT-S", "FP32"),
         ],
