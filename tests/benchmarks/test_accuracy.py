@@ -126,6 +126,16 @@ def test_a_reviewed_file_that_is_gone_is_a_regression(results: Row) -> None:
     assert regressions(results, reference) == gone
 
 
+def test_the_published_tables_are_those_of_the_results_and_as_good_as_reviewed() -> None:
+    root = Path(__file__).parents[2]
+    published = json.loads((root / "docs" / "data" / "accuracy.json").read_text())
+    assert published["sets"].keys() == reviewed().keys() - {"quick"}
+    assert regressions(published, reviewed()) == []
+    page = (root / "docs" / "accuracy.md").read_text()
+    for name in published["sets"]:
+        assert to_markdown(make_table(name, published)) in page
+
+
 def test_check_fails_with_what_got_worse(
     results: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
