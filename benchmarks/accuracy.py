@@ -69,9 +69,9 @@ OURS = "ours, "
 PEERS = "files/"
 """What the stages of other quantisers' files begin with."""
 BESIDE = {
-    "openvino": "ours, OpenVINO INT8",
-    "onnxruntime": "ours, OpenVINO INT8",
-    SIMULATED: "ours, TensorRT INT8",
+    "openvino": f"{OURS}OpenVINO INT8",
+    "onnxruntime": f"{OURS}OpenVINO INT8",
+    SIMULATED: f"{OURS}TensorRT INT8",
 }
 """Which of ours one would run in place of a peer's file, by the peer's runtime."""
 TITLES = {"openvino": "OpenVINO", "tensorrt": "TensorRT", "onnxruntime": "ONNX Runtime"}

@@ -493,8 +493,12 @@ def test_fine_tuning_is_said(report: Report) -> None:
         "source": "photos/train",
         "sha256": "ab" * 32,
         "schemes": {
-            "openvino": {"training": [4e-4, 1e-4], "held_out": [9e-4, 4e-4, 1e-4], "chosen": 2}
-            | {"method": "entropy"},
+            "openvino": {
+                "training": [4e-4, 1e-4],
+                "held_out": [9e-4, 4e-4, 1e-4],
+                "chosen": 2,
+                "method": "entropy",
+            },
             "explicit": {"training": [4e-4, 1e-4], "held_out": [9e-4, 16e-4, 9e-4], "chosen": 0},
         },
     }
