@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from calib_data.prepared import PreparedImages, spread
 from calib_data.sources import Subset, choose, hold_out
@@ -49,7 +50,7 @@ from measure.bundle import write_manifest
 from measure.latency import ROUNDS, Timing, measure_alternately
 from measure.parity import TOLERANCES, compare_outputs, require
 from measure.report import REPORT_FILES, write_report
-from measure.runners import LOADERS, PRECISION, Settings, run_all
+from measure.runners import LOADERS, PRECISION, Settings, run_all, torch_runner
 from measure.tune import tune
 from quantize.gate import Units
 
@@ -427,15 +428,35 @@ class Run:
         runner = LOADERS[graph.runtime](path, self.options.thread_count)
         batches = images.batches(self.options.batch, places)
         outputs = run_all(runner, batches, len(places), lambda _: None)
+        reference, precision = [r[places] for r in self.reference], graph.precision
+        tuned = self._fine_tuned(name)
+        if tuned is not None:
+            # In float it may leave the network that was given; its INT8 graph has to come back.
+            reference, precision = self._tuned_outputs(tuned, images, places), "fp32"
         row = compare_outputs(
             name.replace(SUFFIX, " with units in float, "),
             outputs,
-            [r[places] for r in self.reference],
-            TOLERANCES[graph.precision],
+            reference,
+            TOLERANCES[precision],
         )
-        if graph.precision == "fp32":  # the others may yet be mended by units in float
+        if precision == "fp32":  # the others may yet be mended by units in float
             require(row)
         return row
+
+    def _fine_tuned(self, name: str) -> Graph | None:
+        """The float export of a fine-tuned network that the graph `name` is or is made from."""
+        graph = GRAPHS.get(name)
+        while graph is not None and not graph.narrows and graph.source is not None:
+            graph = GRAPHS[graph.source]
+        return None if graph is None or self.fine_tuning is None or graph.tuned is None else graph
+
+    def _tuned_outputs(
+        self, graph: Graph, images: PreparedImages, places: NDArray[np.int64]
+    ) -> Outputs:
+        assert self.fine_tuning is not None
+        runner = torch_runner(self.fine_tuning.tuned(graph))
+        batches = images.batches(self.options.batch, places)
+        return run_all(runner, batches, len(places), lambda _: None)
 
     def build(self, candidate: Candidate, units: Units = NONE) -> Path:
         """The stage folder with the candidate's file and `built.json`."""

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from measure.sessions import cpu_session, openvino_core
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from cmt.network import CMT
 
 Array = NDArray[np.float32]
@@ -67,7 +69,12 @@ def load_torch(
     import torch
 
     torch.set_num_threads(threads)
-    model = torch_network(path)
+    return torch_runner(torch_network(path))
+
+
+def torch_runner(model: nn.Module) -> Runner:
+    """A network in evaluation mode, on the threads that torch has."""
+    import torch
 
     def run(batch: Batch) -> list[Array]:
         with torch.inference_mode():

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 from cmt.checkpoints import to_public_layout
+from cmt.errors import GateError
 from cmt.network import CMT
-from export import export
+from export import export, tuning
 from quantize import finetune
 from quantize.ranges import METHODS
 
@@ -74,3 +75,40 @@ def test_fine_tuning_that_does_harm_is_not_used(
     )
     assert tuned["fp32"] == plain["fp32"]
     assert (tuned["int8"] == plain["int8"]) == (not used)
+
+
+def test_a_fine_tuned_graph_is_compared_with_the_fine_tuned_network(
+    tiny_in_process: None,
+    outlying_weights: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is learned for INT8 may take the float network anywhere: only INT8 must come back."""
+    learn = tuning.train_epoch
+
+    def learn_and_turn(network: Any, *args: Any, **kwargs: Any) -> Any:
+        state = learn(network, *args, **kwargs)
+        with torch.no_grad():
+            network.head.classifier.weight.mul_(-1)
+            network.head.classifier.bias.mul_(-1)
+        return state
+
+    monkeypatch.setattr(tuning, "train_epoch", learn_and_turn)
+    monkeypatch.setattr(tuning.FineTuning, "_held_out_error", lambda *_: next(errors))
+    errors = iter([1.0] * len(METHODS) + [0.5])
+    with pytest.raises(GateError, match="parity failed at 'qdq'"):
+        export(
+            variant="tiny",
+            targets=("onnxruntime",),
+            precisions=("int8",),
+            weights=str(outlying_weights),
+            calib_data=photos,
+            val_data=photos,
+            bench_seconds=0.05,
+            threads=1,
+            qat=1,
+            max_drop=100.0,
+            gate_minutes=0.0,
+            out=tmp_path / "bundle",
+        )
