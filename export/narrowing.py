@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import onnx
 
     from export.pipeline import Run
+    from quantize.qdq import Rounded
 
 NONE: Units = frozenset()
 SUFFIX = "~"
@@ -43,6 +44,9 @@ FAR = 0.5
 OUTSIDE = 1e-5
 """Share of values beyond all that calibration met, mean over tensors, see there."""
 OUTSIDE_IMAGES = 32
+FITTED = ", weights fitted"
+"""What the report says behind the method of choosing ranges where `quantize.rounding` helped."""
+_ROUNDED = "rounded.npz"
 _SAMPLED = 256
 _RUN_BATCH = 8
 
@@ -106,7 +110,7 @@ class Narrowing:
         source, scheme = self._recipe(name)
         stages = [f"calibration/{source}", f"method/{name}"]
         self._histograms(source, scheme)
-        self._method(name)
+        self._choice(name)
         if _restored(scheme, units):
             self._histograms(_EXACT, scheme)
             stages += [f"graph/{_EXACT}", f"calibration/{_EXACT}"]
@@ -123,8 +127,10 @@ class Narrowing:
             model = restore_gelu(model, self._load(_EXACT), units)
             exact = self._histograms(_EXACT, scheme)
             histograms |= {PREFIX + tensor: values for tensor, values in exact.items()}
-        method = self._method(name)
-        return insert_qdq(model, histograms, scheme, method=method, keep_float=units)
+        method, rounded = self._choice(name)
+        return insert_qdq(
+            model, histograms, scheme, method=method, keep_float=units, rounded=rounded
+        )
 
     def _load(self, graph: str, any_batch: bool = False) -> onnx.ModelProto:
         import onnx
@@ -156,45 +162,103 @@ class Narrowing:
         folder = run.stages.run(f"calibration/{source}", inputs, make, after)
         return load_histograms(folder / "histograms.npz")
 
-    def _method(self, name: str) -> str:
-        """How the ranges of the Q/DQ graph `name` are chosen: what has the least error.
+    def _choice(self, name: str) -> tuple[str, Mapping[str, Rounded]]:
+        """How the ranges of the Q/DQ graph `name` are chosen, and its fitted weights.
 
-        A fine-tuned network keeps what it learned with; the error is then from the network given.
+        What has the least error; none are fitted where that does no good. A fine-tuned network
+        keeps the ranges and the nearest levels that it learned with; the error is then from the
+        network given.
         """
+        from quantize.rounding import load_rounded
+
         run = self._run
         source, scheme = self._recipe(name)
         learned = run.fine_tuning.method(scheme.name) if run.fine_tuning is not None else None
         if run.options.output == "features":
-            return learned or MSE
-        methods = [learned] if learned else METHODS
-        after = [f"calibration/{source}", "images/ranking"]
+            return learned or MSE, {}
+        after = [f"calibration/{source}", "images/calibration", "images/ranking"]
         if learned:
             run.graph(_PLAIN)
             after.append(f"graph/{_PLAIN}")
 
         def make(folder: Path) -> None:
-            from quantize.qdq import insert_qdq
+            from quantize.rounding import save_rounded
 
             answers = self._runner()
-            histograms = self._histograms(source, scheme)
             model = self._load(source, any_batch=True)
-            with run.progress.task("choosing ranges", len(methods)) as advance:
-                reference = answers(self._load(_PLAIN, any_batch=True) if learned else model)
-                rows = []
-                for method in methods:
-                    logits = answers(insert_qdq(model, histograms, scheme, method=method))
-                    rows.append({"method": method, **errors(logits, reference)})
-                    advance(1)
+            reference = answers(self._load(_PLAIN, any_batch=True) if learned else model)
+            methods = [learned] if learned else METHODS
+            rows = self._try_methods(model, name, methods, answers, reference)
             best = max(rows, key=worst_first)
+            if not learned:
+                rounded = self._fit_weights(name, best["method"])
+                row = self._try(model, name, best["method"], answers, reference, rounded)
+                rows.append({**row, "method": best["method"] + FITTED})
+                if worst_first(row) > worst_first(best):
+                    best = rows[-1]
+                    save_rounded(rounded, folder / _ROUNDED)
             content = {"recipe": scheme.name, "chosen": best["method"], "methods": rows}
             (folder / "method.json").write_text(json.dumps({**content, "images": len(reference)}))
 
         inputs = {"threads": run.options.thread_count, "images": SENSITIVITY_IMAGES}
+        inputs["batch"] = run.options.batch
         folder = run.stages.run(f"method/{name}", inputs, make, after)
         row = json.loads((folder / "method.json").read_text())
         if row not in self.calibration:
             self.calibration.append(row)
-        return row["chosen"]
+        fitted = (folder / _ROUNDED).exists()
+        return row["chosen"].removesuffix(FITTED), load_rounded(folder / _ROUNDED) if fitted else {}
+
+    def _try_methods(
+        self,
+        model: onnx.ModelProto,
+        name: str,
+        methods: Sequence[str],
+        answers: Callable[[onnx.ModelProto], Array],
+        reference: Array,
+    ) -> list[Row]:
+        """The errors with each method, weights at their nearest levels."""
+        rows = []
+        with self._run.progress.task("choosing ranges", len(methods)) as advance:
+            for method in methods:
+                rows.append(self._try(model, name, method, answers, reference))
+                advance(1)
+        return rows
+
+    def _try(
+        self,
+        model: onnx.ModelProto,
+        name: str,
+        method: str,
+        answers: Callable[[onnx.ModelProto], Array],
+        reference: Array,
+        rounded: Mapping[str, Rounded] | None = None,
+    ) -> Row:
+        from quantize.qdq import insert_qdq
+
+        source, scheme = self._recipe(name)
+        histograms = self._histograms(source, scheme)
+        logits = answers(insert_qdq(model, histograms, scheme, method=method, rounded=rounded))
+        return {"method": method, **errors(logits, reference)}
+
+    def _fit_weights(self, name: str, method: str) -> dict[str, Rounded]:
+        from quantize.rounding import IMAGES, round_weights
+
+        run = self._run
+        source, scheme = self._recipe(name)
+        images = run.calibration
+        assert images is not None
+        places = spread(len(images), IMAGES)
+        with run.progress.task("fitting weights", len(places)) as advance:
+            return round_weights(
+                self._load(source),
+                images.batches(run.options.batch, places),
+                self._histograms(source, scheme),
+                scheme,
+                method=method,
+                progress=advance,
+                threads=run.options.thread_count,
+            )
 
     def _runner(self) -> Callable[[onnx.ModelProto], Array]:
         images = self._run.images["ranking"]
@@ -358,12 +422,14 @@ class Narrowing:
         from quantize.qdq import insert_qdq
 
         source, scheme = self._recipe(name)
-        method, histograms = self._method(name), self._histograms(source, scheme)
+        (method, rounded), histograms = self._choice(name), self._histograms(source, scheme)
         model = self._load(source, any_batch=True)
         reference = answers(model)
         for part, row in rows.items():
             others = rows.keys() - {part}
-            graph = insert_qdq(model, histograms, scheme, method=method, keep_float=others)
+            graph = insert_qdq(
+                model, histograms, scheme, method=method, keep_float=others, rounded=rounded
+            )
             yield row, graph, reference
 
     def _half_graphs(

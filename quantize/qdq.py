@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,8 +24,8 @@ from quantize.recipe import Scheme, layer_of, unit_of
 
 
 @dataclass(frozen=True)
-class _Layer:
-    """A node to quantise: input 0 is the activation, input 1 the weight.
+class Layer:
+    """A node to quantise: input 0 is the activation, input 1 the weight, input 2 the bias if any.
 
     Attributes:
         axis: of the weight's output channels.
@@ -64,10 +65,29 @@ def observe(
     """
     if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         raise InputError("the graph is quantised already: start from the float32 graph")
-    layers = _layers(model.graph, scheme)
-    return _observe(
-        model, list(dict.fromkeys(layer.source for layer in layers)), batches, progress, threads
-    )
+    names = list(dict.fromkeys(layer.source for layer in find_layers(model.graph, scheme)))
+    histograms = {name: Histogram() for name in names}
+    for values in observed(model, names, batches, threads):
+        for name in names:
+            histograms[name].add(values[name])
+        if progress is not None:
+            progress(len(next(iter(values.values()))))
+    return histograms
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A weight on the grid that it will have, and the bias that goes with it.
+
+    Attributes:
+        weight: of the graph's own shape; int8 levels, or float32 for a layer left float.
+        scale: (outputs,), float32, what a level is worth; None for float32.
+        bias: (outputs,), float32; None where the layer has none.
+    """
+
+    weight: NDArray[Any]
+    scale: NDArray[np.float32] | None
+    bias: NDArray[np.float32] | None
 
 
 def insert_qdq(
@@ -77,6 +97,7 @@ def insert_qdq(
     *,
     method: str = MSE,
     keep_float: Container[str] = (),
+    rounded: Mapping[str, Rounded] | None = None,
 ) -> onnx.ModelProto:
     """A copy of the graph with Q/DQ around the layers of the recipe.
 
@@ -85,18 +106,19 @@ def insert_qdq(
         method: how ranges are chosen, one of `quantize.ranges.METHODS`.
         keep_float: layers (`quantize.recipe.layer_of`) that stay as they are, and units
             (`unit_of`) all of whose layers do.
+        rounded: by the weight's name, from `quantize.rounding`; others go to the nearest level.
     """
     model = onnx.ModelProto.FromString(model.SerializeToString())
     layers = [
         layer
-        for layer in _layers(model.graph, scheme)
+        for layer in find_layers(model.graph, scheme)
         if layer.unit not in keep_float and layer.name not in keep_float
     ]
     levels = {
         name: histograms[name].levels(scheme.asymmetric, method)
         for name in dict.fromkeys(layer.source for layer in layers)
     }
-    _insert(model.graph, layers, levels)
+    _insert(model.graph, layers, levels, rounded or {})
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -116,13 +138,13 @@ class Unit:
 
 def int8_units(model: onnx.ModelProto, scheme: Scheme) -> dict[str, Unit]:
     """The units (`quantize.recipe.unit_of`) that the scheme puts to INT8, in the graph's order."""
-    return _units(model, [(layer.node, layer.unit) for layer in _layers(model.graph, scheme)])
+    return _units(model, [(layer.node, layer.unit) for layer in find_layers(model.graph, scheme)])
 
 
 def layers_by_unit(model: onnx.ModelProto, scheme: Scheme) -> dict[str, list[str]]:
     """The layers (`quantize.recipe.layer_of`) of each of `int8_units`."""
     layers: dict[str, list[str]] = {}
-    for layer in _layers(model.graph, scheme):
+    for layer in find_layers(model.graph, scheme):
         layers.setdefault(layer.unit, []).append(layer.name)
     return layers
 
@@ -130,9 +152,7 @@ def layers_by_unit(model: onnx.ModelProto, scheme: Scheme) -> dict[str, list[str
 def all_units(model: onnx.ModelProto) -> dict[str, Unit]:
     """All units of a graph, in its order."""
     constants = {tensor.name for tensor in model.graph.initializer}
-    return _units(
-        model, [(n, unit) for n, unit in parts(model) if unit and _is_layer(n, constants)]
-    )
+    return _units(model, [(n, unit) for n, unit in parts(model) if unit and is_layer(n, constants)])
 
 
 def _units(model: onnx.ModelProto, layers: Sequence[tuple[onnx.NodeProto, str]]) -> dict[str, Unit]:
@@ -145,11 +165,11 @@ def _units(model: onnx.ModelProto, layers: Sequence[tuple[onnx.NodeProto, str]])
         unit = units.setdefault(name, Unit())
         unit.layers += 1
         weight = weights[node.input[1]]
-        unit.macs += prod(shapes[node.output[0]]) * prod(weight) // weight[_output_axis(node)]
+        unit.macs += prod(shapes[node.output[0]]) * prod(weight) // weight[output_axis(node)]
     return units
 
 
-def _output_axis(node: onnx.NodeProto) -> int:
+def output_axis(node: onnx.NodeProto) -> int:
     """The dimension of a layer's weight that its output channels are on."""
     transposed = any(a.name == "transB" and a.i for a in node.attribute)
     return 0 if node.op_type == "Conv" or transposed else 1
@@ -160,12 +180,12 @@ def parts(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, str | None]]
     readers, constants = _readers(model.graph), {t.name for t in model.graph.initializer}
     unit = None
     for node in model.graph.node:
-        if _is_layer(node, constants):
+        if is_layer(node, constants):
             unit = unit_of(_parameters(node, readers, constants))
         yield node, unit
 
 
-def _is_layer(node: onnx.NodeProto, constants: set[str]) -> bool:
+def is_layer(node: onnx.NodeProto, constants: set[str]) -> bool:
     return node.op_type in ("Conv", "Gemm", "MatMul") and node.input[1] in constants
 
 
@@ -177,21 +197,21 @@ def _readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
     return readers
 
 
-def _layers(graph: onnx.GraphProto, scheme: Scheme) -> list[_Layer]:
+def find_layers(graph: onnx.GraphProto, scheme: Scheme) -> list[Layer]:
     constants = {tensor.name for tensor in graph.initializer}
     readers = _readers(graph)
     producers = {name: node for node in graph.node for name in node.output}
     layers = []
     for node in graph.node:
-        if not _is_layer(node, constants):
+        if not is_layer(node, constants):
             continue
         parameters = list(_parameters(node, readers, constants))
         attributes = {a.name: a.i for a in node.attribute}
         if scheme.is_int8(parameters, depthwise=attributes.get("group", 1) > 1):
             moves = _moves(node.input[0], producers) if scheme.at_source else ()
             source = moves[0].input[0] if moves else node.input[0]
-            axis, unit, name = _output_axis(node), unit_of(parameters), layer_of(parameters)
-            layers.append(_Layer(node, axis, source, moves, unit, name))
+            axis, unit, name = output_axis(node), unit_of(parameters), layer_of(parameters)
+            layers.append(Layer(node, axis, source, moves, unit, name))
     return layers
 
 
@@ -217,13 +237,16 @@ def _parameters(
             yield from _parameters(reader, readers if reader.op_type == "Split" else {}, constants)
 
 
-def _observe(
+def observed(
     model: onnx.ModelProto,
     names: Sequence[str],
     batches: Iterable[NDArray[np.float32]],
-    progress: Callable[[int], None] | None,
-    threads: int,
-) -> dict[str, Histogram]:
+    threads: int = 0,
+) -> Iterator[dict[str, NDArray[np.float32]]]:
+    """What the tensors `names` of a float graph take on, batch by batch.
+
+    Raises InputError when there are no batches, or one does not fit the graph.
+    """
     augmented = onnx.ModelProto.FromString(model.SerializeToString())
     known = {info.name for info in [*model.graph.input, *model.graph.output]}
     augmented.graph.output.extend(
@@ -232,24 +255,23 @@ def _observe(
     session = cpu_session(augmented.SerializeToString(), threads)
     source = session.get_inputs()[0]
     fetched = [name for name in names if name != source.name]
-    histograms = {name: Histogram() for name in names}
     images = 0
     for batch in batches:
         if list(batch.shape) != source.shape:
             raise InputError(f"calibration batch is {batch.shape}, the graph takes {source.shape}")
         values = session.run(fetched, {source.name: batch})
-        measured = {source.name: batch, **dict(zip(fetched, values, strict=True))}
-        for name in names:
-            histograms[name].add(measured[name])
+        yield {source.name: batch, **dict(zip(fetched, values, strict=True))}
         images += len(batch)
-        if progress is not None:
-            progress(len(batch))
     if images == 0:
         raise InputError("INT8 needs calibration images and got none")
-    return histograms
 
 
-def _insert(graph: onnx.GraphProto, layers: Sequence[_Layer], levels: Mapping[str, Levels]) -> None:
+def _insert(
+    graph: onnx.GraphProto,
+    layers: Sequence[Layer],
+    levels: Mapping[str, Levels],
+    rounded: Mapping[str, Rounded],
+) -> None:
     weights = {tensor.name: tensor for tensor in graph.initializer}
     by_output = {layer.node.output[0]: layer for layer in layers}
     constants: list[onnx.TensorProto] = []
@@ -257,13 +279,15 @@ def _insert(graph: onnx.GraphProto, layers: Sequence[_Layer], levels: Mapping[st
     done: set[str] = set()
     for node in graph.node:
         layer = by_output.get(node.output[0])
+        weight = node.input[1] if len(node.input) > 1 else ""
+        own = rounded.get(weight)
         if layer is not None:
-            weight = node.input[1]
+            own = own or _nearest(weights[weight], layer.axis)
             if layer.source not in done:
                 constants.extend(_parameters_of(layer.source, levels[layer.source]))
                 nodes.extend(_pair(layer.source))
             if weight not in done:
-                constants.extend(_int8_weight(weights[weight], layer.axis))
+                constants.extend(_int8_weight(weight, own))
                 nodes.append(_dequantise(weight, axis=layer.axis))
             done |= {layer.source, weight}
             node.input[0], node.input[1] = f"{layer.source}_dq", f"{weight}_dq"
@@ -272,9 +296,15 @@ def _insert(graph: onnx.GraphProto, layers: Sequence[_Layer], levels: Mapping[st
                     nodes.append(_moved(move))
                     done.add(f"{move.output[0]}_dq")
                 node.input[0] = f"{move.output[0]}_dq"
+        elif own is not None and own.scale is None:
+            weights[weight] = numpy_helper.from_array(own.weight, weight)
+        else:
+            own = None  # a layer of the scheme that stays as it is
+        if own is not None and own.bias is not None:
+            weights[node.input[2]] = numpy_helper.from_array(own.bias, node.input[2])
         nodes.append(node)
     read = {name for node in nodes for name in node.input}
-    kept = [tensor for tensor in [*graph.initializer, *constants] if tensor.name in read]
+    kept = [tensor for tensor in [*weights.values(), *constants] if tensor.name in read]
     for field, items in ((graph.node, nodes), (graph.initializer, kept), (graph.value_info, [])):
         del field[:]
         field.extend(items)
@@ -309,13 +339,18 @@ def _dequantise(name: str, *zero: str, **axis: int) -> onnx.NodeProto:
     )
 
 
-def _int8_weight(tensor: onnx.TensorProto, axis: int) -> list[onnx.TensorProto]:
+def _nearest(tensor: onnx.TensorProto, axis: int) -> Rounded:
     weight = numpy_helper.to_array(tensor)
     channels = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
     scale = half_scale(np.abs(channels).max(1))
     shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
     levels = np.clip(np.rint(weight / scale.reshape(shape)), -LEVELS, LEVELS)
+    return Rounded(levels.astype(np.int8), scale, None)
+
+
+def _int8_weight(name: str, rounded: Rounded) -> list[onnx.TensorProto]:
+    assert rounded.scale is not None
     return [
-        numpy_helper.from_array(levels.astype(np.int8), f"{tensor.name}_q"),
-        numpy_helper.from_array(scale, f"{tensor.name}_scale"),
+        numpy_helper.from_array(rounded.weight, f"{name}_q"),
+        numpy_helper.from_array(rounded.scale, f"{name}_scale"),
     ]

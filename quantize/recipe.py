@@ -95,11 +95,14 @@ class Scheme:
         asymmetric: unsigned activations with a zero point; else signed ones around zero.
         at_source: quantise a normalisation's output where it is computed, ahead of the changes
             of layout, so that the runtime can do both at once.
+        bf16: convolutions that stay float get BF16 numbers for weights, since that is how CPUs
+            with the instructions run them.
     """
 
     name: str
     asymmetric: bool
     at_source: bool
+    bf16: bool
 
     def is_int8(self, parameters: Iterable[str], depthwise: bool) -> bool:
         """Whether the layer that holds these parameters (`stages.3.entry.conv.weight`) is INT8."""
@@ -108,8 +111,8 @@ class Scheme:
 
 
 SCHEMES = {
-    EXPLICIT: Scheme(EXPLICIT, asymmetric=False, at_source=False),
-    OPENVINO: Scheme(OPENVINO, asymmetric=True, at_source=True),
+    EXPLICIT: Scheme(EXPLICIT, asymmetric=False, at_source=False, bf16=False),
+    OPENVINO: Scheme(OPENVINO, asymmetric=True, at_source=True, bf16=True),
 }
 
 
