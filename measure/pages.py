@@ -431,10 +431,10 @@ def _calibration(report: Report) -> Table | None:
     if not choices:
         return None
     return Table(
-        "How ranges can be chosen, each tried on "
+        "How ranges can be chosen and whether weights are fitted, each tried on "
         f"{count(choices[0]['images'])} of {ranking_images(report)}, with the whole recipe "
-        "in INT8; the least error was taken. A fine-tuned network keeps the method that it "
-        "learned with.",
+        "in INT8; the least error was taken. A fine-tuned network keeps the method and the "
+        "nearest levels that it learned with.",
         _columns("Method", *_ERRORS, text=["Recipe", "Taken"]),
         tuple(
             (
