@@ -182,26 +182,39 @@ class Narrowing:
             after.append(f"graph/{_PLAIN}")
 
         def make(folder: Path) -> None:
+            from quantize.qdq import insert_qdq
             from quantize.rounding import save_rounded
 
             answers = self._runner()
+            histograms = self._histograms(source, scheme)
             model = self._load(source, any_batch=True)
             reference = answers(self._load(_PLAIN, any_batch=True) if learned else model)
-            methods = [learned] if learned else METHODS
-            rows = self._try_methods(model, name, methods, answers, reference)
+
+            def judge(method: str, rounded: Mapping[str, Rounded] | None = None) -> Row:
+                graph = insert_qdq(model, histograms, scheme, method=method, rounded=rounded)
+                title = method if rounded is None else method + FITTED
+                return {"method": title, **errors(answers(graph), reference)}
+
+            methods, rows = [learned] if learned else METHODS, []
+            with run.progress.task("choosing ranges", len(methods)) as advance:
+                for method in methods:
+                    rows.append(judge(method))
+                    advance(1)
             best = max(rows, key=worst_first)
             if not learned:
-                rounded = self._fit_weights(name, best["method"])
-                row = self._try(model, name, best["method"], answers, reference, rounded)
-                rows.append({**row, "method": best["method"] + FITTED})
-                if worst_first(row) > worst_first(best):
+                rounded = self._fit_weights(source, histograms, scheme, best["method"])
+                rows.append(judge(best["method"], rounded))
+                if worst_first(rows[-1]) > worst_first(best):
                     best = rows[-1]
                     save_rounded(rounded, folder / _ROUNDED)
             content = {"recipe": scheme.name, "chosen": best["method"], "methods": rows}
             (folder / "method.json").write_text(json.dumps({**content, "images": len(reference)}))
 
-        inputs = {"threads": run.options.thread_count, "images": SENSITIVITY_IMAGES}
-        inputs["batch"] = run.options.batch
+        inputs = {
+            "threads": run.options.thread_count,
+            "images": SENSITIVITY_IMAGES,
+            "batch": run.options.batch,
+        }
         folder = run.stages.run(f"method/{name}", inputs, make, after)
         row = json.loads((folder / "method.json").read_text())
         if row not in self.calibration:
@@ -209,51 +222,19 @@ class Narrowing:
         fitted = (folder / _ROUNDED).exists()
         return row["chosen"].removesuffix(FITTED), load_rounded(folder / _ROUNDED) if fitted else {}
 
-    def _try_methods(
-        self,
-        model: onnx.ModelProto,
-        name: str,
-        methods: Sequence[str],
-        answers: Callable[[onnx.ModelProto], Array],
-        reference: Array,
-    ) -> list[Row]:
-        """The errors with each method, weights at their nearest levels."""
-        rows = []
-        with self._run.progress.task("choosing ranges", len(methods)) as advance:
-            for method in methods:
-                rows.append(self._try(model, name, method, answers, reference))
-                advance(1)
-        return rows
-
-    def _try(
-        self,
-        model: onnx.ModelProto,
-        name: str,
-        method: str,
-        answers: Callable[[onnx.ModelProto], Array],
-        reference: Array,
-        rounded: Mapping[str, Rounded] | None = None,
-    ) -> Row:
-        from quantize.qdq import insert_qdq
-
-        source, scheme = self._recipe(name)
-        histograms = self._histograms(source, scheme)
-        logits = answers(insert_qdq(model, histograms, scheme, method=method, rounded=rounded))
-        return {"method": method, **errors(logits, reference)}
-
-    def _fit_weights(self, name: str, method: str) -> dict[str, Rounded]:
+    def _fit_weights(
+        self, source: str, histograms: Mapping[str, Histogram], scheme: Scheme, method: str
+    ) -> dict[str, Rounded]:
         from quantize.rounding import IMAGES, round_weights
 
-        run = self._run
-        source, scheme = self._recipe(name)
-        images = run.calibration
+        run, images = self._run, self._run.calibration
         assert images is not None
         places = spread(len(images), IMAGES)
         with run.progress.task("fitting weights", len(places)) as advance:
             return round_weights(
                 self._load(source),
                 images.batches(run.options.batch, places),
-                self._histograms(source, scheme),
+                histograms,
                 scheme,
                 method=method,
                 progress=advance,

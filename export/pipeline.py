@@ -322,7 +322,7 @@ class Run:
 
         after = ["torch.outputs", f"graph/{_stage_name(name, units)}", "images/validation"]
         stage = self.file_graph_name(name, units)
-        return self._write_graph(stage, GRAPHS[name], write, self.fed, after)
+        return self._write_graph(stage, self.plan(name), write, self.fed, after)
 
     def file_graph_name(self, name: str, units: Units) -> str:
         """The stage of `file_graph`."""
@@ -429,7 +429,7 @@ class Run:
         batches = images.batches(self.options.batch, places)
         outputs = run_all(runner, batches, len(places), lambda _: None)
         reference, precision = [r[places] for r in self.reference], graph.precision
-        tuned = self._fine_tuned(name)
+        tuned = self._fine_tuned(graph)
         if tuned is not None:
             # In float it may leave the network that was given; its INT8 graph has to come back.
             reference, precision = self._tuned_outputs(tuned, images, places), "fp32"
@@ -443,12 +443,11 @@ class Run:
             require(row)
         return row
 
-    def _fine_tuned(self, name: str) -> Graph | None:
-        """The float export of a fine-tuned network that the graph `name` is or is made from."""
-        graph = GRAPHS.get(name)
-        while graph is not None and not graph.narrows and graph.source is not None:
-            graph = GRAPHS[graph.source]
-        return None if graph is None or self.fine_tuning is None or graph.tuned is None else graph
+    def _fine_tuned(self, graph: Graph) -> Graph | None:
+        """The export of a fine-tuned network that a float graph is or is made from, if any."""
+        while not graph.narrows and graph.source is not None:
+            graph = self.plan(graph.source)
+        return graph if graph.tuned is not None else None
 
     def _tuned_outputs(
         self, graph: Graph, images: PreparedImages, places: NDArray[np.int64]

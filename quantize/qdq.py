@@ -67,11 +67,9 @@ def observe(
         raise InputError("the graph is quantised already: start from the float32 graph")
     names = list(dict.fromkeys(layer.source for layer in find_layers(model.graph, scheme)))
     histograms = {name: Histogram() for name in names}
-    for values in observed(model, names, batches, threads):
+    for values in observed(model, names, batches, progress, threads):
         for name in names:
             histograms[name].add(values[name])
-        if progress is not None:
-            progress(len(next(iter(values.values()))))
     return histograms
 
 
@@ -114,13 +112,17 @@ def insert_qdq(
         for layer in find_layers(model.graph, scheme)
         if layer.unit not in keep_float and layer.name not in keep_float
     ]
-    levels = {
-        name: histograms[name].levels(scheme.asymmetric, method)
-        for name in dict.fromkeys(layer.source for layer in layers)
-    }
-    _insert(model.graph, layers, levels, rounded or {})
+    _insert(model.graph, layers, input_levels(layers, histograms, scheme, method), rounded or {})
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def input_levels(
+    layers: Iterable[Layer], histograms: Mapping[str, Histogram], scheme: Scheme, method: str
+) -> dict[str, Levels]:
+    """What the tensors that the layers are given are rounded to, by `Layer.source`."""
+    sources = dict.fromkeys(layer.source for layer in layers)
+    return {name: histograms[name].levels(scheme.asymmetric, method) for name in sources}
 
 
 @dataclass
@@ -241,9 +243,12 @@ def observed(
     model: onnx.ModelProto,
     names: Sequence[str],
     batches: Iterable[NDArray[np.float32]],
+    progress: Callable[[int], None] | None = None,
     threads: int = 0,
 ) -> Iterator[dict[str, NDArray[np.float32]]]:
     """What the tensors `names` of a float graph take on, batch by batch.
+
+    `progress` is called with each batch's number of images when the next one is asked for.
 
     Raises InputError when there are no batches, or one does not fit the graph.
     """
@@ -262,6 +267,8 @@ def observed(
         values = session.run(fetched, {source.name: batch})
         yield {source.name: batch, **dict(zip(fetched, values, strict=True))}
         images += len(batch)
+        if progress is not None:
+            progress(len(batch))
     if images == 0:
         raise InputError("INT8 needs calibration images and got none")
 

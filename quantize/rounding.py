@@ -21,7 +21,14 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from quantize.qdq import Rounded, find_layers, is_layer, observed, output_axis
+from quantize.qdq import (
+    Rounded,
+    find_layers,
+    input_levels,
+    is_layer,
+    observed,
+    output_axis,
+)
 from quantize.ranges import LEVELS, Histogram, Levels, half_scale
 from quantize.recipe import Scheme
 
@@ -30,8 +37,8 @@ IMAGES = 32
 _POSITIONS = 64
 """At how many positions of each image; small maps have fewer."""
 _LARGEST = 2560
-"""Inputs of an output. Only the first stage's dense reductions have more, and what they lose is too
-little to pay for moments that grow with the square."""
+"""Inputs of an output: moments grow with their square. Only the first stage's dense reductions have
+more."""
 _RIDGE = 1.0
 """Weight of a weight's staying where it was, relative to the mean power of the inputs."""
 _DAMPING = 0.01
@@ -163,11 +170,9 @@ def round_weights(
     moments = [_Moments(layer) for layer in layers]
     names = [layer.node.input[0] for layer in layers]
     rng = np.random.default_rng(0)
-    for values in observed(model, list(dict.fromkeys(names)), batches, threads):
+    for values in observed(model, list(dict.fromkeys(names)), batches, progress, threads):
         for name, moment in zip(names, moments, strict=True):
             moment.add(values[name], rng)
-        if progress is not None:
-            progress(len(next(iter(values.values()))))
     return {
         layer.node.input[1]: moment.fit() for layer, moment in zip(layers, moments, strict=True)
     }
@@ -177,15 +182,14 @@ def _layers(
     model: onnx.ModelProto, histograms: Mapping[str, Histogram], scheme: Scheme, method: str
 ) -> list[_Fitted]:
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    levels = {
-        layer.node.output[0]: histograms[layer.source].levels(scheme.asymmetric, method)
-        for layer in find_layers(model.graph, scheme)
-    }
+    names, found = set(constants), find_layers(model.graph, scheme)
+    by_source = input_levels(found, histograms, scheme, method)
+    levels = {layer.node.output[0]: by_source[layer.source] for layer in found}
     layers = []
     for node in model.graph.node:
         own = levels.get(node.output[0])
         rounded = own is not None or (scheme.bf16 and node.op_type == "Conv")
-        if not rounded or not is_layer(node, set(constants)):
+        if not rounded or not is_layer(node, names):
             continue
         axis = output_axis(node)
         weight = np.moveaxis(numpy_helper.to_array(constants[node.input[1]]), axis, 0)

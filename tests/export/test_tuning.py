@@ -15,6 +15,7 @@ from cmt.checkpoints import to_public_layout
 from cmt.errors import GateError
 from cmt.network import CMT
 from export import export, tuning
+from export.narrowing import FITTED
 from quantize import finetune
 from quantize.ranges import METHODS
 
@@ -34,19 +35,9 @@ def outlying_weights(tiny_network: Callable[..., CMT], tmp_path: Path) -> Path:
     return tmp_path / "w.safetensors"
 
 
-@pytest.mark.parametrize(("rate", "used"), [(2e-5, 1), (1.0, 0)])
-def test_fine_tuning_that_does_harm_is_not_used(
-    rate: float,
-    used: int,
-    tiny_in_process: None,
-    outlying_weights: Path,
-    photos: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(finetune, "LEARNING_RATE", rate)
-    monkeypatch.setattr(finetune, "BATCH", 2)
-    options: dict[str, Any] = {
+@pytest.fixture
+def options(tiny_in_process: None, outlying_weights: Path, photos: Path) -> dict[str, Any]:
+    return {
         "variant": "tiny",
         "targets": ("onnxruntime",),
         "precisions": ("int8",),
@@ -57,6 +48,18 @@ def test_fine_tuning_that_does_harm_is_not_used(
         "threads": 1,
         "max_drop": 100.0,
     }
+
+
+@pytest.mark.parametrize(("rate", "used"), [(2e-5, 1), (1.0, 0)])
+def test_fine_tuning_that_does_harm_is_not_used(
+    rate: float,
+    used: int,
+    options: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(finetune, "LEARNING_RATE", rate)
+    monkeypatch.setattr(finetune, "BATCH", 2)
     report = export(**options, out=tmp_path / "tuned", qat=1).report
     scheme = report["fine_tuning"]["schemes"]["explicit"]
     assert scheme["chosen"] == used, scheme
@@ -64,8 +67,9 @@ def test_fine_tuning_that_does_harm_is_not_used(
     # The file has the ranges that the network learned with, or those of a run without.
     (choice,) = report["calibration"]
     tried = [row["method"] for row in choice["methods"]]
-    assert tried[:4] == ([scheme["method"]] if used else list(METHODS))
-    assert (len(tried) > 4) == (not used)  # fitted weights are what nothing learned with
+    # Nothing learned with fitted weights, so they are tried without fine-tuning alone.
+    fitted = f"{choice['chosen'].removesuffix(FITTED)}{FITTED}"
+    assert tried == ([scheme["method"]] if used else [*METHODS, fitted])
     export(**options, out=tmp_path / "plain")
     manifests = [
         json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("tuned", "plain")
@@ -79,11 +83,7 @@ def test_fine_tuning_that_does_harm_is_not_used(
 
 
 def test_a_fine_tuned_graph_is_compared_with_the_fine_tuned_network(
-    tiny_in_process: None,
-    outlying_weights: Path,
-    photos: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is learned for INT8 may take the float network anywhere: only INT8 must come back."""
     learn = tuning.train_epoch
@@ -99,17 +99,4 @@ def test_a_fine_tuned_graph_is_compared_with_the_fine_tuned_network(
     monkeypatch.setattr(tuning.FineTuning, "_held_out_error", lambda *_: next(errors))
     errors = iter([1.0] * len(METHODS) + [0.5])
     with pytest.raises(GateError, match="parity failed at 'qdq'"):
-        export(
-            variant="tiny",
-            targets=("onnxruntime",),
-            precisions=("int8",),
-            weights=str(outlying_weights),
-            calib_data=photos,
-            val_data=photos,
-            bench_seconds=0.05,
-            threads=1,
-            qat=1,
-            max_drop=100.0,
-            gate_minutes=0.0,
-            out=tmp_path / "bundle",
-        )
+        export(**options, qat=1, gate_minutes=0.0, out=tmp_path / "bundle")
