@@ -202,8 +202,8 @@ class Narrowing:
                     advance(1)
             best = max(rows, key=worst_first)
             if not learned:
-                rounded = self._fit_weights(source, histograms, scheme, best["method"])
-                rows.append(judge(best["method"], rounded))
+                rounded = self._fit_weights(source, histograms, scheme)
+                rows.append(judge(MSE, rounded))
                 if worst_first(rows[-1]) > worst_first(best):
                     best = rows[-1]
                     save_rounded(rounded, folder / _ROUNDED)
@@ -223,8 +223,9 @@ class Narrowing:
         return row["chosen"].removesuffix(FITTED), load_rounded(folder / _ROUNDED) if fitted else {}
 
     def _fit_weights(
-        self, source: str, histograms: Mapping[str, Histogram], scheme: Scheme, method: str
+        self, source: str, histograms: Mapping[str, Histogram], scheme: Scheme
     ) -> dict[str, Rounded]:
+        """For ranges of least squared error, which suit fitted weights best: docs/accuracy.md."""
         from quantize.rounding import IMAGES, round_weights
 
         run, images = self._run, self._run.calibration
@@ -236,7 +237,7 @@ class Narrowing:
                 images.batches(run.options.batch, places),
                 histograms,
                 scheme,
-                method=method,
+                method=MSE,
                 progress=advance,
                 threads=run.options.thread_count,
             )

@@ -48,7 +48,7 @@ from export.tuning import FineTuning
 from measure import environment, signature
 from measure.bundle import write_manifest
 from measure.latency import ROUNDS, Timing, measure_alternately
-from measure.parity import TOLERANCES, compare_outputs, require
+from measure.parity import compare_outputs, require, tolerance_for
 from measure.report import REPORT_FILES, write_report
 from measure.runners import LOADERS, PRECISION, Settings, run_all, torch_runner
 from measure.tune import tune
@@ -437,7 +437,7 @@ class Run:
             name.replace(SUFFIX, " with units in float, "),
             outputs,
             reference,
-            TOLERANCES[precision],
+            tolerance_for(precision),
         )
         if precision == "fp32":  # the others may yet be mended by units in float
             require(row)
@@ -558,7 +558,7 @@ class Run:
                 candidate.name,
                 [array[places] for array in outputs],
                 [array[places] for array in self.reference],
-                TOLERANCES[candidate.precision],
+                tolerance_for(candidate.precision, settings.get(PRECISION)),
             )
         return outputs
 

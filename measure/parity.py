@@ -39,6 +39,21 @@ TOLERANCES = {
 PRECISIONS = tuple(TOLERANCES)
 """From the widest to the narrowest."""
 
+# Of CMT-Ti on 10,000 images, the worst in BF16 had 0.073 and 0.9971, so that one in nine samples
+# of 32 would break the limits for FP16.
+_BF16 = Tolerance(max_rel=0.15, cosine=0.99)
+"""For fp16 files that are computed in BF16, which keeps 8 bits."""
+
+
+def tolerance_for(precision: str, arithmetic: str | None = None) -> Tolerance:
+    """What a file may change.
+
+    Args:
+        precision: of the file, one of `PRECISIONS`.
+        arithmetic: that it is run in where that is another, such as `bf16`.
+    """
+    return _BF16 if (precision, arithmetic) == ("fp16", "bf16") else TOLERANCES[precision]
+
 
 def compare_outputs(
     stage: str, outputs: Outputs, reference: Outputs, tolerance: Tolerance

@@ -161,8 +161,9 @@ class Levels:
     def round_trip(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
         """The values after quantisation and dequantisation."""
         low, high = (0, 255) if self.unsigned else (-LEVELS, LEVELS)
-        quantised = np.clip(np.rint(values / self.scale) + self.zero_point, low, high)
-        return (quantised - self.zero_point) * self.scale
+        steps = np.rint(values / self.scale)
+        np.clip(steps, low - self.zero_point, high - self.zero_point, out=steps)
+        return steps * self.scale
 
 
 def signed_levels(threshold: float) -> Levels:

@@ -85,7 +85,7 @@ def test_a_lack_of_memory_stops_the_run_and_resume_goes_on(
             assert any(
                 line.startswith("cmt-export: ") and "the same command with --resume" in line
                 for line in errors.read_text().splitlines()  # libraries write lines of their own
-            )
+            ), errors.read_text()
             explained += 1
     # Where memory ends, native code of others may crash before anybody can say why: of the limits
     # from 14 to 159 MiB, one in ten did.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from export.targets import TARGETS
 from measure.bundle import MANIFEST, SEAL, file_entries, open_bundle
 from measure.environment import usable_cores
 from measure.golden import golden_images
+from measure.parity import tolerance_for
 from measure.report import validate
-from measure.runners import LOADERS, SIMULATED
+from measure.runners import LOADERS, PRECISION, SIMULATED
 
 QUICK: dict[str, Any] = {"bench_seconds": 0.1, "max_drop": 100.0}
 AVAILABLE = tuple(name for name, target in TARGETS.items() if target.missing() is None)
@@ -94,8 +96,9 @@ def test_golden_outputs_come_out_of_the_bundled_files(
 ) -> None:
     manifest = json.loads((bundle.path / "manifest.json").read_text())["input"]
     pixels = np.load(bundle.path / "golden" / "images.npy")[:3]
-    x = (pixels / 255 - np.array(manifest["mean"])) / np.array(manifest["std"])
-    x = np.ascontiguousarray(x.transpose(0, 3, 1, 2), np.float32)
+    # In float32 as the files are fed: at the edge between two INT8 levels, the last bit decides.
+    mean, std = (np.array(manifest[name], np.float32) for name in ("mean", "std"))
+    x = np.ascontiguousarray(((pixels.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2))
     artefacts = json.loads((bundle.path / "manifest.json").read_text())["artefacts"]
     settings = next(a.get("settings") for a in artefacts if a["path"] == file)
     # As it was evaluated: for an open batch, ONNX Runtime has kernels that round otherwise.
@@ -132,6 +135,17 @@ def test_every_arrow_has_a_parity_row_on_real_images(bundle: Bundle) -> None:
     assert stages["simplified"]["max_rel"] < 1e-4
     assert stages["rewritten-simplified"]["max_rel"] < 1e-4
     assert all(r["passed"] and r["images"] == 20 for r in stages.values())
+
+
+def test_an_fp16_file_is_held_to_what_its_arithmetic_allows(bundle: Bundle) -> None:
+    stages = {r["stage"]: r for r in bundle.report["parity"]}
+    (file,) = (
+        entry
+        for entry in open_bundle(bundle.path).artefacts
+        if (entry["target"], entry["precision"]) == ("openvino", "fp16")
+    )
+    allowed = tolerance_for("fp16", file["settings"][PRECISION])
+    assert stages["openvino/fp16"]["tolerance"] == asdict(allowed)
 
 
 def test_the_undecodable_image_is_counted_and_warned_about(bundle: Bundle) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cmt.errors import GateError
-from measure.parity import TOLERANCES, Tolerance, compare_outputs, require
+from measure.parity import TOLERANCES, Tolerance, compare_outputs, require, tolerance_for
 
 REFERENCE = [np.random.default_rng(0).standard_normal((8, 10)).astype(np.float32)]
 
@@ -46,3 +46,17 @@ def test_feature_maps_have_no_top1_and_the_worst_map_counts() -> None:
     assert row["top1_agreement"] is None
     assert row["max_rel"] == pytest.approx(0.5)
     assert not row["passed"]
+
+
+def test_bf16_may_change_more_than_fp16_but_no_broken_graph_passes() -> None:
+    wide, narrow = tolerance_for("fp16", "bf16"), tolerance_for("fp16", "f32")
+    half = [REFERENCE[0] + np.float32(0.1) * REFERENCE[0].max() * np.sign(REFERENCE[0])]
+    assert compare_outputs("openvino/fp16", half, REFERENCE, wide)["passed"]
+    assert not compare_outputs("openvino/fp16", half, REFERENCE, narrow)["passed"]
+    shuffled = [REFERENCE[0][:, ::-1]]
+    assert not compare_outputs("openvino/fp16", shuffled, REFERENCE, wide)["passed"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_other_files_keep_their_tolerance_in_bf16(precision: str) -> None:
+    assert tolerance_for(precision, "bf16") == tolerance_for(precision)
