@@ -112,7 +112,7 @@ def _bars(groups: list[Row]) -> Table:
             best = min((rounds[name] for name in others), key=statistics.median)
             cells.append(_ratio(paired_ratio(rounds[ours], best)))
         rows.append((f"{ours} / {title}", *cells))
-    return Table("Speed ratios", ("", *map(_point_name, points)), rows)
+    return Table(f"{_network(groups)}: speed ratios", ("", *map(_point_name, points)), rows)
 
 
 def _shares(groups: list[Row]) -> Table:
@@ -132,7 +132,8 @@ def _shares(groups: list[Row]) -> Table:
         "G multiply-adds per second, and the share of the rate of a large INT8 matrix product in "
         "the same rounds."
     )
-    return Table("INT8 multiply rate", ("", *map(_point_name, points)), rows, caption)
+    title = f"{_network(groups)} and others: INT8 multiply rate"
+    return Table(title, ("", *map(_point_name, points)), rows, caption)
 
 
 def _networks(groups: list[Row]) -> list[Table]:
@@ -156,7 +157,7 @@ def _networks(groups: list[Row]) -> list[Table]:
                     _cell(int8, point),
                 )
             )
-        network = here[0]["contenders"][0]["network"]
+        network = _network(here)
         tables.append(
             Table(
                 f"{network} and other networks, {_point_name(point)}",
@@ -168,6 +169,11 @@ def _networks(groups: list[Row]) -> list[Table]:
             )
         )
     return tables
+
+
+def _network(groups: list[Row]) -> str:
+    """The CMT whose variant the groups are of."""
+    return groups[0]["contenders"][0]["network"]
 
 
 def _points(groups: list[Row]) -> list[Point]:
