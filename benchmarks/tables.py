@@ -90,7 +90,8 @@ def _times(groups: list[Row], machine: str) -> Table:
 
 
 def _bars(groups: list[Row]) -> Table:
-    """What our files gain over what they are meant to beat."""
+    """What our files gain over what they are meant to beat; no columns where none were timed."""
+    network = _network(groups)
     groups = [group for group in groups if group["kind"] == "graphs"]
     points = _points(groups)
     rows = []
@@ -112,7 +113,7 @@ def _bars(groups: list[Row]) -> Table:
             best = min((rounds[name] for name in others), key=statistics.median)
             cells.append(_ratio(paired_ratio(rounds[ours], best)))
         rows.append((f"{ours} / {title}", *cells))
-    return Table(f"{_network(groups)}: speed ratios", ("", *map(_point_name, points)), rows)
+    return Table(f"{network}: speed ratios", ("", *map(_point_name, points)), rows)
 
 
 def _shares(groups: list[Row]) -> Table:
