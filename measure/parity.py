@@ -39,8 +39,8 @@ TOLERANCES = {
 PRECISIONS = tuple(TOLERANCES)
 """From the widest to the narrowest."""
 
-# Of CMT-Ti on all 10,000 bundled images, the worst in BF16 had 0.073 and 0.9971, so that one in nine samples
-# of 32 would break the limits for FP16.
+# Of CMT-Ti on all 10,000 bundled images, the worst in BF16 had 0.073 and 0.9971, so that one in
+# nine samples of 32 would break the limits for FP16.
 _BF16 = Tolerance(max_rel=0.15, cosine=0.99)
 """For fp16 files that are computed in BF16, which keeps 8 bits."""
 
