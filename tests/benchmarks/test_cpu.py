@@ -22,6 +22,7 @@ from benchmarks.contenders import PEAK, Contender, int8_product
 from benchmarks.networks import CMT_TOP1, RIVAL_GROUPS, RIVALS
 from benchmarks.tables import make_tables, to_markdown, to_rich
 from cmt.network import count_macs
+from cmt.variants import VARIANTS
 from measure.runners import OPENVINO_SETTINGS
 from measure.statistics import paired_ratio
 
@@ -248,6 +249,16 @@ def test_the_published_tables_are_those_of_the_results(published: dict[str, Any]
     page = (DOCS / "cpu_results.md").read_text()
     for table in make_tables(published):
         assert to_markdown(table) in page
+
+
+def test_the_published_run_is_whole(published: dict[str, Any], tmp_path: Path) -> None:
+    planned = {
+        f"{variant}, batch {batch}, {mode}, {kind}"
+        for variant in VARIANTS
+        for batch in (1, 8)
+        for kind, mode, _ in cpu.groups(contenders.Files(tmp_path), variant, batch, others=True)
+    }
+    assert {group["title"] for group in published["groups"]} == planned
 
 
 def test_published_int8_is_ahead_of_everything_one_would_run_in_its_place(
