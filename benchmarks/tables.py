@@ -27,6 +27,7 @@ Point = tuple[str, int]
 """Mode and batch."""
 
 NOT_MEASURED = "-"
+_QUARTILES = "In the same rounds: median [quartiles]."
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ def make_tables(results: Row) -> list[Table]:
     for variant in dict.fromkeys(group["variant"] for group in results["groups"]):
         groups = [group for group in results["groups"] if group["variant"] == variant]
         tables += [_times(groups, machine), _bars(groups), _shares(groups)]
-        tables += _networks([group for group in groups if group["kind"] == "networks"])
+        networks = [group for group in groups if group["kind"] == "networks"]
+        tables += _networks(networks)
+        tables += [_beside(networks)] if networks else []
     return [table for table in tables if len(table.header) > 1]
 
 
@@ -97,23 +100,56 @@ def _bars(groups: list[Row]) -> Table:
     rows = []
     for ours, title, others in (
         (OURS_INT8, "plain FP32", (PLAIN,)),
-        (OURS_INT8, "better NNCF recipe", (NNCF_DEFAULT, NNCF_TRANSFORMER)),
+        (OURS_INT8, "better NNCF", (NNCF_DEFAULT, NNCF_TRANSFORMER)),
         (OURS_INT8, "that with BF16", (NNCF_DEFAULT_BF16, NNCF_TRANSFORMER_BF16)),
         (OURS_INT8, "plain BF16", (PLAIN_BF16,)),
         (OURS_FP32, "plain FP32", (PLAIN,)),
     ):
         cells = []
         for point in points:
-            rounds = {
-                row["name"]: row["rounds_ms"]
-                for group in groups
-                if (group["mode"], group["batch"]) == point
-                for row in group["contenders"]
-            }
+            rounds = _rounds(groups, point, ours)
             best = min((rounds[name] for name in others), key=statistics.median)
-            cells.append(_ratio(paired_ratio(rounds[ours], best)))
+            cells.append(_quartiles(paired_ratio(rounds[ours], best)))
         rows.append((f"{ours} / {title}", *cells))
-    return Table(f"{network}: speed ratios", ("", *map(_point_name, points)), rows)
+    title = f"{network}: speed ratios"
+    return Table(title, ("", *map(_point_name, points)), rows, _QUARTILES)
+
+
+def _beside(groups: list[Row]) -> Table:
+    """How much faster CMT is than every other network, as torch writes both and in INT8."""
+    network, points = _network(groups), _points(groups)
+    others = {
+        row["name"]: PLAIN if row["precision"] == "FP32" else OURS_INT8
+        for group in groups
+        for row in group["contenders"]
+        if row["network"] != network
+    }
+    rows = []
+    for other, own in others.items():
+        cells = []
+        for point in points:
+            rounds = _rounds(groups, point, other)
+            measured = rounds[own] and rounds[other]
+            ratio = paired_ratio(rounds[own], rounds[other]) if measured else None
+            cells.append(_quartiles(ratio) if ratio else NOT_MEASURED)
+        rows.append((other, *cells))
+    return Table(
+        f"{network}: speed as a multiple of other networks'",
+        ("", *map(_point_name, points)),
+        rows,
+        f"{PLAIN} to FP32, {OURS_INT8} to INT8. {_QUARTILES}",
+    )
+
+
+def _rounds(groups: list[Row], point: Point, name: str) -> dict[str, list[float]]:
+    """Milliseconds of every round of every file in the group that `name` is in."""
+    contenders = next(
+        group["contenders"]
+        for group in groups
+        if (group["mode"], group["batch"]) == point
+        and any(row["name"] == name for row in group["contenders"])
+    )
+    return {row["name"]: row["rounds_ms"] for row in contenders}
 
 
 def _shares(groups: list[Row]) -> Table:
@@ -218,6 +254,10 @@ def _share(row: Row | None) -> str:
 
 def _ratio(ratio: dict[str, float]) -> str:
     return f"{ratio['median']:.2f}±{(ratio['q3'] - ratio['q1']) / 2:.2f}"
+
+
+def _quartiles(ratio: dict[str, float]) -> str:
+    return f"{ratio['median']:.2f} [{ratio['q1']:.2f}, {ratio['q3']:.2f}]"
 
 
 def _gmacs(row: Row) -> float:

@@ -227,6 +227,7 @@ def test_tables_fit_100_columns(results: dict[str, Any]) -> None:
     text = console.export_text()
     assert "…" not in text
     assert text.count("1234  12.34±0.25") > 10
+    assert text.count("1.00 [1.00, 1.00]") > 20
     assert max(map(len, text.splitlines())) <= 100
 
 
