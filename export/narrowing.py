@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 NONE: Units = frozenset()
 SUFFIX = "~"
 SENSITIVITY_IMAGES = 16
-"""Held-out images for the errors of units and of methods: enough for decibels, which average over
-all logits; the gate counts changed answers on all of them."""
+"""Held-out images for the errors of units: enough for decibels, which average over all logits; the
+gate counts changed answers on all of them."""
+METHOD_IMAGES = 64
+"""The same for methods, which lie closer together, see docs/accuracy.md."""
 BY_LAYER = ("layer", "sqnr_db", "kl", "changed")
 """Fields of the rows of a unit's `by_layer`; stand-ins are of no layer and have no rows."""
 FEW_IMAGES = 128
@@ -185,7 +187,7 @@ class Narrowing:
             from quantize.qdq import insert_qdq
             from quantize.rounding import save_rounded
 
-            answers = self._runner()
+            answers = self._runner(METHOD_IMAGES)
             histograms = self._histograms(source, scheme)
             model = self._load(source, any_batch=True)
             reference = answers(self._load(_PLAIN, any_batch=True) if learned else model)
@@ -212,7 +214,7 @@ class Narrowing:
 
         inputs = {
             "threads": run.options.thread_count,
-            "images": SENSITIVITY_IMAGES,
+            "images": METHOD_IMAGES,
             "batch": run.options.batch,
         }
         folder = run.stages.run(f"method/{name}", inputs, make, after)
@@ -242,9 +244,9 @@ class Narrowing:
                 threads=run.options.thread_count,
             )
 
-    def _runner(self) -> Callable[[onnx.ModelProto], Array]:
+    def _runner(self, count: int) -> Callable[[onnx.ModelProto], Array]:
         images = self._run.images["ranking"]
-        places = spread(len(images), SENSITIVITY_IMAGES)
+        places = spread(len(images), count)
         batches = images.batches(_RUN_BATCH, places)
         return run_on(batches, len(places), self._run.options.thread_count)
 
@@ -331,7 +333,7 @@ class Narrowing:
         layers = {layer: {"layer": layer} for names in units.values() for layer in names}
 
         def make(folder: Path) -> None:
-            answers = self._runner()
+            answers = self._runner(SENSITIVITY_IMAGES)
             with run.progress.task(f"layers of '{name}' alone", len(layers)) as advance:
                 rows = measure(self._alone(name, answers, layers), answers, advance)
             (folder / "layers.json").write_text(json.dumps(rows))
@@ -363,7 +365,7 @@ class Narrowing:
                 answers = self._simulation(folder)
                 graphs = self._half_graphs(name, answers)
             else:
-                answers = self._runner()
+                answers = self._runner(SENSITIVITY_IMAGES)
                 graphs = self._int8_graphs(name, answers)
             with run.progress.step(f"measuring sensitivity of '{name}'"):
                 rows = measure(graphs, answers)
