@@ -101,15 +101,11 @@ def _bars(groups: list[Row]) -> Table:
     for ours, title, others in (
         (OURS_INT8, "plain FP32", (PLAIN,)),
         (OURS_INT8, "better NNCF", (NNCF_DEFAULT, NNCF_TRANSFORMER)),
-        (OURS_INT8, "that with BF16", (NNCF_DEFAULT_BF16, NNCF_TRANSFORMER_BF16)),
+        (OURS_INT8, "better NNCF, BF16", (NNCF_DEFAULT_BF16, NNCF_TRANSFORMER_BF16)),
         (OURS_INT8, "plain BF16", (PLAIN_BF16,)),
         (OURS_FP32, "plain FP32", (PLAIN,)),
     ):
-        cells = []
-        for point in points:
-            rounds = _rounds(groups, point, ours)
-            best = min((rounds[name] for name in others), key=statistics.median)
-            cells.append(_quartiles(paired_ratio(rounds[ours], best)))
+        cells = (_speedup(_rounds(groups, point, ours), ours, others) for point in points)
         rows.append((f"{ours} / {title}", *cells))
     title = f"{network}: speed ratios"
     return Table(title, ("", *map(_point_name, points)), rows, _QUARTILES)
@@ -126,30 +122,31 @@ def _beside(groups: list[Row]) -> Table:
     }
     rows = []
     for other, own in others.items():
-        cells = []
-        for point in points:
-            rounds = _rounds(groups, point, other)
-            measured = rounds[own] and rounds[other]
-            ratio = paired_ratio(rounds[own], rounds[other]) if measured else None
-            cells.append(_quartiles(ratio) if ratio else NOT_MEASURED)
+        cells = (_speedup(_rounds(groups, point, other), own, (other,)) for point in points)
         rows.append((other, *cells))
     return Table(
         f"{network}: speed as a multiple of other networks'",
         ("", *map(_point_name, points)),
         rows,
-        f"{PLAIN} to FP32, {OURS_INT8} to INT8. {_QUARTILES}",
+        f"{PLAIN} to FP32, {OURS_INT8} to INT8 (NNCF). {_QUARTILES}",
     )
 
 
 def _rounds(groups: list[Row], point: Point, name: str) -> dict[str, list[float]]:
-    """Milliseconds of every round of every file in the group that `name` is in."""
-    contenders = next(
-        group["contenders"]
-        for group in groups
-        if (group["mode"], group["batch"]) == point
-        and any(row["name"] == name for row in group["contenders"])
-    )
-    return {row["name"]: row["rounds_ms"] for row in contenders}
+    """Milliseconds of every round of the files that were measured in the group of `name`."""
+    for group in groups:
+        rows = group["contenders"]
+        if (group["mode"], group["batch"]) == point and any(row["name"] == name for row in rows):
+            return {row["name"]: row["rounds_ms"] for row in rows if row["rounds_ms"] is not None}
+    return {}
+
+
+def _speedup(rounds: dict[str, list[float]], own: str, others: Sequence[str]) -> str:
+    """Speed as a multiple of the fastest of the others."""
+    theirs = [rounds[name] for name in others if name in rounds]
+    if own not in rounds or not theirs:
+        return NOT_MEASURED
+    return _quartiles(paired_ratio(rounds[own], min(theirs, key=statistics.median)))
 
 
 def _shares(groups: list[Row]) -> Table:

@@ -34,7 +34,7 @@ SENSITIVITY_IMAGES = 16
 """Held-out images for the errors of units: enough for decibels, which average over all logits; the
 gate counts changed answers on all of them."""
 METHOD_IMAGES = 64
-"""The same for methods, which lie closer together, see docs/accuracy.md."""
+"""Held-out images for the errors of methods, which lie closer together: docs/accuracy.md."""
 BY_LAYER = ("layer", "sqnr_db", "kl", "changed")
 """Fields of the rows of a unit's `by_layer`; stand-ins are of no layer and have no rows."""
 FEW_IMAGES = 128

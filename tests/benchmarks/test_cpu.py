@@ -252,6 +252,27 @@ def test_the_published_tables_are_those_of_the_results(published: dict[str, Any]
         assert to_markdown(table) in page
 
 
+def test_results_of_a_stopped_run_have_tables(published: dict[str, Any]) -> None:
+    for count in range(1, len(published["groups"])):
+        tables = make_tables({**published, "groups": published["groups"][:count]})
+        assert all(len(row) == len(table.header) for table in tables for row in table.rows)
+
+
+def test_ratios_are_of_the_files_that_they_name(results: dict[str, Any]) -> None:
+    ms = {contenders.PLAIN: 8.0, contenders.OURS_INT8: 2.0, contenders.OURS_FP32: 5.0}
+    ms |= {"EfficientNet-Lite0 FP32": 4.0, contenders.NNCF_TRANSFORMER: 3.0}
+    for row in (row for group in results["groups"] for row in group["contenders"]):
+        row["rounds_ms"] = [ms.get(row["name"], 6.0)] * 8
+        if row["name"] == "EfficientNet-Lite0 INT8":
+            row |= {"ms": None, "rounds_ms": None, "reason": "no package"}
+    cells = {row[0]: row[1] for table in make_tables(results) for row in table.rows if row[1:]}
+    assert cells["ours INT8 / plain FP32"] == "4.00 [4.00, 4.00]"
+    assert cells["ours INT8 / better NNCF"] == "1.50 [1.50, 1.50]"
+    assert cells["ours FP32 / plain FP32"] == "1.60 [1.60, 1.60]"
+    assert cells["EfficientNet-Lite0 FP32"] == "0.50 [0.50, 0.50]"
+    assert cells["EfficientNet-Lite0 INT8"] == "-"
+
+
 def test_the_published_run_is_whole(published: dict[str, Any], tmp_path: Path) -> None:
     planned = {
         f"{variant}, batch {batch}, {mode}, {kind}"
