@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from cmt.errors import InputError
-from measure.sessions import cpu_session
+from measure.sessions import cpu_session, run_each
 from quantize.qdq import parts
 
 if TYPE_CHECKING:
@@ -91,9 +91,8 @@ def measure_ranges(
         typed.graph.node.append(helper.make_node("Abs", [name], [magnitude]))
         typed.graph.node.append(helper.make_node("ReduceMax", [magnitude], [largest], keepdims=0))
         typed.graph.output.append(helper.make_tensor_value_info(largest, FLOAT, []))
-    session = cpu_session(typed.SerializeToString(), threads)
-    source = session.get_inputs()[0].name
-    largest_of = np.max([session.run(None, {source: batch}) for batch in batches], axis=0)
+    answers = run_each(typed.SerializeToString(), None, batches, threads)
+    largest_of = np.max([largest for _, largest in answers], axis=0)
     return dict(zip(names, largest_of.tolist(), strict=True))
 
 

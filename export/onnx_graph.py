@@ -50,6 +50,9 @@ def export_onnx(model: CMT | InferenceCMT, batch: int, path: Path) -> None:
             dynamo=True,
             external_data=False,
             verbose=False,
+            # It folds BatchNorm into named weights, which the simplifier would name anew. Where
+            # there is none, the simplifier alone does the same, three seconds sooner (CMT-Ti).
+            optimize=isinstance(model, CMT),
         )
 
 
@@ -61,9 +64,19 @@ def simplify_onnx(source: Path, path: Path) -> None:
     with _quiet():
         # onnxsim's own check uses random input; ours (the parity gate) uses real images.
         model, _ = onnxsim.simplify(onnx.load(source), check_n=0)
+    _name_constants(model.graph)
     _infer_batch(model)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
+
+
+def _name_constants(graph: onnx.GraphProto) -> None:
+    """Turn Constant nodes into initialisers, the one kind of constant that later steps look for."""
+    constants = [node for node in graph.node if node.op_type == "Constant"]
+    for node in constants:
+        graph.initializer.add().CopyFrom(node.attribute[0].t)
+        graph.initializer[-1].name = node.output[0]
+        graph.node.remove(node)
 
 
 def _infer_batch(model: onnx.ModelProto) -> None:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from measure.environment import usable_cores
 
 if TYPE_CHECKING:
     import onnxruntime
     import openvino as ov
+
+MOST_AT_ONCE = 8
+"""Batches in `run_each`, each of which holds all that is asked of it."""
 
 
 @cache
@@ -48,3 +58,33 @@ def cpu_session(
     for symbol, size in (dimensions or {}).items():
         options.add_free_dimension_override_by_name(symbol, size)
     return onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
+
+
+def run_each(
+    model: bytes,
+    outputs: Sequence[str] | None,
+    batches: Iterable[NDArray[Any]],
+    threads: int = 0,
+) -> Iterator[tuple[NDArray[Any], list[NDArray[np.float32]]]]:
+    """Every batch with the graph's outputs for it, in order; several at once, a thread for each.
+
+    That takes half the time of one after the other with all threads, which wait for each other
+    after every node (CMT-Ti in calibration, 2 CPUs), and answers do not hang on their number.
+
+    Args:
+        model: an ONNX graph with one input.
+        outputs: by name; None takes all.
+        threads: how many; 0 takes all CPUs.
+    """
+    session = cpu_session(model, 1)
+    source = session.get_inputs()[0].name
+    count = min(threads or usable_cores(), MOST_AT_ONCE)
+    running: deque[tuple[NDArray[Any], Future[list[NDArray[np.float32]]]]] = deque()
+    with ThreadPoolExecutor(count) as pool:
+        for batch in batches:
+            running.append((batch, pool.submit(session.run, outputs, {source: batch})))
+            if len(running) > count:
+                first, answer = running.popleft()
+                yield first, answer.result()
+        for first, answer in running:
+            yield first, answer.result()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from cmt.errors import InputError
-from measure.sessions import cpu_session
+from measure.sessions import run_each
 from quantize.ranges import LEVELS, MSE, Histogram, Levels, half_scale
 from quantize.recipe import Scheme, layer_of, unit_of
 
@@ -257,14 +257,18 @@ def observed(
     augmented.graph.output.extend(
         helper.make_empty_tensor_value_info(name) for name in names if name not in known
     )
-    session = cpu_session(augmented.SerializeToString(), threads)
-    source = session.get_inputs()[0]
+    source = model.graph.input[0]
+    shape = [dimension.dim_value for dimension in source.type.tensor_type.shape.dim]
+
+    def fitting() -> Iterator[NDArray[np.float32]]:
+        for batch in batches:
+            if list(batch.shape) != shape:
+                raise InputError(f"calibration batch is {batch.shape}, the graph takes {shape}")
+            yield batch
+
     fetched = [name for name in names if name != source.name]
     images = 0
-    for batch in batches:
-        if list(batch.shape) != source.shape:
-            raise InputError(f"calibration batch is {batch.shape}, the graph takes {source.shape}")
-        values = session.run(fetched, {source.name: batch})
+    for batch, values in run_each(augmented.SerializeToString(), fetched, fitting(), threads):
         yield {source.name: batch, **dict(zip(fetched, values, strict=True))}
         images += len(batch)
         if progress is not None:

@@ -34,11 +34,12 @@ class Histogram:
     def __init__(self) -> None:
         self.limit = 0.0
         self.counts = np.zeros(2 * _BINS, np.int64)
+        self._chosen: dict[tuple[bool, str], Levels] = {}
 
     def add(self, values: NDArray[np.float32]) -> None:
         """Count an array of any shape; raises InputError on NaN or infinity."""
         values = values.ravel()
-        largest = float(np.abs(values).max(initial=0.0))
+        largest = float(max(-values.min(initial=0.0), values.max(initial=0.0)))
         if not np.isfinite(largest):
             raise InputError("calibration met a NaN or an infinity: check weights and images")
         if self.limit == 0.0:
@@ -47,8 +48,14 @@ class Histogram:
             self.limit *= 2
             self.counts = np.pad(self.counts.reshape(-1, 2).sum(1), _BINS // 2)
         factor = np.float32(_BINS / self.limit if self.limit else 0.0)
-        bins = np.floor(values * factor).astype(np.int32) + _BINS
-        self.counts += np.bincount(np.clip(bins, 0, 2 * _BINS - 1), minlength=2 * _BINS)
+        bins = values * factor
+        np.floor(bins, out=bins)
+        np.maximum(bins, -_BINS, out=bins)  # the factor may be rounded up
+        bins += _BINS
+        counts = np.bincount(bins.astype(np.intp), minlength=2 * _BINS + 1)
+        counts[-2] += counts[-1]  # the limit itself
+        self.counts += counts[:-1]
+        self._chosen.clear()
 
     def levels(self, asymmetric: bool, method: str = MSE) -> Levels:
         """uint8 with a zero point, or int8 around zero, by one of `METHODS`.
@@ -56,6 +63,12 @@ class Histogram:
         `MSE` for both ends: the upper one is searched with the lower one at its extreme, then the
         lower one. After GELU, the two differ so much that a common fraction would suit neither.
         """
+        key = (asymmetric, method)
+        if key not in self._chosen:
+            self._chosen[key] = self._choose(asymmetric, method)
+        return self._chosen[key]
+
+    def _choose(self, asymmetric: bool, method: str) -> Levels:
         low, high = self._quantile(_TAIL) if method == "percentile" else self._edges()
         if method in ("minmax", "percentile"):
             return unsigned_levels(low, high) if asymmetric else signed_levels(max(-low, high))

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from measure.sessions import cpu_session
+from measure.sessions import run_each
 
 Array = NDArray[np.float32]
 Run = Callable[[onnx.ModelProto], Array]
@@ -31,9 +31,8 @@ def run_on(images: Iterable[Array], count: int, threads: int) -> Run:
     batches = list(images)
 
     def run(model: onnx.ModelProto) -> Array:
-        session = cpu_session(model.SerializeToString(), threads)
-        name = session.get_inputs()[0].name
-        return np.concatenate([session.run(None, {name: x})[0] for x in batches])[:count]
+        answers = run_each(model.SerializeToString(), None, batches, threads)
+        return np.concatenate([logits for _, (logits,) in answers])[:count]
 
     return run
 
