@@ -19,6 +19,7 @@ OUT_OF_MEMORY = (
     "bad allocation",  # ONNX Runtime
     "failed to map segment",  # the loader of libraries
     "Arena alloc failed",  # protobuf
+    "can't start new thread",  # Python, without room for its stack
     "could not create a primitive",  # oneDNN in torch and OpenVINO
     "without exception set",  # CPython, of a call for whose frame it has no room (a SystemError)
     "without setting an exception",  # CPython, of native code that has no room

@@ -50,7 +50,6 @@ FITTED = ", weights fitted"
 """What the report says behind the method of choosing ranges where `quantize.rounding` helped."""
 _ROUNDED = "rounded.npz"
 _SAMPLED = 256
-_RUN_BATCH = 8
 
 Row = dict[str, Any]
 
@@ -247,7 +246,7 @@ class Narrowing:
     def _runner(self, count: int) -> Callable[[onnx.ModelProto], Array]:
         images = self._run.images["ranking"]
         places = spread(len(images), count)
-        batches = images.batches(_RUN_BATCH, places)
+        batches = images.batches(1, places)
         return run_on(batches, len(places), self._run.options.thread_count)
 
     def warnings(self) -> list[str]:

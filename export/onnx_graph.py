@@ -50,9 +50,9 @@ def export_onnx(model: CMT | InferenceCMT, batch: int, path: Path) -> None:
             dynamo=True,
             external_data=False,
             verbose=False,
-            # It folds BatchNorm into named weights, which the simplifier would name anew. Where
-            # there is none, the simplifier alone does the same, three seconds sooner (CMT-Ti).
-            optimize=isinstance(model, CMT),
+            # It folds BatchNorm into weights and keeps their names, which the simplifier does not.
+            # Without any, the simplifier alone makes the same graph in two thirds of the time.
+            optimize=any(isinstance(part, torch.nn.BatchNorm2d) for part in model.modules()),
         )
 
 
@@ -72,9 +72,16 @@ def simplify_onnx(source: Path, path: Path) -> None:
 
 def _name_constants(graph: onnx.GraphProto) -> None:
     """Turn Constant nodes into initialisers, the one kind of constant that later steps look for."""
-    constants = [node for node in graph.node if node.op_type == "Constant"]
-    for node in constants:
-        graph.initializer.add().CopyFrom(node.attribute[0].t)
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    for node in [node for node in graph.node if node.op_type == "Constant"]:
+        (attribute,) = node.attribute  # of a name that says the type: value_float, value_ints, ...
+        value = helper.get_attribute_value(attribute)
+        if not isinstance(value, TensorProto):
+            kind = np.float32 if "float" in attribute.name else np.int64
+            value = numpy_helper.from_array(np.array(value, kind))
+        graph.initializer.add().CopyFrom(value)
         graph.initializer[-1].name = node.output[0]
         graph.node.remove(node)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 POINTWISE_KERNELS = "cpu:brgconv_avx512_amx_1x1,cpu:jit_avx512_1x1"
-"""For 1x1 convolutions in INT8, the first that the CPU has; with neither, OpenVINO chooses.
+"""For 1x1 convolutions in INT8, the first that the CPU has; with neither, OpenVINO's own choice.
 
 Without AMX it would take `brgconv_avx512_1x1`, with which CMT-Ti takes 1.02 to 1.06 times as long
 and CMT-S 1.00 to 1.02 times."""
@@ -48,10 +48,10 @@ def build_ir(graph: Path, precision: str, path: Path) -> dict[str, Any]:
     _name_by_place(model)
     try:
         ov.save_model(model, path, compress_to_fp16=precision == "fp16")
-    except RuntimeError as error:  # which does not say why
+        if precision == "int8":
+            _prefer_pointwise_kernels(path)
+    except (RuntimeError, OSError) as error:  # OpenVINO does not say why
         raise MachineError(f"OpenVINO cannot write {path} (the disk may be full)") from error
-    if precision == "int8":
-        _prefer_pointwise_kernels(path)
     settings = {**OPENVINO_SETTINGS, PRECISION: float_arithmetic(precision)}
     return {
         "built_with": {"openvino": version("openvino")},
@@ -61,18 +61,23 @@ def build_ir(graph: Path, precision: str, path: Path) -> dict[str, Any]:
 
 
 def _prefer_pointwise_kernels(path: Path) -> None:
-    """Write `POINTWISE_KERNELS` into an IR file, as the plugin reads it from each convolution.
+    """Write `POINTWISE_KERNELS` into an IR file, where the plugin reads it from each convolution.
 
-    In the file, since OpenVINO's Python sets no attribute that a model is saved with.
+    Into the file, since OpenVINO's Python sets no attribute that a model is saved with. Float
+    convolutions, whose weights are constants and not dequantised, stay as they are.
     """
     tree = ElementTree.parse(path)
-    for layer in tree.iterfind("layers/layer[@type='Convolution']"):
-        _, weight = layer.iterfind("input/port")
-        if [dimension.text for dimension in weight.iterfind("dim")][2:] == ["1", "1"]:
+    layers = {layer.get("id"): layer for layer in tree.iterfind("layers/layer")}
+    for edge in tree.iterfind("edges/edge[@to-port='1']"):
+        weight, layer = layers[edge.get("from-layer")], layers[edge.get("to-layer")]
+        if layer.get("type") != "Convolution" or weight.get("type") != "Multiply":
+            continue
+        _, port = layer.iterfind("input/port")
+        if [dimension.text for dimension in port.iterfind("dim")][2:] == ["1", "1"]:
             info = ElementTree.Element("rt_info")
             attribute = {"name": "primitives_priority", "version": "0", "value": POINTWISE_KERNELS}
             ElementTree.SubElement(info, "attribute", attribute)
-            layer.insert(1, info)  # behind the layer's data
+            layer.insert(1, info)  # behind the layer's data, where OpenVINO writes it
     tree.write(path, encoding="utf-8", xml_declaration=True)
 
 

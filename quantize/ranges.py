@@ -19,6 +19,7 @@ METHODS = (MSE, "entropy", "percentile", "minmax")
 """How a range is chosen: least squared error, least Kullback-Leibler divergence as TensorRT's
 calibrator searched it, the values that all but `_TAIL` stay within, or everything that was seen."""
 _BINS = 8192
+_LEAST = _BINS / float(np.finfo(np.float32).max)
 _CLIPPING = np.linspace(0.2, 1.0, 81)
 """Candidate thresholds, as fractions of the largest magnitude."""
 _TAIL = 1e-5
@@ -47,10 +48,10 @@ class Histogram:
         while largest > self.limit > 0.0:
             self.limit *= 2
             self.counts = np.pad(self.counts.reshape(-1, 2).sum(1), _BINS // 2)
-        factor = np.float32(_BINS / self.limit if self.limit else 0.0)
+        # Where all is too small for a factor in float32, all is zero.
+        factor = np.float32(_BINS / self.limit if self.limit > _LEAST else 0.0)
         bins = values * factor
         np.floor(bins, out=bins)
-        np.maximum(bins, -_BINS, out=bins)  # the factor may be rounded up
         bins += _BINS
         counts = np.bincount(bins.astype(np.intp), minlength=2 * _BINS + 1)
         counts[-2] += counts[-1]  # the limit itself

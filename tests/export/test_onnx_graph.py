@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 from whole_recipe import quantize_onnx
 
 from calib_data.preprocessing import Preprocessing
 from export.half import to_fp16
-from export.onnx_graph import embed_preprocessing, free_batch
+from export.onnx_graph import _name_constants, embed_preprocessing, free_batch
 from export.openvino import build_ir
 from export.pipeline import Bundle
 from measure.bundle import Entry, OpenBundle, open_bundle
@@ -147,3 +148,25 @@ def test_a_bundle_of_uint8_files_is_verified(uint8_bundle: Bundle) -> None:
     images = np.load(opened.file(opened.manifest["golden"]["images"]))
     (logits,) = run_artefact(opened, opened.artefacts[0], images, 1)
     assert len(logits) == len(images)
+
+
+@pytest.mark.parametrize(
+    ("form", "value", "expected"),
+    [
+        ("value_float", 2.5, np.float32(2.5)),
+        ("value_ints", [1, -1], np.array([1, -1], np.int64)),
+        ("value", numpy_helper.from_array(np.float32([3])), np.float32([3])),
+    ],
+)
+def test_constants_of_every_form_become_initialisers(
+    form: str, value: object, expected: np.ndarray
+) -> None:
+    node = onnx.helper.make_node("Constant", [], ["constant"], **{form: value})
+    graph = onnx.helper.make_graph([node], "graph", [], [])
+    _name_constants(graph)
+    (constant,) = graph.initializer
+    assert not graph.node
+    assert constant.name == "constant"
+    read = numpy_helper.to_array(constant)
+    assert (read.dtype, read.shape) == (expected.dtype, expected.shape)
+    np.testing.assert_array_equal(read, expected)

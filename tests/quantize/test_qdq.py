@@ -15,7 +15,6 @@ from onnx import numpy_helper
 from whole_recipe import quantize_onnx
 
 from cmt.errors import InputError
-from measure.environment import usable_cores
 from quantize.qdq import insert_qdq, int8_units, layers_by_unit, observe
 from quantize.ranges import METHODS, Histogram, load_histograms, save_histograms, signed_levels
 from quantize.recipe import EXPLICIT, OPENVINO, RECIPE, SCHEMES, role_of
@@ -156,14 +155,14 @@ def test_batches_are_streamed_and_progress_counts_images(official: onnx.ModelPro
     drawn: list[int] = []
 
     def stream() -> Iterator[Array]:
-        for i, batch in enumerate(batches(usable_cores() + 3)):
-            assert i - len(seen) <= usable_cores()  # one for each thread
+        for i, batch in enumerate(batches(5)):
+            assert i - len(seen) <= 2  # read ahead, one for each thread
             drawn.append(i)
             yield batch
 
-    quantize_onnx(official, stream(), SCHEMES[EXPLICIT], progress=seen.append)
-    assert drawn == list(range(usable_cores() + 3))
-    assert seen == [2] * len(drawn)
+    observe(official, stream(), SCHEMES[EXPLICIT], progress=seen.append, threads=2)
+    assert drawn == [0, 1, 2, 3, 4]
+    assert seen == [2] * 5
 
 
 def test_the_given_graph_is_left_alone(official: onnx.ModelProto) -> None:
@@ -345,3 +344,21 @@ def test_what_levels_clip_is_counted() -> None:
     histogram.add(np.linspace(0.01, 1, 1000, dtype=np.float32))
     assert histogram.share_outside(signed_levels(0.75)) == pytest.approx(0.25, abs=0.01)
     assert histogram.share_outside(histogram.levels(True, "minmax")) == 0
+
+
+def test_levels_follow_what_is_counted_later() -> None:
+    histogram = Histogram()
+    for largest in (1, 4):
+        histogram.add(np.array([-largest, largest], np.float32))
+        levels = histogram.levels(asymmetric=False, method="minmax")
+        assert levels.range[1] == pytest.approx(largest, rel=0.01)
+
+
+@pytest.mark.parametrize("tiny", [1e-40, 2e-35])
+def test_values_next_to_zero_count_as_zero(tiny: float) -> None:
+    histogram = Histogram()
+    histogram.add(np.array([tiny, -tiny, 0], np.float32))
+    histogram.add(np.array([0.5, -0.5], np.float32))
+    assert histogram.counts.sum() == 5
+    levels = histogram.levels(asymmetric=False, method="minmax")
+    assert levels.range[1] == pytest.approx(0.5, rel=0.01)
