@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 POINTWISE_KERNELS = "cpu:brgconv_avx512_amx_1x1,cpu:jit_avx512_1x1"
 """For 1x1 convolutions in INT8, the first that the CPU has; with neither, OpenVINO's own choice.
 
-Without AMX it would take `brgconv_avx512_1x1`, with which CMT-Ti takes 1.02 to 1.06 times as long
-and CMT-S 1.00 to 1.02 times."""
+Without AMX it would take `brgconv_avx512_1x1`, with which CMT-Ti takes 1.00 to 1.06 times as long
+(median of six runs 1.03) and CMT-S 1.00 to 1.02 times."""
 
 
 def missing() -> str | None:
