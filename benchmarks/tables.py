@@ -47,8 +47,7 @@ def make_tables(results: Row) -> list[Table]:
     versions = ", ".join(f"{name} {packages[name]}" for name in ("openvino", "nncf", "onnxruntime"))
     machine = (
         f"{environment['cpu']} ({', '.join(environment['cpu_flags'])}), "
-        f"{results['threads']} threads, {versions}, torch {packages['torch']}, "
-        f"{results['date'][:10]}"
+        f"{results['threads']} threads, {versions}, torch {packages['torch']}"
     )
     tables = []
     for variant in dict.fromkeys(group["variant"] for group in results["groups"]):
@@ -64,6 +63,7 @@ def _times(groups: list[Row], machine: str) -> Table:
     """Every way to run one variant, against the plain OpenVINO FP32 graph."""
     groups = [group for group in groups if group["kind"] in ("runtimes", "graphs")]
     points = _points(groups)
+    days = sorted({group["measured"][:10] for group in groups})
     names = dict.fromkeys(row["name"] for group in groups for row in group["contenders"])
     rows = [
         (name, *(_cell(_find(groups, point, name), point) for point in points)) for name in names
@@ -86,7 +86,7 @@ def _times(groups: list[Row], machine: str) -> Table:
                 f"as a multiple of {PLAIN}'s in the same rounds: median ± half the interquartile "
                 "range.",
                 *sorted(reasons),
-                f"{machine}.",
+                f"{machine}, {' to '.join(dict.fromkeys([days[0], days[-1]]))}.",
             ]
         ),
     )

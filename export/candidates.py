@@ -43,11 +43,9 @@ class Graph:
         return self.half or self.scheme is not None
 
     @property
-    def fitted_source(self) -> bool:
-        """Whether it is made from a graph with stand-ins for GELU."""
-        return self.source is not None and (
-            GRAPHS[self.source].fitted or GRAPHS[self.source].fitted_source
-        )
+    def has_stand_ins(self) -> bool:
+        """Whether it has stand-ins for GELU, its own or its source's."""
+        return self.fitted or (self.source is not None and GRAPHS[self.source].has_stand_ins)
 
 
 # The rewrites are for CPUs, where they were measured. What TensorRT makes of them is not known

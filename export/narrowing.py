@@ -133,6 +133,13 @@ class Narrowing:
             model, histograms, scheme, method=method, keep_float=units, rounded=rounded
         )
 
+    def replaced(self, candidate: Candidate, units: Units) -> list[str]:
+        """The float graphs with all stand-ins, if some of the candidate's have gone back."""
+        name = int8_graph(candidate.target.graphs[candidate.precision])
+        if name is None or not _restored(self._recipe(name)[1], units):
+            return []
+        return [name for name, graph in GRAPHS.items() if graph.has_stand_ins and not graph.narrows]
+
     def _load(self, graph: str, any_batch: bool = False) -> onnx.ModelProto:
         import onnx
 
@@ -355,7 +362,7 @@ class Narrowing:
         if graph.half:
             run.ranges()
             after.append("ranges")
-        if graph.fitted_source:
+        if graph.has_stand_ins:
             run.graph(_EXACT)
             after.append(f"graph/{_EXACT}")
 
@@ -387,7 +394,7 @@ class Narrowing:
             for unit, size in int8_units(self._load(source), scheme).items()
         }
         yield from self._alone(name, answers, units)
-        if GRAPHS[name].fitted_source:
+        if GRAPHS[name].has_stand_ins:
             exact, model = (self._load(graph, any_batch=True) for graph in (_EXACT, source))
             reference, fitted = answers(exact), stand_ins(model)
             for unit in fitted:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -187,20 +187,41 @@ class Run:
         self.graph("simplified")  # in every bundle
         built = {c.name: self.build(c, self.units[c.name]) for c in self.candidates}
         outputs = {c.name: self.candidate_outputs(c, self.units[c.name]) for c in self.candidates}
-        for row in self.parity.values():
-            require(row)
+        parity = self._checked_parity(self.units)
         self.narrowing.finish(self.candidates)
         self.inputs.warnings += self.narrowing.warnings()
         timings = self._time(reference, built)
-        return self._assemble(built, outputs, timings)
+        return self._assemble(built, outputs, timings, parity)
 
     def rehearse(self) -> dict[str, Path]:
         """The checked graphs that files would be built from, by candidate name."""
         self._start()
         graphs = {c.name: self.file_graph(c.target.graphs[c.precision]) for c in self.candidates}
-        for row in self.parity.values():
-            require(row)
+        self._checked_parity({})
         return graphs
+
+    def _checked_parity(self, units: Mapping[str, Units]) -> list[dict[str, Any]]:
+        """The rows of the arrows to the files so far, all passed.
+
+        Args:
+            units: what went back to float, by candidate name. Graphs that no file is made of any
+                more for that are not held to anything, and have no row.
+
+        Raises:
+            GateError: an arrow failed; says what speaks against the calibration images too.
+        """
+        replaced = {
+            name
+            for candidate in self.candidates
+            for name in self.narrowing.replaced(candidate, units.get(candidate.name, NONE))
+        }
+        rows = [row for name, row in self.parity.items() if name not in replaced]
+        try:
+            for row in rows:
+                require(row)
+        except GateError as error:
+            raise GateError("; ".join([str(error), *self.narrowing.warnings()])) from error
+        return rows
 
     def _start(self) -> Path:
         """Prepare the images and the torch network's answers; returns the network's place."""
@@ -596,7 +617,11 @@ class Run:
     # Bundle
 
     def _assemble(
-        self, built: dict[str, Path], outputs: dict[str, Outputs], timings: dict[str, Timing]
+        self,
+        built: dict[str, Path],
+        outputs: dict[str, Outputs],
+        timings: dict[str, Timing],
+        parity: list[dict[str, Any]],
     ) -> dict[str, Any]:
         folder = self.workspace / "bundle"
         shutil.rmtree(folder, ignore_errors=True)
@@ -626,7 +651,7 @@ class Run:
             reference=self.reference,
             outputs=outputs,
             timings=timings,
-            parity=list(self.parity.values()),
+            parity=parity,
             narrowing=self.narrowing,
             fallbacks=self.fallback.rows,
             artefacts=artefacts,

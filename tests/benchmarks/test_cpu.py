@@ -206,6 +206,7 @@ def results() -> dict[str, Any]:
             "batch": batch,
             "mode": mode,
             "kind": kind,
+            "measured": f"2026-01-{30 if batch == 1 else 31}T00:00:00+00:00",
             "int8_peak": {"what": PEAK, "macs_per_second": 2e11},
             "contenders": content,
         }
@@ -216,7 +217,7 @@ def results() -> dict[str, Any]:
     ]
     packages = dict.fromkeys(("openvino", "nncf", "onnxruntime", "torch"), "2026.4.1")
     environment = {"cpu": "a processor", "cpu_flags": ["avx2"], "packages": packages}
-    date = "2026-01-31T00:00:00+00:00"
+    date = "2026-02-01T00:00:00+00:00"
     return {"environment": environment, "threads": 2, "date": date, "groups": groups}
 
 
@@ -238,7 +239,7 @@ def test_markdown_says_what_was_not_measured(results: dict[str, Any], tmp_path: 
     assert output == "\n\n".join(map(to_markdown, make_tables(results))) + "\n"
     assert "| torch.compile | - | - | - | - |" in output
     assert "torch.compile: no compiler." in output
-    assert "2026-01-31" in output
+    assert "torch 2026.4.1, 2026-01-30 to 2026-01-31." in output
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ are a thousand times larger than their neighbours and the next layer takes that 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,16 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import export.fallback
+import quantize.activation
 from cmt.checkpoints import to_public_layout
+from cmt.errors import GateError
 from cmt.network import CMT, ConvHead
+from cmt.rewrite import InferenceCMT
 from cmt.variants import VARIANTS
 from export import export as run_export
 from export.pipeline import Bundle
 from export.targets import TARGETS
+from quantize.activation import fit_activations
 
 SCALE = 1000.0
 
@@ -105,9 +109,37 @@ def hostile(
     make_hostile(model)
     torch.testing.assert_close(model(torch.zeros(1, 3, 64, 64)), before, atol=1e-3, rtol=1e-3)
     path = tmp_path_factory.mktemp("hostile") / "tiny.safetensors"
+    save(model, path)
+    return path
+
+
+def save(model: CMT, path: Path) -> None:
     state = {key: value.contiguous() for key, value in to_public_layout(model).items()}
     save_file(state, path, {"labels": json.dumps(["blue", "red"])})
-    return path
+
+
+@pytest.fixture
+def spoilt_stand_ins(
+    tiny_network: Callable[..., CMT],
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> dict[str, Any]:
+    """Options of an export whose stand-ins for GELU are no good, in a network with small logits."""
+    model = tiny_network("official", 2)
+    lean_on_last_block(model)
+    learn(model, pictures)
+    with torch.no_grad():
+        model.head.classifier.bias -= 20
+    save(model, tmp_path / "tiny.safetensors")
+
+    def fit_badly(network: InferenceCMT, batches: Iterable[torch.Tensor]) -> None:
+        fit_activations(network, batches)
+        with torch.no_grad():
+            network.stages[3].blocks[0].ffn.project.weight *= -1
+
+    monkeypatch.setattr(quantize.activation, "fit_activations", fit_badly)
+    return {"weights": str(tmp_path / "tiny.safetensors")}
 
 
 @pytest.fixture
@@ -126,13 +158,11 @@ def export_tiny(
             variant="tiny",
             targets=targets,
             precisions=(precision,),
-            weights=str(hostile),
-            calib_data=pictures,
             val_data=pictures,
             bench_seconds=0.05,
             threads=1,
             out=tmp_path / "bundle",
-            **options,
+            **{"weights": str(hostile), "calib_data": pictures, **options},
         )
 
     return run
@@ -178,6 +208,30 @@ def test_what_cannot_be_met_in_time_fails_keeps_the_best_and_lists_what_was_trie
         (chosen,) = (point for point in entry["points"] if point["chosen"])
         assert chosen["drop_pp"] == min(drops)
     assert "Back to float" in (bundle.path / "report.md").read_text()
+
+
+def test_a_file_is_held_to_its_own_graph_where_stand_ins_went_back(
+    export_tiny: Callable[..., Bundle], spoilt_stand_ins: dict[str, Any]
+) -> None:
+    bundle = export_tiny("openvino", max_drop=1.0, **spoilt_stand_ins)
+    assert bundle.failures == []
+    (entry,) = bundle.report["fallbacks"]
+    (chosen,) = (point for point in entry["points"] if point["chosen"])
+    assert "stand-ins, stage 4" in chosen["float"]
+    assert entry["points"][0]["drop_pp"] > 1 >= chosen["drop_pp"]
+    stages = [row["stage"] for row in bundle.report["parity"]]
+    assert not {"fitted", "fitted-simplified"} & set(stages)
+    assert any(stage.startswith("fitted-qdq with units in float") for stage in stages)
+
+
+def test_a_failed_arrow_says_what_speaks_against_the_calibration_images(
+    export_tiny: Callable[..., Bundle], spoilt_stand_ins: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "grey").mkdir()
+    for level in range(0, 256, 4):
+        Image.new("RGB", (64, 64), (level,) * 3).save(tmp_path / "grey" / f"{level}.png")
+    with pytest.raises(GateError, match=r"parity failed at 'fitted'.*unlike the validation images"):
+        export_tiny("openvino", gate_minutes=0.0, calib_data=tmp_path / "grey", **spoilt_stand_ins)
 
 
 @pytest.mark.skipif(TARGETS["tensorrt"].missing() is not None, reason="TensorRT is not installed")
