@@ -119,16 +119,18 @@ class Narrowing:
 
     def quantise(self, name: str, model: onnx.ModelProto, units: Units) -> onnx.ModelProto:
         """The Q/DQ graph `name` from its source, with these units left float."""
-        from quantize.graft import PREFIX, restore_gelu
+        from quantize.graft import PREFIX, goes_back, restore_gelu
         from quantize.qdq import insert_qdq
 
         source, scheme = self._recipe(name)
         histograms = self._histograms(source, scheme)
+        method, rounded = self._choice(name)
         if _restored(scheme, units):
             model = restore_gelu(model, self._load(_EXACT), units)
             exact = self._histograms(_EXACT, scheme)
             histograms |= {PREFIX + tensor: values for tensor, values in exact.items()}
-        method, rounded = self._choice(name)
+            # Those were fitted to layers that serve stand-ins.
+            rounded = {name: r for name, r in rounded.items() if not goes_back(name, units)}
         return insert_qdq(
             model, histograms, scheme, method=method, keep_float=units, rounded=rounded
         )

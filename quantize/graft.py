@@ -9,13 +9,18 @@ import onnx
 
 PREFIX = "exact/"
 """Of the tensors within a part that came from the exact graph."""
-_EXPAND = re.compile(r"(stages\.(\d+)\.blocks\.\d+\.ffn)\.expand\.weight")
+_FFN = re.compile(r"(stages\.(\d+)\.blocks\.\d+\.ffn)\.")
 
 
 def stand_ins(model: onnx.ModelProto) -> list[str]:
     """The units of `quantize.activation`'s stand-ins: one for each stage that has any."""
-    found = {int(m[2]) for t in model.graph.initializer if (m := _EXPAND.fullmatch(t.name))}
-    return [_unit(stage) for stage in sorted(found)]
+    return [_unit(stage) for stage in sorted({stage for _, stage in _paths(model)})]
+
+
+def goes_back(weight: str, units: Container[str]) -> bool:
+    """Whether `restore_gelu` puts the exact graph's in the place of the weight of this name."""
+    match = _FFN.match(weight)
+    return match is not None and _unit(int(match[2])) in units
 
 
 def _unit(stage: int) -> str:
@@ -68,7 +73,8 @@ def restore_gelu(
 def _paths(model: onnx.ModelProto) -> Iterator[tuple[str, int]]:
     """The IRFFNs and the numbers of their stages."""
     for tensor in model.graph.initializer:
-        if match := _EXPAND.fullmatch(tensor.name):
+        match = _FFN.match(tensor.name)
+        if match is not None and tensor.name == f"{match[1]}.expand.weight":
             yield match[1], int(match[2])
 
 

@@ -217,11 +217,13 @@ def test_a_file_is_held_to_its_own_graph_where_stand_ins_went_back(
     assert bundle.failures == []
     (entry,) = bundle.report["fallbacks"]
     (chosen,) = (point for point in entry["points"] if point["chosen"])
-    assert "stand-ins, stage 4" in chosen["float"]
+    assert chosen["float"] == ["stand-ins, stage 4"]
     assert entry["points"][0]["drop_pp"] > 1 >= chosen["drop_pp"]
     stages = [row["stage"] for row in bundle.report["parity"]]
     assert not {"fitted", "fitted-simplified"} & set(stages)
     assert any(stage.startswith("fitted-qdq with units in float") for stage in stages)
+    # Of that stage, weights were fitted to the stand-ins, which are not those of its GELUs.
+    assert bundle.report["calibration"][0]["chosen"] == "mse, weights fitted"
 
 
 def test_a_failed_arrow_says_what_speaks_against_the_calibration_images(

@@ -15,7 +15,7 @@ from cmt.network import CMT
 from cmt.rewrite import rewrite_for_inference
 from export.onnx_graph import export_onnx, simplify_onnx
 from quantize.activation import fit_activations
-from quantize.graft import restore_gelu, stand_ins
+from quantize.graft import goes_back, restore_gelu, stand_ins
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 3, 64, 64)).astype(np.float32)
 
@@ -65,3 +65,20 @@ def test_one_stage_is_restored_and_the_others_keep_their_stand_ins(
     # Two blocks in the third stage, two activations each.
     assert count(restored) == count(fitted) - 4
     assert {len(n.name) > 0 for n in restored.graph.node} == {True}
+
+
+def test_the_weights_that_go_back_are_those_that_the_exact_graph_brings(
+    graphs: tuple[onnx.ModelProto, onnx.ModelProto],
+) -> None:
+    fitted, exact = graphs
+    units = {"stand-ins, stage 3"}
+
+    def weights(model: onnx.ModelProto) -> dict[str, bytes]:
+        layers = {node.input[1] for node in model.graph.node if node.op_type == "Conv"}
+        return {t.name: t.raw_data for t in model.graph.initializer if t.name in layers}
+
+    before, after = weights(fitted), weights(restore_gelu(fitted, exact, units))
+    assert before.keys() == after.keys()
+    changed = {name for name, data in before.items() if after[name] != data}
+    assert changed == {name for name in before if goes_back(name, units)}
+    assert len(changed) == 6  # three layers of two blocks
