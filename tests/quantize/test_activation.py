@@ -66,11 +66,11 @@ def test_solving_the_projection_takes_error_back(
 ) -> None:
     held_out = torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     errors = []
-    for solve in (lambda layer, x, target: None, activation._solve):
+    for solve in (lambda layer, given, wanted: None, activation._solve):
         monkeypatch.setattr(activation, "_solve", solve)
         network = rewrite_for_inference(tiny_network(family))
         with torch.no_grad():
             before = network(held_out)
-            fit_activations(network, batches(8))
+            fit_activations(network, batches(32))
             errors.append(relative(network(held_out), before))
     assert errors[1] < 0.95 * errors[0]
