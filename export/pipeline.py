@@ -402,7 +402,9 @@ class Run:
             from quantize.activation import IMAGES, fit_activations
 
             assert self.calibration is not None
-            batches = self.calibration.batches(1, spread(len(self.calibration), IMAGES))
+            # Not class by class: of large maps, the first images are enough.
+            places = np.random.default_rng(0).permutation(spread(len(self.calibration), IMAGES))
+            batches = self.calibration.batches(1, places)
             fit_activations(network, map(torch.from_numpy, batches))
         return network
 

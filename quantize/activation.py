@@ -7,8 +7,8 @@ scale and shift are one multiply-add. The projection behind the IRFFN's two stan
 solved anew for what it gave before.
 
 This is no exact rewrite. It belongs to INT8 alone, and the accuracy gate judges it. Relative error
-of the logits (root mean square), CMT-Ti trained on Imagenette, 256 held-out photos, no INT8: 1.20 %
-(bundled demo: 1.57 %). The stem's GELUs stay: replaced too, they made it 3.3 %, and with INT8 3.7 %
+of the logits (root mean square), CMT-Ti trained on Imagenette, 256 held-out photos, no INT8: 1.22 %
+(bundled demo: 1.62 %). The stem's GELUs stay: replaced too, they made it 3.3 %, and with INT8 3.7 %
 (300 photos, an earlier fit).
 """
 
@@ -29,17 +29,17 @@ from cmt.rewrite import (
 )
 
 IMAGES = 64
-"""How many images are looked at, but for the largest maps: half as many made the error 1.28 %
-(bundled: 1.83 %) in place of 1.20 % (1.61 %), twice as many changed little: 1.22 % (1.57 %)."""
+"""How many are enough: half as many made the error 1.32 % (bundled demo: 1.93 %), twice as many
+1.16 % (1.60 %)."""
 _FEWEST = 32
-"""Images of the largest maps."""
+"""Images of the largest maps, of which fewer have `_POSITIONS`."""
 _SAMPLES = 1024
-"""Values per channel that a fit looks at; with 512, 1.22 % (1.81 %)."""
+"""Values per channel that a fit looks at; with half as many, 1.25 % (1.76 %)."""
 _POSITIONS = 20_000
-"""Positions that a projection is solved on."""
+"""The most that a projection is solved on; small maps of all images have fewer."""
 _RIDGE = 1e-2
-"""Weight of staying as it was, per input channel relative to that channel's power; from 0.003 to
-0.3, the error was 1.17 to 1.22 % (1.57 to 1.59 %)."""
+"""Weight of staying as it was, per input channel relative to that channel's power; with 0.1 and
+0.003, 1.21 and 1.24 % (1.63 and 1.63 %)."""
 _SLOPES = torch.linspace(0.9, 4.5, 19)
 _OFFSETS = torch.linspace(-0.6, 0.6, 7)
 
@@ -84,7 +84,8 @@ def fit_activations(model: InferenceCMT, batches: Iterable[Tensor]) -> None:
     Each IRFFN is fitted to itself, on the input that the exact network gives it.
 
     Args:
-        batches: normalised images (B, 3, H, W), at least one.
+        batches: normalised images (B, 3, H, W), at least one, in no order: of large maps, the
+            first are enough.
     """
     inputs: dict[InferenceFFN, list[Tensor]] = {
         module: [] for module in model.modules() if isinstance(module, InferenceFFN)
@@ -92,7 +93,9 @@ def fit_activations(model: InferenceCMT, batches: Iterable[Tensor]) -> None:
 
     def observe(module: nn.Module, given: tuple[Tensor]) -> None:
         assert isinstance(module, InferenceFFN)
-        inputs[module].append(given[0])
+        kept, (x,) = inputs[module], given
+        if sum(map(len, kept)) < max(_FEWEST, _POSITIONS // x[0, 0].numel()):
+            kept.append(x)
 
     hooks = [ffn.register_forward_pre_hook(observe) for ffn in inputs]
     with torch.no_grad():
@@ -107,7 +110,6 @@ def fit_activations(model: InferenceCMT, batches: Iterable[Tensor]) -> None:
 
 def _fit_ffn(ffn: InferenceFFN, x: Tensor) -> None:
     """The stand-ins of one IRFFN, from its input (B, C, H, W)."""
-    x = _some(x, 0, max(_FEWEST, _POSITIONS // x[0, 0].numel()))
     x = on_tokens(ffn.norm, x)
     before = ffn.expand(x)
     h = ffn.activation(before)
@@ -163,7 +165,7 @@ def _by_channel(x: Tensor) -> Tensor:
 
 
 def _some(values: Tensor, dim: int, count: int) -> Tensor:
-    """`count` slices along one dimension, or all: the same in every call.
+    """`count` slices along one dimension, or all: the same of as many in every call.
 
     Drawn, since evenly spaced ones of many maps fall on a few of their columns.
     """

@@ -19,6 +19,14 @@ def batches(count: int = 4) -> list[torch.Tensor]:
     return [torch.randn(2, 3, 64, 64, generator=generator) for _ in range(count)]
 
 
+@pytest.fixture(autouse=True)
+def few_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small network's maps as large as the true one's are to what is looked at of them."""
+    monkeypatch.setattr(activation, "_FEWEST", 8)
+    monkeypatch.setattr(activation, "_SAMPLES", 512)
+    monkeypatch.setattr(activation, "_POSITIONS", 600)
+
+
 def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).square().mean().sqrt() / theirs.std())
 
