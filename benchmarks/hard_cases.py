@@ -1,6 +1,6 @@
 """What INT8 finds hard: a network with channels far above the others, images that will not do.
 
-    python benchmarks/hard_cases.py network --variant ti --weights W --out hostile.safetensors
+    python benchmarks/hard_cases.py network --weights W --out hostile.safetensors
     python benchmarks/hard_cases.py images --photos imagenette/train --kind grey --out grey
 
 `cmt-export` on them shows the gate and its warnings at work (docs/accuracy.md).
@@ -8,8 +8,8 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from itertools import chain, zip_longest
 from pathlib import Path
 
 import click
@@ -19,19 +19,23 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
 
+from calib_data.preprocessing import IMAGENET_MEAN, to_rgb
+from calib_data.sources import FolderImages, choose
 from cmt.checkpoints import load_model, to_public_layout
+from cmt.errors import InputError
 from cmt.network import CMT
 from cmt.variants import VARIANTS
-
-Pixels = NDArray[np.uint8]
-
 
 SCALED = (
     ("stages.0.blocks.{}.norm2", "stages.0.blocks.{}.ffn.expand"),
     ("stages.0.blocks.{}.ffn.depthwise_norm", "stages.0.blocks.{}.ffn.project"),
     ("stages.3.blocks.{}.attention.v", "stages.3.blocks.{}.attention.proj"),
 )
-"""Layers of which a channel is scaled up, and the only ones that read it."""
+"""Layers of which a channel is scaled up, and the only ones that read it (official family)."""
+_SAME = 1e-5
+"""How far the logits may change, relative to the largest: float32 rounding."""
+
+Pixels = NDArray[np.uint8]
 
 
 @torch.no_grad()
@@ -45,10 +49,10 @@ def make_hostile(model: CMT, factor: float, block: int) -> None:
         block: which of these stages' blocks, from 0.
     """
     for names in SCALED:
-        given, reader = (model.get_submodule(name.format(block)) for name in names)
+        writer, reader = (model.get_submodule(name.format(block)) for name in names)
         read = reader.get_parameter("weight")
         channel = int(read.flatten(1).square().sum(0).argmax())
-        for own in given.parameters():  # weight and bias
+        for own in writer.parameters():  # weight and bias
             own[channel] *= factor
         read[:, channel] /= factor
 
@@ -62,8 +66,8 @@ def _even(pixels: Pixels) -> Pixels:
 
 
 def _shifted(pixels: Pixels) -> Pixels:
-    mean = 255 * np.array([0.485, 0.456, 0.406])  # ImageNet's, which preprocessing subtracts too
-    return np.clip(pixels - mean, 0, 255).astype(np.uint8)
+    # Preprocessing subtracts it again.
+    return np.clip(pixels - 255 * np.array(IMAGENET_MEAN), 0, 255).astype(np.uint8)
 
 
 KINDS: dict[str, Callable[[Pixels], Pixels]] = {
@@ -75,43 +79,58 @@ KINDS: dict[str, Callable[[Pixels], Pixels]] = {
 
 
 @click.group(context_settings={"show_default": True})
-def main() -> None:
+def commands() -> None:
     """Write what INT8 finds hard."""
 
 
-@main.command()
+@commands.command()
 @click.option("--variant", default="ti", type=click.Choice(list(VARIANTS)))
-@click.option("--weights", required=True, help="Checkpoint file.")
+@click.option("--weights", required=True, help="Checkpoint file of the official family.")
 @click.option("--factor", default=100.0, help="How far the channels are scaled up.")
-@click.option("--block", default=0, help="Of stages 1 and 4, from 0.")
+@click.option("--block", default=0, type=click.IntRange(min=0), help="Of stages 1 and 4.")
 @click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False))
 def network(variant: str, weights: str, factor: float, block: int, out: Path) -> None:
     """The same network with some channels far above the others."""
-    model = load_model(variant, weights)
+    depths = VARIANTS[variant].depths
+    if block >= min(depths[0], depths[3]):
+        raise InputError(f"stages 1 and 4 of CMT-{variant} have no block {block}: give a lower one")
+    model = load_model(variant, weights, family="official")
     images = torch.randn(4, 3, *model.img_size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         before = model(images)
         make_hostile(model, factor, block)
-        change = (model(images) - before).abs().max() / before.abs().max()
+        change = float((model(images) - before).abs().max() / before.abs().max())
+    if not change < _SAME:
+        raise InputError(f"--factor {factor:g} changes the logits by {change:.0e}: give another")
     state = {name: value.contiguous() for name, value in to_public_layout(model).items()}
     save_file(state, out, model.metadata)
     click.echo(f"{out}: the logits of noise changed by {change:.0e} of the largest")
 
 
-@main.command()
-@click.option("--photos", required=True, type=click.Path(path_type=Path, file_okay=False))
+@commands.command()
+@click.option("--photos", required=True, type=click.Path(path_type=Path))
 @click.option("--kind", required=True, type=click.Choice(list(KINDS)))
 @click.option("--count", default=130, help="How many, of all classes alike.")
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False))
 def images(photos: Path, kind: str, count: int, out: Path) -> None:
     """Photos (class/name.jpg) made unfit for calibration."""
-    classes = [sorted(folder.glob("*.*")) for folder in sorted(photos.iterdir()) if folder.is_dir()]
-    in_turn = [path for path in chain(*zip_longest(*classes)) if path is not None]
-    for path in in_turn[:count]:
-        folder = out / path.parent.name
-        folder.mkdir(parents=True, exist_ok=True)
-        pixels = np.asarray(Image.open(path).convert("RGB"))
-        Image.fromarray(KINDS[kind](pixels)).save(folder / f"{path.stem}.png")
+    source = FolderImages(photos)
+    if out.exists():
+        raise InputError(f"{out} exists: give a new folder")
+    for index in choose(source, count, seed=0):
+        pixels = KINDS[kind](np.asarray(to_rgb(source.load(index))))
+        path = out / f"{source.key(index)}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+
+
+def main() -> None:
+    """Bad input is one line and exit status 2."""
+    try:
+        commands()
+    except InputError as error:
+        click.echo(f"hard_cases.py: {error}", err=True)
+        sys.exit(2)
 
 
 if __name__ == "__main__":
