@@ -1,7 +1,7 @@
 """What the README and the documentation show works as shown.
 
 Every command is run, on small inputs: docs/design.md says which. Those of the C++ tools and of the
-benchmarks are run by tests/runtime/test_tools.py and tests/benchmarks/test_cpu.py.
+benchmarks are run by tests/runtime/test_tools.py and tests/benchmarks.
 """
 
 from __future__ import annotations

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from documented import commands
 from PIL import Image
 
 from benchmarks.hard_cases import SCALED, main
 from cmt.checkpoints import load_model
 from export.inputs import DEMO_WEIGHTS
+
+
+def documented(subcommand: str, **options: object) -> list[str]:
+    """The words of the documented command, with other values of some options."""
+    (command,) = commands(f"python benchmarks/hard_cases.py {subcommand} ")
+    words = shlex.split(command)[2:]
+    for option, value in options.items():
+        words[words.index(f"--{option}") + 1] = str(value)
+    return words
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
@@ -27,7 +38,8 @@ def test_the_network_is_the_same_with_three_channels_far_above(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "hostile.safetensors"
-    assert run(monkeypatch, "network", "--weights", DEMO_WEIGHTS, "--block", 1, "--out", out) == 0
+    words = documented("network", weights=DEMO_WEIGHTS, out=out)
+    assert run(monkeypatch, *words, "--block", 1) == 0
     given, hostile = load_model("ti", DEMO_WEIGHTS), load_model("ti", out)
     assert hostile.metadata == given.metadata
     images = torch.randn(2, 3, *given.img_size, generator=torch.Generator().manual_seed(1))
@@ -84,7 +96,7 @@ def test_images_of_all_classes_are_what_they_are_called(
     for name in ("a/1", "a/2", "a/3", "b/1"):
         (photos / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(photos / f"{name}.png")
-    words = ("images", "--photos", photos, "--kind", kind, "--count", 3, "--out", out)
+    words = [*documented("images", photos=photos, kind=kind, out=out), "--count", 3]
     assert run(monkeypatch, *words) == 0
     written = sorted(out.rglob("*.png"))
     assert [path.parent.name for path in written] == ["a", "a", "b"]
