@@ -27,29 +27,42 @@ from cmt.network import CMT
 from cmt.variants import VARIANTS
 
 SCALED = (
-    ("stages.0.blocks.{}.norm2", "stages.0.blocks.{}.ffn.expand"),
-    ("stages.0.blocks.{}.ffn.depthwise_norm", "stages.0.blocks.{}.ffn.project"),
-    ("stages.3.blocks.{}.attention.v", "stages.3.blocks.{}.attention.proj"),
+    (0, "norm2", "ffn.expand"),
+    (0, "ffn.depthwise_norm", "ffn.project"),
+    (3, "attention.v", "attention.proj"),
 )
-"""Layers of which a channel is scaled up, and the only ones that read it (official family)."""
+"""Layers of a block of which a channel is scaled up, the only ones that read it (official family),
+and the stage where that is done unless it is done everywhere."""
 _SAME = 1e-5
 """How far the logits may change, relative to the largest: float32 rounding."""
 
 Pixels = NDArray[np.uint8]
 
 
+def layers_to_scale(model: CMT, block: int | None) -> list[tuple[str, str]]:
+    """Names of the layers to scale up and of their readers: in one block, or in all of them."""
+    return [
+        (f"stages.{stage}.blocks.{number}.{writer}", f"stages.{stage}.blocks.{number}.{reader}")
+        for stage, depth in enumerate(model.variant.depths)
+        for number in (range(depth) if block is None else [block])
+        for usual, writer, reader in SCALED
+        if block is None or stage == usual
+    ]
+
+
 @torch.no_grad()
-def make_hostile(model: CMT, factor: float, block: int) -> None:
-    """Scale a channel of each layer of `SCALED` up and its reader down, in place: same function.
+def make_hostile(model: CMT, factor: float, block: int | None) -> None:
+    """Scale a channel of each of these layers up and its reader down, in place: same function.
 
     It is the channel whose reader's weights are largest: what rounding takes from the others then
     counts most.
 
     Args:
-        block: which of these stages' blocks, from 0.
+        block: which block of the stages of `SCALED`, from 0; None scales in every block of every
+            stage.
     """
-    for names in SCALED:
-        writer, reader = (model.get_submodule(name.format(block)) for name in names)
+    for names in layers_to_scale(model, block):
+        writer, reader = map(model.get_submodule, names)
         read = reader.get_parameter("weight")
         channel = int(read.flatten(1).square().sum(0).argmax())
         for own in writer.parameters():  # weight and bias
@@ -88,8 +101,11 @@ def commands() -> None:
 @click.option("--weights", required=True, help="Checkpoint file of the official family.")
 @click.option("--factor", default=100.0, help="How far the channels are scaled up.")
 @click.option("--block", default=0, type=click.IntRange(min=0), help="Of stages 1 and 4.")
+@click.option("--everywhere", is_flag=True, help="In all blocks of all stages instead.")
 @click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False))
-def network(variant: str, weights: str, factor: float, block: int, out: Path) -> None:
+def network(
+    variant: str, weights: str, factor: float, block: int, everywhere: bool, out: Path
+) -> None:
     """The same network with some channels far above the others."""
     depths = VARIANTS[variant].depths
     if block >= min(depths[0], depths[3]):
@@ -98,7 +114,7 @@ def network(variant: str, weights: str, factor: float, block: int, out: Path) ->
     images = torch.randn(4, 3, *model.img_size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         before = model(images)
-        make_hostile(model, factor, block)
+        make_hostile(model, factor, None if everywhere else block)
         change = float((model(images) - before).abs().max() / before.abs().max())
     if not change < _SAME:
         raise InputError(f"--factor {factor:g} changes the logits by {change:.0e}: give another")

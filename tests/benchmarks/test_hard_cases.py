@@ -12,8 +12,10 @@ import torch
 from documented import commands
 from PIL import Image
 
-from benchmarks.hard_cases import SCALED, main
+from benchmarks.hard_cases import main
 from cmt.checkpoints import load_model
+from cmt.network import CMT
+from cmt.variants import VARIANTS
 from export.inputs import DEMO_WEIGHTS
 
 
@@ -34,26 +36,55 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     return int(ended.value.code or 0)
 
 
-def test_the_network_is_the_same_with_three_channels_far_above(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+FFN = [("norm2", "ffn.expand"), ("ffn.depthwise_norm", "ffn.project")]
+ATTENTION = [("attention.v", "attention.proj")]
+EVERY_BLOCK = [
+    f"stages.{stage}.blocks.{block}"
+    for stage, depth in enumerate(VARIANTS["ti"].depths)
+    for block in range(depth)
+]
+
+
+def channels_far_above(given: CMT, hostile: CMT) -> dict[str, list[int]]:
+    """Output channels whose weights have grown 100 times, by layer."""
+    found = {}
+    for name, old in given.named_parameters():
+        ratios = hostile.get_parameter(name).detach() / old.detach()
+        grown = ratios.reshape(len(old), -1).nanmedian(1).values > 99
+        if name.endswith(".weight") and grown.any():
+            found[name.removesuffix(".weight")] = torch.nonzero(grown).flatten().tolist()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("option", "places"),
+    [
+        (["--block", 1], {"stages.0.blocks.1": FFN, "stages.3.blocks.1": ATTENTION}),
+        (["--everywhere"], dict.fromkeys(EVERY_BLOCK, FFN + ATTENTION)),
+    ],
+)
+def test_the_network_is_the_same_with_some_channels_far_above(
+    option: list[object],
+    places: dict[str, list[tuple[str, str]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "hostile.safetensors"
     words = documented("network", weights=DEMO_WEIGHTS, out=out)
-    assert run(monkeypatch, *words, "--block", 1) == 0
+    assert run(monkeypatch, *words, *option) == 0
     given, hostile = load_model("ti", DEMO_WEIGHTS), load_model("ti", out)
     assert hostile.metadata == given.metadata
     images = torch.randn(2, 3, *given.img_size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         before = given(images)
         assert float((hostile(images) - before).abs().max()) < 1e-5 * float(before.abs().max())
-    for layer, reader in SCALED:
-        old, new = (
-            model.get_submodule(layer.format(1)).get_parameter("weight").detach()
-            for model in (given, hostile)
-        )
-        scaled = [i for i in range(len(old)) if float((new[i] / old[i]).median()) > 99]
-        read = given.get_submodule(reader.format(1)).get_parameter("weight")
-        assert scaled == [int(read.flatten(1).norm(dim=0).argmax())]
+    most_read = {
+        f"{block}.{layer}": [int(weights.flatten(1).norm(dim=0).argmax())]
+        for block, pairs in places.items()
+        for layer, reader in pairs
+        for weights in [given.get_submodule(f"{block}.{reader}").get_parameter("weight")]
+    }
+    assert channels_far_above(given, hostile) == most_read
 
 
 @pytest.mark.parametrize(
