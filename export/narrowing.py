@@ -211,15 +211,14 @@ class Narrowing:
                     rows.append(judge(method))
                     advance(1)
             best = max(rows, key=worst_first)
-            # Ranges of least squared error suit fitted weights best (docs/accuracy.md), but for a
-            # network that has channels far above the others.
+            # Ranges of least squared error suit fitted weights best, unless some channels are far
+            # above the others (docs/accuracy.md).
             for method in [] if learned else dict.fromkeys([MSE, best["method"]]):
                 rounded = self._fit_weights(source, histograms, scheme, method)
                 rows.append(judge(method, rounded))
                 if worst_first(rows[-1]) > worst_first(best):
                     best = rows[-1]
                     save_rounded(rounded, folder / _ROUNDED)
-                    break
             content = {"recipe": scheme.name, "chosen": best["method"], "methods": rows}
             (folder / "method.json").write_text(json.dumps({**content, "images": len(reference)}))
 
