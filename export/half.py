@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from cmt.errors import InputError
-from measure.sessions import cpu_session, run_each
+from measure.sessions import AS_WRITTEN, cpu_session, run_each
 from quantize.qdq import parts
 
 if TYPE_CHECKING:
@@ -201,19 +201,15 @@ def simulation_session(path: Path, threads: int) -> onnxruntime.InferenceSession
     Products accumulate in float32, as tensor cores do. A fused GPU kernel rounds less often,
     and an INT8 one does not round what DequantizeLinear emits: this errs on the strict side.
 
-    Options: `session.disable_quant_qdq` = 1 keeps Q/DQ as written, without INT8 CPU kernels
-    that round in their own way; `session.enable_cast_chain_elimination` = 0 keeps the pairs;
-    all other optimisations stay on.
+    Options: `AS_WRITTEN`; `session.enable_cast_chain_elimination` = 0 keeps the pairs; all other
+    optimisations stay on.
 
     Args:
         path: ONNX file as `to_fp16` or `quantize.qdq.insert_qdq` made it, saved.
         threads: of one inference.
     """
     content = _explicit_rounding(onnx.load(path)).SerializeToString()
-    entries = {
-        "session.disable_quant_qdq": "1",
-        "session.enable_cast_chain_elimination": "0",
-    }
+    entries = {**AS_WRITTEN, "session.enable_cast_chain_elimination": "0"}
     return cpu_session(content, threads, entries)
 
 

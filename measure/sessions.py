@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     import onnxruntime
     import openvino as ov
 
+AS_WRITTEN = {"session.disable_quant_qdq": "1"}
+"""Q/DQ pairs round, and what is between them is computed in float32, the same on every CPU.
+
+ONNX Runtime's INT8 kernels add products in pairs in 16 bits on CPUs without VNNI, and what does not
+fit is cut off.
+"""
 MOST_AT_ONCE = 8
 """Images in `run_each`, all outputs of which are held: 18 MB each of CMT-Ti in calibration."""
 
@@ -72,7 +78,7 @@ def run_each(
     threads, which wait for each other after every node (CMT-Ti in calibration, 2 CPUs).
 
     Args:
-        model: an ONNX graph with one input.
+        model: an ONNX graph with one input; one with Q/DQ runs `AS_WRITTEN`.
         outputs: by name; None takes all.
         batches: float32 (B, 3, H, W) as the graph takes them, read ahead: each its own array.
         threads: of the CPU; 0 takes all.
@@ -80,7 +86,7 @@ def run_each(
     Raises what `batches` or ONNX Runtime raises, at that batch.
     """
     threads = threads or usable_cores()
-    session = cpu_session(model, max(1, threads // MOST_AT_ONCE))
+    session = cpu_session(model, max(1, threads // MOST_AT_ONCE), AS_WRITTEN)
     source = session.get_inputs()[0].name
     running: deque[tuple[NDArray[Any], Future[list[NDArray[np.float32]]]]] = deque()
     with ThreadPoolExecutor(min(threads, MOST_AT_ONCE)) as pool:

@@ -10,7 +10,7 @@ last and is not rounded. The file is as fast as with any other numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ IMAGES = 32
 """How many the weights are fitted on."""
 _POSITIONS = 64
 """At how many positions of each image; small maps have fewer."""
-_LARGEST = 2560
+LARGEST = 2560
 """Inputs of an output: moments grow with their square. Only the first stage's dense reductions have
 more."""
 _RIDGE = 1.0
@@ -52,99 +52,139 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class _Fitted:
-    """A layer, its weight as (groups, outputs of a group, inputs of an output), and its bias.
+class Window:
+    """Which inputs an output of a convolution is computed from.
 
     Attributes:
-        levels: of the layer's input; None where it stays float.
-        bias: (groups, outputs of a group, 1); None where the layer has none.
-        shape: of the graph's weight, the outputs first.
+        pads: of zeros: top, left, bottom, right.
     """
 
-    node: onnx.NodeProto
-    axis: int
-    levels: Levels | None
-    weight: Array
-    bias: Array | None
-    shape: tuple[int, ...]
+    kernel: Sequence[int]
+    strides: Sequence[int]
+    pads: Sequence[int]
 
-    def inputs(self, x: Array, rng: np.random.Generator) -> Array:
+
+class LayerFit:
+    """One layer, fitted to what its inputs become.
+
+    Args:
+        weight: (groups, outputs of a group, inputs of an output), float64.
+        bias: (groups, outputs of a group, 1); None where the layer has none.
+        levels: of the layer's input; None where it stays float.
+        window: of a convolution; None for a product over the last dimension.
+    """
+
+    def __init__(
+        self, weight: Array, bias: Array | None, levels: Levels | None, window: Window | None
+    ) -> None:
+        self._bias = bias
+        self._levels, self._window = levels, window
+        self._inputs = weight.shape[2]
+        self._exact = weight.astype(np.float32)
+        self._weight = weight if bias is None else np.concatenate([weight, bias], 2)
+        self._waiting: list[Array] = []
+        # Sums over positions, of the products of the rounded inputs with each other, (groups,
+        # inputs, inputs), and with what the layer loses by their rounding, (groups, outputs,
+        # inputs).
+        self._given: Array = np.zeros(())
+        self._missing: Array = np.zeros(())
+
+    def add(self, x: Array, rng: np.random.Generator) -> None:
+        """Count what the layer is given, (B, ...), at some positions of each image."""
+        self._waiting.append(self._pick(x, rng))
+        if sum(rows.shape[1] for rows in self._waiting) >= _AT_ONCE:
+            self._count()
+
+    def _pick(self, x: Array, rng: np.random.Generator) -> Array:
         """What outputs at some positions are computed from, (groups, positions, inputs)."""
-        if self.node.op_type != "Conv":
+        if self._window is None:
             rows = x.reshape(len(x), -1, x.shape[-1])
             return rows[:, _some(rows.shape[1], rng)].reshape(1, -1, x.shape[-1])
-        attributes = {a.name: list(a.ints) for a in self.node.attribute}
-        kernel, strides = attributes["kernel_shape"], attributes.get("strides", [1, 1])
-        top, left, bottom, right = attributes.get("pads", [0, 0, 0, 0])
+        top, left, bottom, right = self._window.pads
+        strides = self._window.strides
         x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
-        windows = np.lib.stride_tricks.sliding_window_view(x, kernel, (2, 3))
+        windows = np.lib.stride_tricks.sliding_window_view(x, self._window.kernel, (2, 3))
         windows = windows[:, :, :: strides[0], :: strides[1]]
         height, width = windows.shape[2:4]
         rows, columns = np.divmod(_some(height * width, rng), width)
         picked = windows[:, :, rows, columns]  # (images, channels, positions, kernel)
-        groups, _, inputs = self.weight.shape
-        picked = picked.reshape(len(x), groups, -1, len(rows), *kernel)
-        return picked.transpose(1, 0, 3, 2, 4, 5).reshape(groups, -1, inputs)
-
-    def restored(self, values: Array) -> Array:
-        """(groups, outputs, inputs) in the shape that the graph has."""
-        return np.ascontiguousarray(np.moveaxis(values.reshape(self.shape), 0, self.axis))
-
-
-class _Moments:
-    """Sums over positions, of the products of a layer's rounded inputs with two things.
-
-    Attributes:
-        given: (groups, inputs, inputs), with each other.
-        missing: (groups, outputs, inputs), with what the layer loses by their rounding.
-    """
-
-    def __init__(self, layer: _Fitted) -> None:
-        self._layer = layer
-        self._waiting: list[Array] = []
-        self.given: Array = np.zeros(())
-        self.missing: Array = np.zeros(())
-
-    def add(self, x: Array, rng: np.random.Generator) -> None:
-        """Count what the layer is given, (B, ...)."""
-        self._waiting.append(self._layer.inputs(x, rng))
-        if sum(rows.shape[1] for rows in self._waiting) >= _AT_ONCE:
-            self._count()
+        groups = len(self._exact)
+        picked = picked.reshape(len(x), groups, -1, len(rows), *self._window.kernel)
+        return picked.transpose(1, 0, 3, 2, 4, 5).reshape(groups, -1, self._inputs)
 
     def _count(self) -> None:
+        if not self._waiting:
+            return
         exact = np.concatenate(self._waiting, 1)
         self._waiting.clear()
-        layer, given = self._layer, exact
-        if layer.levels is not None:
-            given = layer.levels.round_trip(exact).astype(np.float32)
-            lost = layer.weight.astype(np.float32) @ (exact - given).transpose(0, 2, 1)
-        if layer.bias is not None:
+        given = exact
+        if self._levels is not None:
+            given = self._levels.round_trip(exact).astype(np.float32)
+            lost = self._exact @ (exact - given).transpose(0, 2, 1)
+        if self._bias is not None:
             given = np.concatenate([given, np.ones((*given.shape[:2], 1), np.float32)], 2)
-        if layer.levels is not None:
-            self.missing = self.missing + lost @ given
-        self.given = self.given + given.transpose(0, 2, 1) @ given
+        if self._levels is not None:
+            self._missing = self._missing + lost @ given
+        self._given = self._given + given.transpose(0, 2, 1) @ given
 
-    def fit(self) -> Rounded:
-        """The layer's weight on its grid, with its bias."""
-        if self._waiting:
-            self._count()
-        layer, inputs = self._layer, self._layer.weight.shape[2]
-        weight, scale, nearest = layer.weight, None, to_bf16
-        if layer.bias is not None:
-            weight = np.concatenate([weight, layer.bias], 2)
-        if layer.levels is not None:
-            power = _add_to_diagonal(self.given, _RIDGE, inputs)
-            change = np.linalg.solve(power, self.missing.transpose(0, 2, 1).astype(np.float64))
-            weight = weight + change.transpose(0, 2, 1)
-            scale = half_scale(np.abs(weight[:, :, :inputs]).max(2))
+    def moved(self) -> tuple[Array, Array | None]:
+        """Weight and bias that make up for the rounding of the inputs, themselves not rounded.
+
+        Shapes as the layer was given, float64.
+        """
+        self._count()
+        return self._split(self._moved())
+
+    def _moved(self) -> Array:
+        if self._levels is None:
+            return self._weight
+        power = _add_to_diagonal(self._given, _RIDGE, self._inputs)
+        change = np.linalg.solve(power, self._missing.transpose(0, 2, 1).astype(np.float64))
+        return self._weight + change.transpose(0, 2, 1)
+
+    def fit(self) -> tuple[Array, Array | None, NDArray[np.float32] | None]:
+        """Weight on its grid, its bias, and what a level is worth, (groups, outputs).
+
+        The weight is of BF16 numbers, and there are no levels, where the input stays float.
+        """
+        self._count()
+        weight, scale, nearest = self._moved(), None, to_bf16
+        if self._levels is not None:
+            scale = half_scale(np.abs(weight[:, :, : self._inputs]).max(2))
             nearest = partial(_nearest_level, scale.astype(np.float64))
-        weight = compensated(weight, inputs, self.given, nearest)
-        bias = None if layer.bias is None else weight[:, :, -1].ravel().astype(np.float32)
-        weight = weight[:, :, :inputs]
+        return *self._split(compensated(weight, self._inputs, self._given, nearest)), scale
+
+    def _split(self, weight: Array) -> tuple[Array, Array | None]:
+        bias = None if self._bias is None else weight[:, :, self._inputs :]
+        return weight[:, :, : self._inputs], bias
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer of a graph.
+
+    Attributes:
+        axis: of the weight's outputs.
+        shape: of the weight, the outputs first.
+    """
+
+    node: onnx.NodeProto
+    axis: int
+    shape: tuple[int, ...]
+    fit: LayerFit
+
+    def rounded(self) -> Rounded:
+        """The layer's weight on its grid, with its bias."""
+        weight, bias, scale = self.fit.fit()
+        bias = None if bias is None else bias.ravel().astype(np.float32)
         if scale is None:
-            return Rounded(layer.restored(weight.astype(np.float32)), None, bias)
+            return Rounded(self._restored(weight.astype(np.float32)), None, bias)
         levels = np.rint(weight / scale[:, :, None]).astype(np.int8)
-        return Rounded(layer.restored(levels), scale.ravel(), bias)
+        return Rounded(self._restored(levels), scale.ravel(), bias)
+
+    def _restored(self, values: Array) -> Array:
+        """(groups, outputs, inputs) in the shape that the graph has."""
+        return np.ascontiguousarray(np.moveaxis(values.reshape(self.shape), 0, self.axis))
 
 
 def round_weights(
@@ -167,20 +207,17 @@ def round_weights(
         progress: called with each batch's number of images when it is done.
     """
     layers = _layers(model, histograms, scheme, method)
-    moments = [_Moments(layer) for layer in layers]
     names = [layer.node.input[0] for layer in layers]
     rng = np.random.default_rng(0)
     for values in observed(model, list(dict.fromkeys(names)), batches, progress, threads):
-        for name, moment in zip(names, moments, strict=True):
-            moment.add(values[name], rng)
-    return {
-        layer.node.input[1]: moment.fit() for layer, moment in zip(layers, moments, strict=True)
-    }
+        for layer in layers:
+            layer.fit.add(values[layer.node.input[0]], rng)
+    return {layer.node.input[1]: layer.rounded() for layer in layers}
 
 
 def _layers(
     model: onnx.ModelProto, histograms: Mapping[str, Histogram], scheme: Scheme, method: str
-) -> list[_Fitted]:
+) -> list[_Layer]:
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     names, found = set(constants), find_layers(model.graph, scheme)
     by_source = input_levels(found, histograms, scheme, method)
@@ -199,9 +236,21 @@ def _layers(
         if len(node.input) > 2:
             bias = numpy_helper.to_array(constants[node.input[2]]).astype(np.float64)
             bias = bias.reshape(*shaped.shape[:2], 1)
-        if shaped.shape[2] <= _LARGEST:
-            layers.append(_Fitted(node, axis, own, shaped, bias, weight.shape))
+        if shaped.shape[2] <= LARGEST:
+            fit = LayerFit(shaped, bias, own, _window(node))
+            layers.append(_Layer(node, axis, weight.shape, fit))
     return layers
+
+
+def _window(node: onnx.NodeProto) -> Window | None:
+    if node.op_type != "Conv":
+        return None
+    attributes = {a.name: list(a.ints) for a in node.attribute}
+    return Window(
+        attributes["kernel_shape"],
+        attributes.get("strides", [1, 1]),
+        attributes.get("pads", [0, 0, 0, 0]),
+    )
 
 
 def _some(total: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -160,7 +160,7 @@ def test_weights_come_back_from_their_file(tmp_path: Path) -> None:
 def test_a_layer_with_too_many_inputs_goes_to_its_nearest_levels(
     float_graph: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rounding, "_LARGEST", 100)
+    monkeypatch.setattr(rounding, "LARGEST", 100)
     model, scheme = onnx.load(float_graph("official")), SCHEMES[EXPLICIT]
     histograms = observe(model, batches(1, 0), scheme)
     rounded = round_weights(model, batches(1, 0), histograms, scheme, method=MSE)
