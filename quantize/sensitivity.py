@@ -1,8 +1,9 @@
 """What each part of the network loses by itself in INT8, measured on images.
 
-Run by ONNX Runtime, rounded as written and computed in float, on the graphs that the targets' files
-are built from: near enough to order parts and methods; files themselves are judged as they run. A unit is a
-role of the recipe in one stage; the rest of the graph is float, so errors belong to the unit alone.
+Run by ONNX Runtime, rounded as written and computed in float32, on the graphs that the targets'
+files are built from: near enough to order parts and methods; files themselves are judged as they
+run. A unit is a role of the recipe in one stage; the rest of the graph is float, so errors belong
+to the unit alone.
 """
 
 from __future__ import annotations
