@@ -19,10 +19,10 @@ class Graph:
         runtime: what runs it for that comparison.
         file: its name in the bundle's `model` folder; None if it stays behind.
         rewritten: made from `cmt.rewrite_for_inference`'s network.
+        equalised: with channels scaled by `quantize.equalise`, from the calibration images.
         fitted: with `quantize.activation`'s stand-ins for GELU, from the calibration images.
         scheme: INT8, by this one of `quantize.recipe.SCHEMES`, from the calibration images.
         tuned: fine-tuned for this scheme, where the run fine-tunes.
-        tuned_source: then takes the place of `source`.
         half: FP16, with FP32 islands where the measured ranges ask for them.
     """
 
@@ -31,10 +31,10 @@ class Graph:
     runtime: str
     file: str | None
     rewritten: bool = False
+    equalised: bool = False
     fitted: bool = False
     scheme: str | None = None
     tuned: str | None = None
-    tuned_source: str | None = None
     half: bool = False
 
     @property
@@ -49,21 +49,15 @@ class Graph:
 
 
 # The rewrites are for CPUs, where they were measured. What TensorRT makes of them is not known
-# without a GPU, and its INT8 recipe was measured on the plain graph.
+# without a GPU, and its INT8 recipe was measured on the plain graph. That one's channels are scaled
+# for INT8; in the rewritten network, what normalisations scale is in the weights anyway.
 GRAPHS = {
     "onnx": Graph(None, "fp32", "onnxruntime", None),
     "simplified": Graph("onnx", "fp32", "onnxruntime", "{name}.onnx"),
     "half": Graph("simplified", "fp16", SIMULATED, "{name}.fp16.onnx", half=True),
-    "tuned": Graph(None, "int8", "onnxruntime", None, tuned=EXPLICIT),
-    "tuned-simplified": Graph("tuned", "int8", "onnxruntime", None),
-    "qdq": Graph(
-        "simplified",
-        "int8",
-        "onnxruntime",
-        None,
-        scheme=EXPLICIT,
-        tuned_source="tuned-simplified",
-    ),
+    "equalised": Graph(None, "fp32", "onnxruntime", None, equalised=True, tuned=EXPLICIT),
+    "equalised-simplified": Graph("equalised", "fp32", "onnxruntime", None),
+    "qdq": Graph("equalised-simplified", "int8", "onnxruntime", None, scheme=EXPLICIT),
     "qdq-half": Graph("qdq", "int8", SIMULATED, "{name}.int8.onnx", half=True),
     "rewritten": Graph(None, "fp32", "onnxruntime", None, rewritten=True),
     "rewritten-simplified": Graph("rewritten", "fp32", "onnxruntime", None),

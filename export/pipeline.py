@@ -6,6 +6,7 @@ saved file, loaded again.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import shutil
@@ -289,9 +290,7 @@ class Run:
     def plan(self, name: str) -> Graph:
         """How this run makes the graph `name`."""
         graph = GRAPHS[name]
-        if self.fine_tuning is None:
-            return replace(graph, tuned=None)
-        return replace(graph, source=graph.tuned_source or graph.source)
+        return graph if self.fine_tuning is not None else replace(graph, tuned=None)
 
     def graph(self, name: str, units: Units = NONE) -> Path:
         """The ONNX graph `name`, made from its source and compared with torch.
@@ -304,7 +303,7 @@ class Run:
         after = ["torch.outputs", "reference"]
         if graph.source is not None:
             after[1:] = [f"graph/{_stage_name(graph.source, units)}"]
-        if graph.fitted:
+        if graph.fitted or graph.equalised:
             after.append("images/calibration")
         if graph.scheme is not None:
             after += self.narrowing.prepare(name, units)
@@ -393,9 +392,18 @@ class Run:
             onnx.save(self._transform(name, onnx.load(source), units), path)
 
     def _network(self, graph: Graph) -> CMT | InferenceCMT:
+        if graph.equalised:
+            import torch
+
+            from quantize.equalise import equalise
+
+            assert self.calibration is not None
+            network = copy.deepcopy(self.inputs.model)
+            equalise(network, map(torch.from_numpy, self.calibration.batches(REFERENCE_BATCH)))
+            return network
         if not graph.rewritten:
             return self.inputs.model
-        network = rewrite_for_inference(self.inputs.model)
+        rewritten = rewrite_for_inference(self.inputs.model)
         if graph.fitted:
             import torch
 
@@ -405,8 +413,8 @@ class Run:
             # Not class by class: of large maps, the first images are enough.
             places = np.random.default_rng(0).permutation(spread(len(self.calibration), IMAGES))
             batches = self.calibration.batches(1, places)
-            fit_activations(network, map(torch.from_numpy, batches))
-        return network
+            fit_activations(rewritten, map(torch.from_numpy, batches))
+        return rewritten
 
     def _transform(self, name: str, model: Any, units: Units) -> Any:
         graph = GRAPHS[name]

@@ -15,8 +15,8 @@ from cmt.checkpoints import save_torch
 from cmt.network import CMT
 from cmt.rewrite import InferenceCMT
 from export.candidates import Graph
-from quantize.finetune import held_out_error, train_epoch
-from quantize.ranges import METHODS
+from quantize.finetune import fit_weights, held_out_error, train_epoch
+from quantize.ranges import METHODS, MSE
 from quantize.recipe import SCHEMES, Scheme
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Network = CMT | InferenceCMT
 OWN_IMAGES = "fine-tuning"
 """What the run calls the images of --qat-data."""
+_START, _TUNED = "start.pt", "state.pt"
+"""In stages: what the first epoch starts from, and what an epoch left."""
 
 
 class FineTuning:
@@ -32,7 +34,8 @@ class FineTuning:
 
     Args:
         run: with its options, stages and calibration images.
-        make_network: the network that a graph is exported from, before fine-tuning.
+        make_network: the network that a graph is exported from, before fine-tuning, a new one each
+            time.
     """
 
     def __init__(self, run: Run, make_network: Callable[[Graph], Network]) -> None:
@@ -46,7 +49,7 @@ class FineTuning:
         self._after = list(dict.fromkeys(["reference", *(f"images/{images}" for images in sets)]))
         self.schemes: dict[str, dict[str, Any]] = {}
         """By scheme: each epoch's `training` error; the error on held-out images `held_out`, first
-        before any epoch; after how many epochs the network was `chosen`; and the `method` of
+        by calibration alone; after how many epochs the network was `chosen`; and the `method` of
         choosing ranges that it learned with, the best before any epoch. Errors are mean square
         ones, relative to the teacher's outputs."""
 
@@ -56,7 +59,7 @@ class FineTuning:
         That may be the first one, which has nothing fine-tuned: epochs can also do harm.
         """
         scheme = SCHEMES[str(graph.tuned)]
-        stages = [self._untouched(graph, scheme)]
+        stages = [self._calibrated(graph, scheme)]
         method = json.loads(self._file(stages[0], "error.json").read_text())["method"]
         for epoch in range(self._run.options.qat):
             stages.append(self._epoch(graph, scheme, method, epoch, stages[-1]))
@@ -81,24 +84,39 @@ class FineTuning:
 
     def tuned(self, graph: Graph) -> Network:
         """The network that `stage` chose."""
-        network = copy.deepcopy(self._make_network(graph))
-        self._load(network, self.stage(graph))
+        network = self._make_network(graph)
+        path = self._file(self.stage(graph), _TUNED)
+        if path.exists():
+            self._load(network, path)
         return network
 
-    def _untouched(self, graph: Graph, scheme: Scheme) -> str:
-        """The stage with the error before fine-tuning, by the method that makes it least."""
+    def _calibrated(self, graph: Graph, scheme: Scheme) -> str:
+        """The stage with the error of calibration alone, and with what the first epoch starts from.
+
+        As in a run without fine-tuning, weights are fitted for the ranges of least squared error
+        and for those that were best before. The best of it all has to be beaten.
+        """
         run, stage = self._run, f"tuned/{scheme.name}-0"
 
         def make(folder: Path) -> None:
-            network = copy.deepcopy(self._make_network(graph))  # it may be the teacher itself
+            network = self._make_network(graph)
             errors = {}
             title = f"measuring {scheme.name} INT8 before fine-tuning"
             with run.progress.task(title, len(METHODS)) as advance:
                 for method in METHODS:
                     errors[method] = self._held_out_error(network, scheme, method)
                     advance(1)
-            best = min(errors, key=lambda method: errors[method])
-            content = {"held_out": errors[best], "method": best}
+            nearest = min(errors, key=lambda method: errors[method])
+            fitted, states = {}, {}
+            with run.progress.step(f"fitting weights for {scheme.name} INT8"):
+                for method in dict.fromkeys([MSE, nearest]):
+                    own = copy.deepcopy(network)
+                    fit_weights(own, scheme, run.images["calibration"], method)
+                    fitted[method] = self._held_out_error(own, scheme, method)
+                    states[method] = own.state_dict()
+            best = min(fitted, key=lambda method: fitted[method])
+            save_torch({"network": states[best]}, folder / _START)
+            content = {"held_out": min(fitted[best], errors[nearest]), "method": best}
             (folder / "error.json").write_text(json.dumps(content))
 
         run.stages.run(stage, self._inputs, make, self._after)
@@ -109,8 +127,8 @@ class FineTuning:
         run, stage, epochs = self._run, f"tuned/{scheme.name}-{epoch + 1}", self._run.options.qat
 
         def make(folder: Path) -> None:
-            network = copy.deepcopy(self._make_network(graph))
-            state = self._load(network, before)
+            network = self._make_network(graph)
+            state = self._load(network, self._file(before, _TUNED if epoch else _START))
             title = f"fine-tuning for {scheme.name} INT8, epoch {epoch + 1} of {epochs}"
             with run.progress.task(title, len(self.images)) as advance:
                 state = train_epoch(
@@ -125,7 +143,7 @@ class FineTuning:
                     state=state,
                     advance=advance,
                 )
-            save_torch({"network": network.state_dict(), **state}, folder / "state.pt")
+            save_torch({"network": network.state_dict(), **state}, folder / _TUNED)
             errors = {
                 "training": state["error"],
                 "held_out": self._held_out_error(network, scheme, method),
@@ -148,11 +166,8 @@ class FineTuning:
     def _file(self, stage: str, name: str) -> Path:
         return self._run.stages.workspace / stage / name
 
-    def _load(self, network: Network, stage: str) -> dict[str, Any] | None:
-        """Give a network the weights that an epoch left; returns the rest of its state, if any."""
-        path = self._file(stage, "state.pt")
-        if not path.exists():
-            return None
+    def _load(self, network: Network, path: Path) -> dict[str, Any] | None:
+        """Give a network the weights that a stage left; returns the rest of its state, if any."""
         state = torch.load(path, weights_only=True)
         network.load_state_dict(state.pop("network"))
-        return state
+        return state or None

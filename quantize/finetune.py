@@ -9,7 +9,7 @@ play no part. BatchNorm is frozen, its statistics and its scales.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ from calib_data.prepared import PreparedImages, spread
 from cmt.rewrite import batchnorm_affine
 from quantize.ranges import LEVELS, MSE, Histogram, Levels, half_scale
 from quantize.recipe import Scheme
+from quantize.rounding import IMAGES, LARGEST, LayerFit, Window
 
 BATCH = 16
 LEARNING_RATE = 1e-4
@@ -53,7 +54,7 @@ class _RoundedWeight(nn.Module):
         self.register_buffer("gain", gain)
 
     def forward(self, weight: Tensor) -> Tensor:
-        gain = self.gain.reshape(-1, *[1] * (weight.ndim - 1))
+        gain = _by_output(self.gain, weight)
         weight = weight * gain
         with torch.no_grad():
             largest = weight.flatten(1).abs().amax(1)
@@ -105,40 +106,118 @@ def rounded(
         method: how ranges are chosen, one of `quantize.ranges.METHODS`.
     """
     layers = int8_layers(network, scheme)
-    levels = _input_levels(network, list(layers.values()), scheme, images, method)
-    hooks = [layer.register_forward_pre_hook(_rounding(levels[layer])) for layer in layers.values()]
-    for path, layer in layers.items():
-        gain = _gain(network, path, len(layer.weight))
-        parametrize.register_parametrization(layer, "weight", _RoundedWeight(gain))
+    with _rounded_inputs(_input_levels(network, layers, scheme, images, method)):
+        for path, layer in layers.items():
+            rounding = _RoundedWeight(_gain(network, path, len(layer.weight)))
+            parametrize.register_parametrization(layer, "weight", rounding)
+        try:
+            yield
+        finally:
+            for layer in layers.values():
+                parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+
+
+@contextmanager
+def _rounded_inputs(levels: Mapping[Layer, Levels]) -> Iterator[None]:
+    hooks = [layer.register_forward_pre_hook(_rounding(own)) for layer, own in levels.items()]
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
-        for layer in layers.values():
-            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
 
 
 def _input_levels(
-    network: nn.Module, layers: list[Layer], scheme: Scheme, images: PreparedImages, method: str
+    network: nn.Module,
+    layers: Mapping[str, Layer],
+    scheme: Scheme,
+    images: PreparedImages,
+    method: str,
 ) -> dict[Layer, Levels]:
-    histograms = {layer: Histogram() for layer in layers}
+    histograms = {layer: Histogram() for layer in layers.values()}
 
     def observe(layer: nn.Module, given: tuple[Tensor]) -> None:
         histograms[layer].add(given[0].numpy())  # type: ignore[index]
 
-    hooks = [layer.register_forward_pre_hook(observe) for layer in layers]
-    try:
-        with torch.no_grad():
-            for batch in images.batches(BATCH, spread(len(images), RANGE_IMAGES)):
-                network(torch.from_numpy(batch))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    _observe(network, layers, images, RANGE_IMAGES, observe)
     return {
         layer: histogram.levels(scheme.asymmetric, method)
         for layer, histogram in histograms.items()
     }
+
+
+@torch.no_grad()
+def _observe(
+    network: nn.Module,
+    layers: Mapping[str, Layer],
+    images: PreparedImages,
+    count: int,
+    hook: Callable[[nn.Module, tuple[Tensor]], None],
+) -> None:
+    """Show the hook what each layer is given in float on `count` images."""
+    hooks = [layer.register_forward_pre_hook(hook) for layer in layers.values()]
+    try:
+        for batch in images.batches(BATCH, spread(len(images), count)):
+            network(torch.from_numpy(batch))
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+@torch.no_grad()
+def fit_weights(network: nn.Module, scheme: Scheme, images: PreparedImages, method: str) -> None:
+    """Weights and biases fitted to rounded inputs, in place, as `quantize.rounding` fits a graph's.
+
+    The weights are of their grid, so that `rounded` leaves them as they are.
+
+    Args:
+        images, method: set the ranges, and show the inputs.
+    """
+    layers = int8_layers(network, scheme)
+    levels = _input_levels(network, layers, scheme, images, method)
+    gains = {layer: _gain(network, path, len(layer.weight)) for path, layer in layers.items()}
+    fits = {
+        layer: _layer_fit(layer, gains[layer], levels[layer])
+        for layer in layers.values()
+        if layer.weight[0].numel() <= LARGEST
+    }
+    rng = np.random.default_rng(0)
+
+    def count(layer: nn.Module, given: tuple[Tensor]) -> None:
+        if layer in fits:
+            fits[layer].add(given[0].numpy(), rng)
+
+    _observe(network, layers, images, IMAGES, count)
+    for layer, fit in fits.items():
+        weight, bias, _ = fit.fit(keep_largest=True)
+        for parameter, values in ((layer.weight, weight), (layer.bias, bias)):
+            if parameter is not None and values is not None:
+                fitted = torch.from_numpy(values).reshape(parameter.shape)
+                parameter.copy_(fitted / _by_output(gains[layer], parameter))
+
+
+def _layer_fit(layer: Layer, gain: Tensor, levels: Levels) -> LayerFit:
+    """Of the layer as export folds it, but for what BatchNorm adds, which nothing changes."""
+    groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
+    folded = [
+        None if p is None else (p.detach().double() * _by_output(gain, p)).numpy()
+        for p in (layer.weight, layer.bias)
+    ]
+    weight, bias = (
+        None if values is None else values.reshape(groups, len(gain) // groups, -1)
+        for values in folded
+    )
+    assert weight is not None
+    window = None
+    if isinstance(layer, nn.Conv2d):
+        assert not isinstance(layer.padding, str)
+        window = Window(layer.kernel_size, layer.stride, layer.padding * 2)
+    return LayerFit(weight, bias, levels, window)
+
+
+def _by_output(gain: Tensor, parameter: Tensor) -> Tensor:
+    """(channels,) in a shape that multiplies a weight or a bias."""
+    return gain.reshape(-1, *[1] * (parameter.ndim - 1))
 
 
 def _rounding(levels: Levels) -> Callable[[nn.Module, tuple[Tensor]], Tensor]:
@@ -206,6 +285,7 @@ def train_epoch(
     return {"optimiser": optimiser.state_dict(), "error": float(np.mean(errors))}
 
 
+@torch.no_grad()
 def held_out_error(
     network: nn.Module,
     teacher: nn.Module,
@@ -222,7 +302,7 @@ def held_out_error(
     """
     places = spread(len(held_out), HELD_OUT_IMAGES)
     errors = []
-    with rounded(network, scheme, images, method), torch.no_grad():
+    with rounded(network, scheme, images, method):
         for batch in held_out.batches(BATCH, places):
             x = torch.from_numpy(batch)
             error = _relative_error(_outputs(network(x)), _outputs(teacher(x)))

@@ -113,8 +113,6 @@ class LayerFit:
         return picked.transpose(1, 0, 3, 2, 4, 5).reshape(groups, -1, self._inputs)
 
     def _count(self) -> None:
-        if not self._waiting:
-            return
         exact = np.concatenate(self._waiting, 1)
         self._waiting.clear()
         given = exact
@@ -127,36 +125,31 @@ class LayerFit:
             self._missing = self._missing + lost @ given
         self._given = self._given + given.transpose(0, 2, 1) @ given
 
-    def moved(self) -> tuple[Array, Array | None]:
-        """Weight and bias that make up for the rounding of the inputs, themselves not rounded.
-
-        Shapes as the layer was given, float64.
-        """
-        self._count()
-        return self._split(self._moved())
-
-    def _moved(self) -> Array:
-        if self._levels is None:
-            return self._weight
-        power = _add_to_diagonal(self._given, _RIDGE, self._inputs)
-        change = np.linalg.solve(power, self._missing.transpose(0, 2, 1).astype(np.float64))
-        return self._weight + change.transpose(0, 2, 1)
-
-    def fit(self) -> tuple[Array, Array | None, NDArray[np.float32] | None]:
+    def fit(
+        self, keep_largest: bool = False
+    ) -> tuple[Array, Array | None, NDArray[np.float32] | None]:
         """Weight on its grid, its bias, and what a level is worth, (groups, outputs).
 
         The weight is of BF16 numbers, and there are no levels, where the input stays float.
-        """
-        self._count()
-        weight, scale, nearest = self._moved(), None, to_bf16
-        if self._levels is not None:
-            scale = half_scale(np.abs(weight[:, :, : self._inputs]).max(2))
-            nearest = partial(_nearest_level, scale.astype(np.float64))
-        return *self._split(compensated(weight, self._inputs, self._given, nearest)), scale
 
-    def _split(self, weight: Array) -> tuple[Array, Array | None]:
-        bias = None if self._bias is None else weight[:, :, self._inputs :]
-        return weight[:, :, : self._inputs], bias
+        Args:
+            keep_largest: an output's largest weight gets the last level whatever it could make up
+                for, so that the weights alone tell the grid: their nearest levels are themselves.
+        """
+        if self._waiting:
+            self._count()
+        weight, inputs, scale, nearest, kept = self._weight, self._inputs, None, to_bf16, None
+        if self._levels is not None:
+            power = _add_to_diagonal(self._given, _RIDGE, inputs)
+            change = np.linalg.solve(power, self._missing.transpose(0, 2, 1).astype(np.float64))
+            weight = weight + change.transpose(0, 2, 1)
+            magnitudes = np.abs(weight[:, :, :inputs])
+            scale = half_scale(magnitudes.max(2))
+            nearest = partial(_nearest_level, scale.astype(np.float64))
+            if keep_largest:
+                kept = magnitudes == magnitudes.max(2, keepdims=True)
+        weight = compensated(weight, inputs, self._given, nearest, kept)
+        return weight[:, :, :inputs], None if self._bias is None else weight[:, :, inputs:], scale
 
 
 @dataclass(frozen=True)
@@ -258,7 +251,11 @@ def _some(total: int, rng: np.random.Generator) -> NDArray[np.int64]:
 
 
 def compensated(
-    weight: Array, inputs: int, moments: Array, nearest: Callable[[Array], Array]
+    weight: Array,
+    inputs: int,
+    moments: Array,
+    nearest: Callable[[Array], Array],
+    kept: Array | None = None,
 ) -> Array:
     """The weight with its inputs rounded, each making up for those before it.
 
@@ -268,6 +265,7 @@ def compensated(
         weight: (groups, outputs, inputs or more); what comes after the inputs is not rounded.
         moments: sums of products of the inputs, (groups, inputs or more, the same).
         nearest: (groups, outputs) to the numbers of the grid next to them.
+        kept: (groups, outputs, inputs), which weights are rounded as they are, making up for none.
     """
     moments = _add_to_diagonal(moments, _DAMPING, inputs)
     places = np.arange(inputs)
@@ -280,13 +278,17 @@ def compensated(
     moments = np.take_along_axis(moments, order[:, :, None], 1)
     moments = np.take_along_axis(moments, order[:, None, :], 2)
     weight = np.take_along_axis(weight, order[:, None, :], 2)
+    if kept is not None:
+        kept = np.take_along_axis(kept, order[:, None, :inputs], 2)
     factor = np.linalg.cholesky(np.linalg.inv(moments)).transpose(0, 2, 1)
+    before = weight.copy()
     for begin in range(0, inputs, _BLOCK):
         end = min(begin + _BLOCK, inputs)
         errors = np.empty((*weight.shape[:2], end - begin))
         for i in range(begin, end):
             exact = weight[:, :, i].copy()
-            weight[:, :, i] = nearest(exact)
+            own = exact if kept is None else np.where(kept[:, :, i], before[:, :, i], exact)
+            weight[:, :, i] = nearest(own)
             error = (exact - weight[:, :, i]) / factor[:, i, i][:, None]
             weight[:, :, i + 1 : end] -= error[:, :, None] * factor[:, None, i, i + 1 : end]
             errors[:, :, i - begin] = error

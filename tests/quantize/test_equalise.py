@@ -1,0 +1,95 @@
+"""Channels are brought to one size without a change of what the network computes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.hard_cases import make_hostile
+from calib_data.prepared import PreparedImages
+from calib_data.preprocessing import Preprocessing
+from cmt.network import CMT
+from quantize.equalise import Site, equalise, sites
+from quantize.finetune import held_out_error
+from quantize.ranges import MSE
+from quantize.recipe import EXPLICIT, SCHEMES
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def noise() -> PreparedImages:
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 64, 64, 3), np.uint8)
+    keys = [str(i) for i in range(16)]
+    preprocessing = Preprocessing((64, 64), (64, 64))
+    return PreparedImages(pixels, None, keys, keys, [], 16, "noise", preprocessing)
+
+
+def answers(network: CMT, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return network(images)  # type: ignore[no-any-return]
+
+
+def peaks(network: CMT, site: Site, images: Tensor) -> Tensor:
+    """The largest magnitudes that the site's INT8 layer is given, by channel."""
+    given = []
+    hook = site.reader.register_forward_pre_hook(lambda _, args: given.append(args[0]))
+    answers(network, images)
+    hook.remove()
+    axis = given[0].ndim - 1 if isinstance(site.reader, torch.nn.Linear) else 1
+    return given[0].abs().movedim(axis, -1).flatten(0, -2).amax(0)
+
+
+@pytest.mark.parametrize("family", ["official", "flyegle"])
+def test_every_channel_gets_the_size_of_the_median_one_and_the_function_stays(
+    family: str, tiny_network: Callable[[str], CMT], images: Tensor
+) -> None:
+    network = tiny_network(family)
+    before = answers(network, images)
+    medians = [peaks(network, site, images).median() for site in sites(network)]
+    equalise(network, [images[:2], images[2:]])
+    after = answers(network, images)
+    assert (after - before).abs().max() < 1e-5 * before.abs().max()
+    for site, median in zip(sites(network), medians, strict=True):
+        sizes = peaks(network, site, images)
+        torch.testing.assert_close(sizes, median.expand_as(sizes), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("hostile_factor", [100.0, 0.01])
+def test_channels_scaled_up_or_down_leave_no_trace_in_int8(
+    tiny_network: Callable[[str], CMT], noise: PreparedImages, hostile_factor: float
+) -> None:
+    teacher = tiny_network("official")
+    errors = []
+    for factor in (1.0, hostile_factor):
+        network = copy.deepcopy(teacher)
+        make_hostile(network, factor, None)
+        for scaled in (False, True):
+            if scaled:
+                equalise(network, map(torch.from_numpy, noise.batches(4)))
+            scheme = SCHEMES[EXPLICIT]
+            errors.append(held_out_error(network, teacher, scheme, noise, noise, MSE))
+    ordinary, _, hostile, mended = errors
+    assert hostile > 4 * ordinary
+    assert mended < 1.2 * ordinary
+
+
+def test_a_channel_without_values_stays_as_it_is(
+    tiny_network: Callable[[str], CMT], images: Tensor
+) -> None:
+    network = tiny_network("official")
+    block = network.stages[0].blocks[0]
+    with torch.no_grad():
+        block.norm2.weight[1] = block.norm2.bias[1] = 0.0
+        column = block.ffn.expand.weight[:, 1].clone()
+    equalise(network, [images])
+    assert block.norm2.weight[1].item() == 0.0
+    assert torch.equal(block.ffn.expand.weight[:, 1], column)
