@@ -95,7 +95,7 @@ def test_fine_tuning_goes_on_after_the_last_finished_epoch(
     assert tuned["held_out"][tuned["chosen"]] == min(tuned["held_out"])
     # INT8 comes from the fine-tuned network, float files from the one that was given.
     stages = [row["stage"] for row in report["parity"]]
-    assert stages.index("simplified") < stages.index("tuned") < stages.index("qdq")
+    assert stages.index("simplified") < stages.index("equalised") < stages.index("qdq")
 
 
 @pytest.mark.parametrize("changed", ["image", "option"])
