@@ -161,7 +161,8 @@ class Run:
         self.key = None if options.sign is None else signature.read_private_key(options.sign)
         self.progress = progress
         self.workspace = workspace
-        self.common = {"machine": environment.describe(options.seed), "source": _source_digest()}
+        self.machine = environment.describe(options.seed)
+        self.common = {"machine": self.machine, "source": _source_digest()}
         self.stages = Stages(workspace, self.common)
         self.selections = _select(inputs, options, held_out)
         self.parity: dict[str, dict[str, Any]] = {}
@@ -190,7 +191,7 @@ class Run:
         outputs = {c.name: self.candidate_outputs(c, self.units[c.name]) for c in self.candidates}
         parity = self._checked_parity(self.units)
         self.narrowing.finish(self.candidates)
-        self.inputs.warnings += self.narrowing.warnings()
+        self.inputs.warnings += self.narrowing.warnings() + self._warnings_of_cpu()
         timings = self._time(reference, built)
         return self._assemble(built, outputs, timings, parity)
 
@@ -242,6 +243,17 @@ class Run:
         return reference
 
     # Inputs
+
+    def _warnings_of_cpu(self) -> list[str]:
+        files = [
+            c.name for c in self.candidates if c.precision == "int8" and c.target.not_timed is None
+        ]
+        if not files or not environment.cuts_int8_sums(self.machine):
+            return []
+        return [
+            f"this CPU has no VNNI and cuts off large sums of 8-bit products: {', '.join(files)} "
+            "may answer better where it will run; measure there, with cmt-bench"
+        ]
 
     def _prepare(self, name: str) -> PreparedImages:
         images = self.selections[name].prepare(name, self.stages, self.progress)

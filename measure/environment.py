@@ -48,6 +48,18 @@ _FLAGS = (
 )
 
 
+_EXACT_INT8 = {"avx_vnni", "avx512_vnni", "amx_int8"}
+
+
+def cuts_int8_sums(environment: Mapping[str, Any]) -> bool:
+    """Whether the CPU of a `describe` adds 8-bit products in pairs in 16 bits, as x86 did first.
+
+    Two of the largest take 17: what does not fit is cut off. Arm has instructions without this.
+    """
+    flags = set(environment["cpu_flags"])
+    return "avx2" in flags and not flags & _EXACT_INT8
+
+
 def package_versions() -> dict[str, str]:
     """Installed versions of the packages that can change a result."""
     found = {}

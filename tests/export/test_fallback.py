@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 import export.fallback
 import export.narrowing
 import quantize.activation
+from benchmarks.hard_cases import scale_stage_ends
 from cmt.checkpoints import to_public_layout
 from cmt.errors import GateError
 from cmt.network import CMT, ConvHead
@@ -29,6 +30,7 @@ from export import export as run_export
 from export.narrowing import FITTED
 from export.pipeline import Bundle
 from export.targets import TARGETS
+from measure import environment
 from quantize.activation import fit_activations
 from quantize.sensitivity import worst_first
 
@@ -122,6 +124,18 @@ def save(model: CMT, path: Path) -> None:
 
 
 @pytest.fixture
+def hostile_stage_ends(
+    tiny_network: Callable[..., CMT], pictures: Path, tmp_path: Path
+) -> dict[str, Any]:
+    """Options of an export of a network that no scaling of channels mends."""
+    model = tiny_network("official", 2)
+    scale_stage_ends(model, SCALE)
+    learn(model, pictures)
+    save(model, tmp_path / "tiny.safetensors")
+    return {"weights": str(tmp_path / "tiny.safetensors")}
+
+
+@pytest.fixture
 def spoilt_stand_ins(
     tiny_network: Callable[..., CMT],
     pictures: Path,
@@ -178,13 +192,13 @@ def export_tiny(
 
 
 def test_a_hostile_network_keeps_its_accuracy_with_few_layers_in_float(
-    export_tiny: Callable[..., Bundle],
+    export_tiny: Callable[..., Bundle], hostile_stage_ends: dict[str, Any]
 ) -> None:
     assert "tiny" in VARIANTS
-    bundle = export_tiny("onnxruntime", max_drop=1.0, sensitivity=True)
+    bundle = export_tiny("onnxruntime", max_drop=1.0, sensitivity=True, **hostile_stage_ends)
     assert bundle.failures == []
     assert any("60 calibration images are few" in line for line in bundle.report["warnings"])
-    assert bundle.report["sensitivity"][0]["unit"].endswith("stage 4")
+    assert bundle.report["sensitivity"][0]["unit"].startswith(("stage entry", "head features"))
     assert {row["recipe"] for row in bundle.report["sensitivity"]} == {"explicit"}
     assert [len(row["by_layer"]) for row in bundle.report["sensitivity"]] == [
         row["layers"] for row in bundle.report["sensitivity"]
@@ -269,3 +283,17 @@ def test_fp16_falls_back_to_islands_of_fp32(export_tiny: Callable[..., Bundle]) 
     tried = entry["points"][1]
     assert len(tried["float"]) == 1
     assert tried["bytes"] > entry["points"][0]["bytes"]
+
+
+@pytest.mark.parametrize(("flags", "warned"), [(["avx2"], 1), (["avx2", "avx_vnni"], 0)])
+def test_a_cpu_that_cuts_off_sums_of_8_bit_products_is_named(
+    export_tiny: Callable[..., Bundle],
+    monkeypatch: pytest.MonkeyPatch,
+    flags: list[str],
+    warned: int,
+) -> None:
+    machine = {**environment.describe(seed=0), "cpu_flags": flags}
+    monkeypatch.setattr(environment, "describe", lambda _: machine)
+    report = export_tiny("onnxruntime", max_drop=100.0, gate_minutes=0.0).report
+    lines = [line for line in report["warnings"] if "onnxruntime/int8 may answer better" in line]
+    assert len(lines) == warned
