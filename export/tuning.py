@@ -15,7 +15,13 @@ from cmt.checkpoints import save_torch
 from cmt.network import CMT
 from cmt.rewrite import InferenceCMT
 from export.candidates import Graph
-from quantize.finetune import fit_weights, held_out_error, train_epoch
+from quantize.finetune import (
+    Histograms,
+    fit_weights,
+    held_out_error,
+    observe_inputs,
+    train_epoch,
+)
 from quantize.ranges import METHODS, MSE
 from quantize.recipe import SCHEMES, Scheme
 
@@ -100,19 +106,20 @@ class FineTuning:
 
         def make(folder: Path) -> None:
             network = self._make_network(graph)
-            errors = {}
+            calibration, errors = run.images["calibration"], {}
             title = f"measuring {scheme.name} INT8 before fine-tuning"
             with run.progress.task(title, len(METHODS)) as advance:
+                histograms = observe_inputs(network, scheme, calibration)
                 for method in METHODS:
-                    errors[method] = self._held_out_error(network, scheme, method)
+                    errors[method] = self._held_out_error(network, scheme, histograms, method)
                     advance(1)
             nearest = min(errors, key=lambda method: errors[method])
             fitted, states = {}, {}
             with run.progress.step(f"fitting weights for {scheme.name} INT8"):
                 for method in dict.fromkeys([MSE, nearest]):
                     own = copy.deepcopy(network)
-                    fit_weights(own, scheme, run.images["calibration"], method)
-                    fitted[method] = self._held_out_error(own, scheme, method)
+                    fit_weights(own, scheme, calibration, histograms, method)
+                    fitted[method] = self._held_out_error(own, scheme, histograms, method)
                     states[method] = own.state_dict()
             best = min(fitted, key=lambda method: fitted[method])
             save_torch({"network": states[best]}, folder / _START)
@@ -136,6 +143,7 @@ class FineTuning:
                     run.inputs.model,
                     scheme,
                     self.images,
+                    run.images["calibration"],
                     method=method,
                     epoch=epoch,
                     epochs=epochs,
@@ -144,20 +152,21 @@ class FineTuning:
                     advance=advance,
                 )
             save_torch({"network": network.state_dict(), **state}, folder / _TUNED)
+            histograms = observe_inputs(network, scheme, run.images["calibration"])
             errors = {
                 "training": state["error"],
-                "held_out": self._held_out_error(network, scheme, method),
+                "held_out": self._held_out_error(network, scheme, histograms, method),
             }
             (folder / "error.json").write_text(json.dumps(errors))
 
         run.stages.run(stage, self._inputs, make, [*self._after, before])
         return stage
 
-    def _held_out_error(self, network: Network, scheme: Scheme, method: str) -> float:
-        teacher, images = self._run.inputs.model, self._run.images
-        return held_out_error(
-            network, teacher, scheme, images["calibration"], images["ranking"], method
-        )
+    def _held_out_error(
+        self, network: Network, scheme: Scheme, histograms: Histograms, method: str
+    ) -> float:
+        teacher, held_out = self._run.inputs.model, self._run.images["ranking"]
+        return held_out_error(network, teacher, scheme, histograms, held_out, method)
 
     @property
     def _inputs(self) -> dict[str, Any]:

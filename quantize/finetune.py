@@ -27,8 +27,6 @@ from quantize.rounding import IMAGES, LARGEST, LayerFit, Window
 BATCH = 16
 LEARNING_RATE = 1e-4
 """Of the first step; a cosine takes it to zero over all epochs."""
-RANGE_IMAGES = 64
-"""How many set the ranges anew before each epoch."""
 HELD_OUT_IMAGES = 128
 """How many say whether an epoch did good."""
 
@@ -37,6 +35,7 @@ _FOLDED = {"project": "project_norm", "reduce.conv": "reduce.norm", "head.featur
 
 Layer = nn.Conv2d | nn.Linear
 Outputs = tuple[Tensor, ...]
+Histograms = Mapping[str, Histogram]
 
 
 class _RoundedWeight(nn.Module):
@@ -94,56 +93,45 @@ def int8_layers(network: nn.Module, scheme: Scheme) -> dict[str, Layer]:
     }
 
 
+def observe_inputs(network: nn.Module, scheme: Scheme, images: PreparedImages) -> Histograms:
+    """What the layers of the recipe are given in float, by path, on all of these images."""
+    layers = int8_layers(network, scheme)
+    paths = {layer: path for path, layer in layers.items()}
+    histograms = {path: Histogram() for path in layers}
+
+    def count(layer: nn.Module, given: tuple[Tensor]) -> None:
+        histograms[paths[layer]].add(given[0].numpy())  # type: ignore[index]
+
+    _observe(network, layers, images, len(images), count)
+    return histograms
+
+
 @contextmanager
 def rounded(
-    network: nn.Module, scheme: Scheme, images: PreparedImages, method: str = MSE
+    network: nn.Module, scheme: Scheme, histograms: Histograms, method: str = MSE
 ) -> Iterator[None]:
-    """The network computes as its INT8 file will, with ranges from these images.
+    """The network computes as its INT8 file will, with ranges from these histograms.
 
     Its weights stay float and are rounded anew in every forward pass.
 
     Args:
+        histograms: from `observe_inputs`.
         method: how ranges are chosen, one of `quantize.ranges.METHODS`.
     """
     layers = int8_layers(network, scheme)
-    with _rounded_inputs(_input_levels(network, layers, scheme, images, method)):
-        for path, layer in layers.items():
-            rounding = _RoundedWeight(_gain(network, path, len(layer.weight)))
-            parametrize.register_parametrization(layer, "weight", rounding)
-        try:
-            yield
-        finally:
-            for layer in layers.values():
-                parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
-
-
-@contextmanager
-def _rounded_inputs(levels: Mapping[Layer, Levels]) -> Iterator[None]:
-    hooks = [layer.register_forward_pre_hook(_rounding(own)) for layer, own in levels.items()]
+    hooks = []
+    for path, layer in layers.items():
+        levels = histograms[path].levels(scheme.asymmetric, method)
+        hooks.append(layer.register_forward_pre_hook(_rounding(levels)))
+        weight = _RoundedWeight(_gain(network, path, len(layer.weight)))
+        parametrize.register_parametrization(layer, "weight", weight)
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _input_levels(
-    network: nn.Module,
-    layers: Mapping[str, Layer],
-    scheme: Scheme,
-    images: PreparedImages,
-    method: str,
-) -> dict[Layer, Levels]:
-    histograms = {layer: Histogram() for layer in layers.values()}
-
-    def observe(layer: nn.Module, given: tuple[Tensor]) -> None:
-        histograms[layer].add(given[0].numpy())  # type: ignore[index]
-
-    _observe(network, layers, images, RANGE_IMAGES, observe)
-    return {
-        layer: histogram.levels(scheme.asymmetric, method)
-        for layer, histogram in histograms.items()
-    }
+        for layer in layers.values():
+            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
 
 
 @torch.no_grad()
@@ -165,20 +153,26 @@ def _observe(
 
 
 @torch.no_grad()
-def fit_weights(network: nn.Module, scheme: Scheme, images: PreparedImages, method: str) -> None:
+def fit_weights(
+    network: nn.Module,
+    scheme: Scheme,
+    images: PreparedImages,
+    histograms: Histograms,
+    method: str,
+) -> None:
     """Weights and biases fitted to rounded inputs, in place, as `quantize.rounding` fits a graph's.
 
     The weights are of their grid, so that `rounded` leaves them as they are.
 
     Args:
-        images, method: set the ranges, and show the inputs.
+        images: show the inputs.
+        histograms, method: set the ranges, as in `rounded`.
     """
     layers = int8_layers(network, scheme)
-    levels = _input_levels(network, layers, scheme, images, method)
     gains = {layer: _gain(network, path, len(layer.weight)) for path, layer in layers.items()}
     fits = {
-        layer: _layer_fit(layer, gains[layer], levels[layer])
-        for layer in layers.values()
+        layer: _layer_fit(layer, gains[layer], histograms[path].levels(scheme.asymmetric, method))
+        for path, layer in layers.items()
         if layer.weight[0].numel() <= LARGEST
     }
     rng = np.random.default_rng(0)
@@ -232,6 +226,7 @@ def train_epoch(
     teacher: nn.Module,
     scheme: Scheme,
     images: PreparedImages,
+    calibration: PreparedImages,
     *,
     method: str,
     epoch: int,
@@ -247,8 +242,10 @@ def train_epoch(
 
     Args:
         network: in evaluation mode; the same function as the teacher's, or near it.
-        images: to learn on, no labels needed; ranges come from some of them.
-        method: how, as in `rounded`; the file's must be the same, or what is learned misleads it.
+        images: to learn on, no labels needed.
+        calibration: set the ranges, as they will the file's.
+        method: how, as in `rounded`. Of both, the file's must be the same, or what is learned
+            misleads it.
         epoch: from 0.
         state: what the epoch before returned; None for the first.
 
@@ -264,9 +261,10 @@ def train_epoch(
     places = rng.permutation(len(images))
     steps = math.ceil(len(places) / BATCH)
     errors = []
+    histograms = observe_inputs(network, scheme, calibration)
     for parameter in learning:
         parameter.requires_grad_(True)
-    with rounded(network, scheme, images, method):
+    with rounded(network, scheme, histograms, method):
         for step, batch in enumerate(images.batches(BATCH, places)):
             for group in optimiser.param_groups:
                 progress = (epoch + step / steps) / epochs
@@ -290,19 +288,19 @@ def held_out_error(
     network: nn.Module,
     teacher: nn.Module,
     scheme: Scheme,
-    images: PreparedImages,
+    histograms: Histograms,
     held_out: PreparedImages,
     method: str,
 ) -> float:
     """Square error of the outputs in INT8 relative to the teacher's, mean over held-out images.
 
     Args:
-        images: set the ranges by `method`, as in `train_epoch`.
-        held_out: others.
+        histograms, method: set the ranges, as in `rounded`.
+        held_out: none of the images that they are from.
     """
     places = spread(len(held_out), HELD_OUT_IMAGES)
     errors = []
-    with rounded(network, scheme, images, method):
+    with rounded(network, scheme, histograms, method):
         for batch in held_out.batches(BATCH, places):
             x = torch.from_numpy(batch)
             error = _relative_error(_outputs(network(x)), _outputs(teacher(x)))

@@ -19,7 +19,7 @@ from calib_data.preprocessing import Preprocessing
 from cmt import rewrite_for_inference
 from cmt.network import CMT
 from quantize import finetune
-from quantize.finetune import rounded, train_epoch
+from quantize.finetune import fit_weights, int8_layers, observe_inputs, rounded, train_epoch
 from quantize.ranges import MSE
 from quantize.recipe import EXPLICIT, OPENVINO, SCHEMES, Scheme, role_of
 
@@ -51,6 +51,7 @@ def epoch(network: CMT, teacher: CMT, images: PreparedImages, number: int, state
         network,
         teacher,
         SCHEMES[EXPLICIT],
+        images,
         images,
         method=MSE,
         epoch=number,
@@ -95,7 +96,7 @@ def test_rounds_as_the_int8_file_does(
     session = onnxruntime.InferenceSession(quantised.SerializeToString(), options)
     file = np.concatenate([session.run(None, {"input": batch})[0] for batch in batches])
     exact = answers(network, images)
-    with rounded(network, scheme, images):
+    with rounded(network, scheme, observe_inputs(network, scheme, images)):
         ours = answers(network, images)
     assert np.abs(ours - file).mean() < 0.1 * np.abs(file - exact).mean()
     np.testing.assert_array_equal(answers(network, images), exact)
@@ -106,7 +107,7 @@ def test_rounds_the_rewritten_network_too(
 ) -> None:
     network: Any = rewrite_for_inference(tiny_network("official"))
     exact = answers(network, images)
-    with rounded(network, SCHEMES[OPENVINO], images):
+    with rounded(network, SCHEMES[OPENVINO], observe_inputs(network, SCHEMES[OPENVINO], images)):
         error = np.abs(answers(network, images) - exact).max() / np.abs(exact).max()
     assert 1e-4 < error < 0.1
 
@@ -119,7 +120,9 @@ def test_learns_to_answer_as_before_with_batchnorm_frozen(
     before = copy.deepcopy(network.state_dict())
 
     def error() -> float:
-        with rounded(network, SCHEMES[EXPLICIT], images):
+        with rounded(
+            network, SCHEMES[EXPLICIT], observe_inputs(network, SCHEMES[EXPLICIT], images)
+        ):
             return float(np.square(answers(network, images) - answers(teacher, images)).mean())
 
     untrained, state = error(), None
@@ -159,6 +162,26 @@ def test_ranges_are_chosen_by_the_method_asked_for(
     network = outlying(tiny_network("official"))
     found = []
     for method in ("minmax", "percentile"):
-        with rounded(network, SCHEMES[EXPLICIT], images, method):
+        with rounded(
+            network, SCHEMES[EXPLICIT], observe_inputs(network, SCHEMES[EXPLICIT], images), method
+        ):
             found.append(answers(network, images))
     assert not np.array_equal(*found)
+
+
+@pytest.mark.parametrize("family", ["official", "flyegle"])
+def test_fitted_weights_are_their_own_nearest_levels(
+    tiny_network: Callable[[str], CMT], images: PreparedImages, family: str
+) -> None:
+    network, scheme = tiny_network(family), SCHEMES[EXPLICIT]
+    histograms = observe_inputs(network, scheme, images)
+    exact = answers(network, images)
+    with rounded(network, scheme, histograms):
+        nearest = answers(network, images)
+    fit_weights(network, scheme, images, histograms, MSE)
+    fitted = {path: layer.weight.clone() for path, layer in int8_layers(network, scheme).items()}
+    with rounded(network, scheme, histograms):
+        ours = answers(network, images)
+        for path, layer in int8_layers(network, scheme).items():
+            torch.testing.assert_close(layer.weight, fitted[path], rtol=1e-5, atol=1e-7)
+    assert np.square(ours - exact).mean() < np.square(nearest - exact).mean()
