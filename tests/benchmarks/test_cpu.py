@@ -51,6 +51,7 @@ def test_ratio_is_paired_by_round() -> None:
     assert ratio == {"median": 2.0, "q1": 2.0, "q3": 2.0}
 
 
+@pytest.mark.usefixtures("exact_int8_sums")
 def test_peak_is_an_int8_matrix_product() -> None:
     compiled = ov.Core().compile_model(int8_product(SIDE), "CPU")
     kinds = {

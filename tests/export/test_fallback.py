@@ -245,6 +245,7 @@ def test_what_cannot_be_met_in_time_fails_keeps_the_best_and_lists_what_was_trie
     assert "Back to float" in (bundle.path / "report.md").read_text()
 
 
+@pytest.mark.usefixtures("exact_int8_sums")
 def test_a_file_is_held_to_its_own_graph_where_stand_ins_went_back(
     export_tiny: Callable[..., Bundle], spoilt_stand_ins: dict[str, Any]
 ) -> None:

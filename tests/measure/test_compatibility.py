@@ -31,6 +31,7 @@ def test_there_is_a_bundle_of_every_schema() -> None:
     assert REPORT_VERSION <= VERSION, "a new report schema needs a stored bundle too"
 
 
+@pytest.mark.usefixtures("exact_int8_sums")
 def test_a_stored_bundle_opens_and_its_files_answer_as_they_did(stored: Path) -> None:
     bundle = open_bundle(stored)
     checks = list(verify(bundle, 1))

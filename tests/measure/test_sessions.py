@@ -57,7 +57,7 @@ def computing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Compute], None]:
 
         source = SimpleNamespace(name="input")
         session = SimpleNamespace(run=run, get_inputs=lambda: [source])
-        monkeypatch.setattr(sessions, "cpu_session", lambda model, threads: session)
+        monkeypatch.setattr(sessions, "cpu_session", lambda model, threads, entries: session)
 
     return install
 

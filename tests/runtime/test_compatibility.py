@@ -12,6 +12,7 @@ import pytest
 STORED = sorted((Path(__file__).parents[1] / "reference" / "bundles").glob("schema_*.zip"))
 
 
+@pytest.mark.usefixtures("exact_int8_sums")
 @pytest.mark.parametrize("archive", STORED, ids=lambda path: path.stem)
 def test_a_stored_bundle_verifies_and_runs_long(
     runtime: Path, archive: Path, tmp_path: Path
