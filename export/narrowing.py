@@ -284,7 +284,7 @@ class Narrowing:
         for graph in dict.fromkeys(c.target.graphs[c.precision] for c in run.candidates):
             name = int8_graph(graph)
             if name is not None:
-                outside, accepted = self._outside(name), OUTSIDE[str(GRAPHS[name].scheme)]
+                outside, accepted = self._outside(name), OUTSIDE[self._recipe(name)[1].name]
                 if outside > accepted:
                     lines.append(
                         f"{1e6 * outside:,.1f} in a million values that INT8 layers are given on "
