@@ -225,6 +225,17 @@ class Run:
             raise GateError("; ".join([str(error), *self.narrowing.warnings()])) from error
         return rows
 
+    def _warnings_of_cpu(self) -> list[str]:
+        files = [
+            c.name for c in self.candidates if c.precision == "int8" and c.target.not_timed is None
+        ]
+        if not files or not environment.cuts_int8_sums(self.machine):
+            return []
+        return [
+            f"this CPU has no VNNI and cuts off large sums of 8-bit products: {', '.join(files)} "
+            "may answer better where it will run; measure there, with cmt-bench"
+        ]
+
     def _start(self) -> Path:
         """Prepare the images and the torch network's answers; returns the network's place."""
         import torch
@@ -243,17 +254,6 @@ class Run:
         return reference
 
     # Inputs
-
-    def _warnings_of_cpu(self) -> list[str]:
-        files = [
-            c.name for c in self.candidates if c.precision == "int8" and c.target.not_timed is None
-        ]
-        if not files or not environment.cuts_int8_sums(self.machine):
-            return []
-        return [
-            f"this CPU has no VNNI and cuts off large sums of 8-bit products: {', '.join(files)} "
-            "may answer better where it will run; measure there, with cmt-bench"
-        ]
 
     def _prepare(self, name: str) -> PreparedImages:
         images = self.selections[name].prepare(name, self.stages, self.progress)

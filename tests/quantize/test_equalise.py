@@ -5,14 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from benchmarks.hard_cases import make_hostile
 from calib_data.prepared import PreparedImages
-from calib_data.preprocessing import Preprocessing
 from cmt.network import CMT
 from quantize.equalise import Site, equalise, sites
 from quantize.finetune import held_out_error, observe_inputs
@@ -23,14 +21,6 @@ from quantize.recipe import EXPLICIT, SCHEMES
 @pytest.fixture
 def images() -> Tensor:
     return torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture
-def noise() -> PreparedImages:
-    pixels = np.random.default_rng(0).integers(0, 256, (16, 64, 64, 3), np.uint8)
-    keys = [str(i) for i in range(16)]
-    preprocessing = Preprocessing((64, 64), (64, 64))
-    return PreparedImages(pixels, None, keys, keys, [], 16, "noise", preprocessing)
 
 
 def answers(network: CMT, images: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ import torch
 from whole_recipe import quantize_onnx
 
 from calib_data.prepared import PreparedImages
-from calib_data.preprocessing import Preprocessing
 from cmt import rewrite_for_inference
 from cmt.network import CMT
 from quantize import finetune
@@ -25,14 +24,10 @@ from quantize.recipe import EXPLICIT, OPENVINO, SCHEMES, Scheme, role_of
 
 
 @pytest.fixture
-def images(monkeypatch: pytest.MonkeyPatch) -> PreparedImages:
+def images(noise: PreparedImages, monkeypatch: pytest.MonkeyPatch) -> PreparedImages:
     """Noise, in batches of two."""
     monkeypatch.setattr(finetune, "BATCH", 2)
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (16, 64, 64, 3), np.uint8)
-    keys = [str(i) for i in range(16)]
-    preprocessing = Preprocessing((64, 64), (64, 64))
-    return PreparedImages(pixels, None, keys, keys, [], 16, "noise", preprocessing)
+    return noise
 
 
 def outlying(network: CMT) -> CMT:
