@@ -22,7 +22,7 @@ from quantize.finetune import (
     observe_inputs,
     train_epoch,
 )
-from quantize.ranges import METHODS, MSE
+from quantize.ranges import METHODS, MSE, load_histograms, save_histograms
 from quantize.recipe import SCHEMES, Scheme
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ OWN_IMAGES = "fine-tuning"
 """What the run calls the images of --qat-data."""
 _START, _TUNED = "start.pt", "state.pt"
 """In stages: what the first epoch starts from, and what an epoch left."""
+_HISTOGRAMS = "histograms.npz"
+"""In stages: of the inputs, to set the next epoch's ranges."""
 
 
 class FineTuning:
@@ -123,6 +125,7 @@ class FineTuning:
                     states[method] = own.state_dict()
             best = min(fitted, key=lambda method: fitted[method])
             save_torch({"network": states[best]}, folder / _START)
+            save_histograms(histograms, folder / _HISTOGRAMS)
             content = {"held_out": min(fitted[best], errors[nearest]), "method": best}
             (folder / "error.json").write_text(json.dumps(content))
 
@@ -143,7 +146,7 @@ class FineTuning:
                     run.inputs.model,
                     scheme,
                     self.images,
-                    run.images["calibration"],
+                    histograms=load_histograms(self._file(before, _HISTOGRAMS)),
                     method=method,
                     epoch=epoch,
                     epochs=epochs,
@@ -153,6 +156,7 @@ class FineTuning:
                 )
             save_torch({"network": network.state_dict(), **state}, folder / _TUNED)
             histograms = observe_inputs(network, scheme, run.images["calibration"])
+            save_histograms(histograms, folder / _HISTOGRAMS)
             errors = {
                 "training": state["error"],
                 "held_out": self._held_out_error(network, scheme, histograms, method),

@@ -226,8 +226,8 @@ def train_epoch(
     teacher: nn.Module,
     scheme: Scheme,
     images: PreparedImages,
-    calibration: PreparedImages,
     *,
+    histograms: Histograms,
     method: str,
     epoch: int,
     epochs: int,
@@ -243,9 +243,8 @@ def train_epoch(
     Args:
         network: in evaluation mode; the same function as the teacher's, or near it.
         images: to learn on, no labels needed.
-        calibration: set the ranges, as they will the file's.
-        method: how, as in `rounded`. Of both, the file's must be the same, or what is learned
-            misleads it.
+        histograms: set the ranges, as in `rounded`; of the network as it is given.
+        method: how. The file's must be the same, or what is learned misleads it.
         epoch: from 0.
         state: what the epoch before returned; None for the first.
 
@@ -261,7 +260,6 @@ def train_epoch(
     places = rng.permutation(len(images))
     steps = math.ceil(len(places) / BATCH)
     errors = []
-    histograms = observe_inputs(network, scheme, calibration)
     for parameter in learning:
         parameter.requires_grad_(True)
     with rounded(network, scheme, histograms, method):

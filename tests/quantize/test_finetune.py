@@ -42,12 +42,13 @@ def outlying(network: CMT) -> CMT:
 
 
 def epoch(network: CMT, teacher: CMT, images: PreparedImages, number: int, state: Any) -> Any:
+    scheme = SCHEMES[EXPLICIT]
     return train_epoch(
         network,
         teacher,
-        SCHEMES[EXPLICIT],
+        scheme,
         images,
-        images,
+        histograms=observe_inputs(network, scheme, images),
         method=MSE,
         epoch=number,
         epochs=2,
