@@ -74,6 +74,15 @@ def int8_graph(graph: str | None) -> str | None:
     return graph
 
 
+def float_graph(graph: str) -> str:
+    """The float32 graph that a graph is, or is made from."""
+    while GRAPHS[graph].narrows:
+        source = GRAPHS[graph].source
+        assert source is not None
+        graph = source
+    return graph
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One file to build, check and measure: a target at a precision."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from calib_data.prepared import PreparedImages, spread
 from calib_data.shift import distance
-from export.candidates import GRAPHS, Candidate, int8_graph
+from export.candidates import GRAPHS, Candidate, float_graph, int8_graph
 from measure.runners import LOADERS, SIMULATED, run_all
 from quantize.gate import Units
 from quantize.ranges import METHODS, MSE, Histogram, load_histograms, save_histograms
@@ -98,6 +98,19 @@ class Narrowing:
             return "feature maps have no first answer"
         return None
 
+    @property
+    def _chooses(self) -> bool:
+        """Whether ranges and weights are chosen by the error of the logits."""
+        return self._run.options.output == "logits"
+
+    def _learned(self, scheme: Scheme) -> str | None:
+        """How the ranges were chosen that this recipe's network learned with; None without.
+
+        To be asked when its graph is there.
+        """
+        tuning = self._run.fine_tuning
+        return tuning.method(scheme.name) if tuning is not None else None
+
     # INT8 graphs
 
     def _recipe(self, name: str) -> tuple[str, Scheme]:
@@ -110,9 +123,11 @@ class Narrowing:
     def prepare(self, name: str, units: Units) -> list[str]:
         """Make the stages that the Q/DQ graph `name` is made from; returns their names."""
         source, scheme = self._recipe(name)
-        stages = [f"calibration/{source}", f"method/{name}"]
+        stages = [f"calibration/{source}"]
         self._histograms(source, scheme)
         self._choice(name)
+        if self._chooses:
+            stages.append(f"method/{name}")
         if _restored(scheme, units):
             self._histograms(_EXACT, scheme)
             stages += [f"graph/{_EXACT}", f"calibration/{_EXACT}"]
@@ -158,17 +173,16 @@ class Narrowing:
         run = self._run
         images = run.calibration
         assert images is not None
-        model, threads = self._load(source), run.options.thread_count
+        model, threads = self._load(source, any_batch=True), run.options.thread_count
 
         def make(folder: Path) -> None:
             from quantize.qdq import observe
 
             with run.progress.task("calibrating", len(images)) as advance:
-                batches = images.batches(run.options.batch)
-                histograms = observe(model, batches, scheme, advance, threads)
+                histograms = observe(model, images.batches(1), scheme, advance, threads)
             save_histograms(histograms, folder / "histograms.npz")
 
-        inputs = {"scheme": scheme.name, "batch": run.options.batch, "threads": threads}
+        inputs = {"scheme": scheme.name, "threads": threads}
         after = [f"graph/{source}", "images/calibration"]
         folder = run.stages.run(f"calibration/{source}", inputs, make, after)
         return load_histograms(folder / "histograms.npz")
@@ -184,8 +198,8 @@ class Narrowing:
 
         run = self._run
         source, scheme = self._recipe(name)
-        learned = run.fine_tuning.method(scheme.name) if run.fine_tuning is not None else None
-        if run.options.output == "features":
+        learned = self._learned(scheme)
+        if not self._chooses:
             return learned or MSE, {}
         after = [f"calibration/{source}", "images/calibration", "images/ranking"]
         if learned:
@@ -223,11 +237,7 @@ class Narrowing:
             content = {"recipe": scheme.name, "chosen": best["method"], "methods": rows}
             (folder / "method.json").write_text(json.dumps({**content, "images": len(reference)}))
 
-        inputs = {
-            "threads": run.options.thread_count,
-            "images": METHOD_IMAGES,
-            "batch": run.options.batch,
-        }
+        inputs = {"threads": run.options.thread_count, "images": METHOD_IMAGES}
         folder = run.stages.run(f"method/{name}", inputs, make, after)
         row = json.loads((folder / "method.json").read_text())
         if row not in self.calibration:
@@ -246,8 +256,8 @@ class Narrowing:
         places = spread(len(images), IMAGES)
         with run.progress.task("fitting weights", len(places)) as advance:
             return round_weights(
-                self._load(source),
-                images.batches(run.options.batch, places),
+                self._load(source, any_batch=True),
+                images.batches(1, places),
                 histograms,
                 scheme,
                 method=method,
@@ -281,8 +291,8 @@ class Narrowing:
                 f"{feature} is {far:.1f} standard deviations away ({FAR:g} is accepted); "
                 "give images of the kind that the network will see"
             )
-        for graph in dict.fromkeys(c.target.graphs[c.precision] for c in run.candidates):
-            name = int8_graph(graph)
+        graphs = (c.target.graphs[c.precision] for c in run.candidates)
+        for name in dict.fromkeys(int8_graph(graph) for graph in graphs):
             if name is not None:
                 outside, accepted = self._outside(name), OUTSIDE[self._recipe(name)[1].name]
                 if outside > accepted:
@@ -298,21 +308,20 @@ class Narrowing:
         """The share of validation activations outside all that calibration met, tensors alike."""
         run = self._run
         source, scheme = self._recipe(name)
-        histograms, model = self._histograms(source, scheme), self._load(source)
+        histograms, model = self._histograms(source, scheme), self._load(source, any_batch=True)
         places, threads = spread(len(run.validation), OUTSIDE_IMAGES), run.options.thread_count
 
         def make(folder: Path) -> None:
             from quantize.qdq import observe
 
-            batches = run.validation.batches(run.options.batch, places)
-            met = observe(model, batches, scheme, threads=threads)
+            met = observe(model, run.validation.batches(1, places), scheme, threads=threads)
             shares = [
                 met[tensor].share_outside(values.levels(scheme.asymmetric, "minmax"))
                 for tensor, values in histograms.items()
             ]
             (folder / "outside.json").write_text(json.dumps(float(np.mean(shares))))
 
-        inputs = {"batch": run.options.batch, "images": len(places), "threads": threads}
+        inputs = {"images": len(places), "threads": threads}
         after = [f"calibration/{source}", "images/validation"]
         folder = run.stages.run(f"outside/{name}", inputs, make, after)
         return json.loads((folder / "outside.json").read_text())
@@ -365,8 +374,8 @@ class Narrowing:
         if graph.scheme is not None:
             after += self.prepare(name, NONE)
         if graph.half:
-            run.ranges()
-            after.append("ranges")
+            run.ranges(name)
+            after.append(f"ranges/{float_graph(name)}")
         if graph.has_stand_ins:
             run.graph(_EXACT)
             after.append(f"graph/{_EXACT}")
@@ -399,7 +408,8 @@ class Narrowing:
             for unit, size in int8_units(self._load(source), scheme).items()
         }
         yield from self._alone(name, answers, units)
-        if GRAPHS[name].has_stand_ins:
+        # What has learned along with its stand-ins is not what GELU's weights are for.
+        if GRAPHS[name].has_stand_ins and self._learned(scheme) is None:
             exact, model = (self._load(graph, any_batch=True) for graph in (_EXACT, source))
             reference, fitted = answers(exact), stand_ins(model)
             for unit in fitted:
@@ -439,7 +449,7 @@ class Narrowing:
         reference, units = answers(model), all_units(model)
         for unit, size in units.items():
             row = {"recipe": "fp16", "unit": unit, "layers": size.layers, "macs": size.macs}
-            yield row, to_fp16(model, self._run.ranges(), units.keys() - {unit}), reference
+            yield row, to_fp16(model, self._run.ranges(name), units.keys() - {unit}), reference
 
     def _simulation(self, folder: Path) -> Callable[[onnx.ModelProto], Array]:
         """What runs a graph with the rounding that its types ask for."""

@@ -26,7 +26,7 @@ from cmt.errors import GateError, InputError
 from cmt.network import CMT
 from cmt.rewrite import InferenceCMT, rewrite_for_inference
 from export import bundle as bundles
-from export.candidates import GRAPHS, Candidate, Graph
+from export.candidates import GRAPHS, Candidate, Graph, float_graph
 from export.fallback import ARITHMETIC, Fallback
 from export.inputs import Inputs, resolve
 from export.narrowing import NONE, SUFFIX, Narrowing, suffix
@@ -320,8 +320,8 @@ class Run:
         if graph.scheme is not None:
             after += self.narrowing.prepare(name, units)
         if graph.half:
-            self.ranges()
-            after.append("ranges")
+            self.ranges(name)
+            after.append(f"ranges/{float_graph(name)}")
         if graph.tuned is not None and self.fine_tuning is not None:
             after.append(self.fine_tuning.stage(graph))
 
@@ -436,15 +436,18 @@ class Run:
 
         # What a Q/DQ graph leaves float is half here.
         narrowed = graph.source is not None and GRAPHS[graph.source].narrows
-        return to_fp16(model, self.ranges(), NONE if narrowed else units)
+        return to_fp16(model, self.ranges(name), NONE if narrowed else units)
 
-    def ranges(self) -> dict[str, float]:
-        """Largest magnitudes in the float32 graph: what does not fit FP16 stays float32.
+    def ranges(self, name: str) -> dict[str, float]:
+        """Largest magnitudes in the float32 graph behind the graph `name`.
+
+        What does not fit FP16 stays float32.
 
         From calibration images, or without any from a few validation images, whose labels
         play no part.
         """
-        graph = self.graph("simplified")
+        source = float_graph(name)
+        graph = self.graph(source)
         images = self.calibration or self.validation
         count = min(RANGE_IMAGES, len(images))
 
@@ -458,10 +461,9 @@ class Run:
             (folder / "ranges.json").write_text(json.dumps(ranges))
 
         which = "validation" if self.calibration is None else "calibration"
-        after = ["graph/simplified", f"images/{which}"]
-        folder = self.stages.run(
-            "ranges", {"count": count, "threads": self.options.thread_count}, make, after
-        )
+        inputs = {"count": count, "threads": self.options.thread_count}
+        after = [f"graph/{source}", f"images/{which}"]
+        folder = self.stages.run(f"ranges/{source}", inputs, make, after)
         return json.loads((folder / "ranges.json").read_text())
 
     def _parity(

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from cmt.network import CMT, Attention, Block, InvertedResidualFFN
 
+_LEAST = 1e-3
+"""Of the median channel's size. One below that is as good as dead on these images: scaled up, it
+might not fit FP16, and its range would be too small once it wakes."""
 
 @dataclass(frozen=True)
 class Site:
@@ -63,7 +66,8 @@ def _of_ffn(ffn: InvertedResidualFFN, norm: nn.Module) -> Iterator[Site]:
 def equalise(model: CMT, batches: Iterable[Tensor]) -> None:
     """Scale the channels, in place, to the largest magnitude that the median one had.
 
-    So it makes no difference how they were scaled before. A channel without any values stays.
+    So it makes no difference how they were scaled before, within reason: a channel of less than a
+    thousandth stays, and none is scaled down by more.
 
     The function stays the same up to float32 rounding.
 
@@ -78,7 +82,8 @@ def equalise(model: CMT, batches: Iterable[Tensor]) -> None:
         alive = peak[peak > 0]
         if len(alive) == 0:
             continue
-        size = torch.where(peak > 0, peak / alive.median(), 1)
+        size = peak / alive.median()
+        size = torch.where(size < _LEAST, 1, size.clamp(max=1 / _LEAST))
         for writer in site.writers:
             for parameter in writer.parameters():
                 parameter.div_(size.reshape(-1, *[1] * (parameter.ndim - 1)))

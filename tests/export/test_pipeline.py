@@ -18,7 +18,9 @@ import cmt
 from cmt.checkpoints import load_model
 from cmt.errors import GateError
 from export import export
+from export.options import ExportOptions
 from export.pipeline import Bundle
+from export.preflight import preflight
 from export.targets import TARGETS
 from measure.bundle import MANIFEST, SEAL, file_entries, open_bundle
 from measure.environment import usable_cores
@@ -198,6 +200,28 @@ def test_feature_maps_are_exported_and_checked(
         assert one["accuracy"] is None
         assert "top-1" in one["reasons"]["accuracy"]
     assert result.report["parity"][-1]["stage"] == "openvino/fp16"
+
+
+@pytest.mark.parametrize("qat", [0, 1])
+def test_feature_maps_are_exported_in_int8(
+    qat: int, tiny_in_process: None, tiny_weights: Path, photos: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {
+        **QUICK,
+        "variant": "tiny",
+        "targets": ("openvino", "onnxruntime"),
+        "precisions": ("int8",),
+        "weights": str(tiny_weights),
+        "output": "features",
+        "calib_data": photos,
+        "qat": qat,
+        "out": tmp_path / "features",
+    }
+    lines = preflight(ExportOptions(**options))
+    assert "onnxruntime/int8: the parser reads the whole graph" in lines
+    result = export(**options)
+    assert [r["precision"] for r in result.report["results"]].count("int8") == 2
+    assert result.report["calibration"] == []
 
 
 def test_a_step_that_changes_the_function_stops_the_run_and_is_named(

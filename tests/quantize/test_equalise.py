@@ -73,14 +73,31 @@ def test_channels_scaled_up_or_down_leave_no_trace_in_int8(
     assert mended < 1.2 * ordinary
 
 
-def test_a_channel_without_values_stays_as_it_is(
-    tiny_network: Callable[[str], CMT], images: Tensor
+@pytest.mark.parametrize("size", [0.0, 1e-41, 1e-6])
+def test_a_channel_that_is_as_good_as_dead_stays_as_it_is(
+    size: float, tiny_network: Callable[[str], CMT], images: Tensor
 ) -> None:
     network = tiny_network("official")
     block = network.stages[0].blocks[0]
     with torch.no_grad():
-        block.norm2.weight[1] = block.norm2.bias[1] = 0.0
+        block.norm2.weight[1], block.norm2.bias[1] = 0.0, size
         column = block.ffn.expand.weight[:, 1].clone()
     equalise(network, [images])
-    assert block.norm2.weight[1].item() == 0.0
+    assert block.norm2.bias[1].item() == torch.tensor(size).item()
     assert torch.equal(block.ffn.expand.weight[:, 1], column)
+
+
+def test_weights_stay_within_fp16_where_most_channels_are_as_good_as_dead(
+    tiny_network: Callable[[str], CMT], images: Tensor
+) -> None:
+    network = tiny_network("official")
+    before = answers(network, images)
+    norm = network.stages[0].blocks[0].norm2
+    with torch.no_grad():
+        norm.weight[1:] = 0.0
+        norm.bias[1:] = 1e-9
+        before = answers(network, images)
+    equalise(network, [images])
+    assert (answers(network, images) - before).abs().max() < 1e-5 * before.abs().max()
+    largest = max(parameter.abs().max().item() for parameter in network.parameters())
+    assert largest < 65504
