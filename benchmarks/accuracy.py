@@ -88,6 +88,7 @@ class Contender:
         runtime: one of `measure.runners.LOADERS`.
         stage: that made the file.
         settings: OpenVINO's properties.
+        version: of what made it, where that is not among the environment's packages.
         reason: why there is none; None where there is.
     """
 
@@ -96,6 +97,7 @@ class Contender:
     stage: str
     path: Path
     settings: Settings | None = None
+    version: str | None = None
     reason: str | None = None
 
     @property
@@ -138,11 +140,11 @@ class ImageSet:
 
     def _held_out(self) -> list[tuple[Array, int]]:
         """As many labelled calibration images as calibrate, others than those."""
-        source = self.inputs.calibration
+        source, label_map = self.inputs.calibration, self.inputs.label_map
         assert source is not None
         if source.class_names != self.inputs.validation.class_names:
             raise InputError("NNCF's accuracy control needs calibration images in class folders")
-        images = self._prepare("labelled", source, 2 * self.options.calib_count)
+        images = self._prepare("labelled", source, 2 * self.options.calib_count, label_map)
         assert images.labels is not None
         calibrating = set(self.calibration.keys)
         places = np.flatnonzero([key not in calibrating for key in images.keys])
@@ -168,7 +170,7 @@ class ImageSet:
             )
 
         inputs = {
-            "sources": fingerprint("cmt", "export", "quantize", "calib_data"),
+            "sources": fingerprint("cmt", "export", "quantize", "measure", "calib_data"),
             "targets": self.options.targets,
         }
         with self.progress.step("exporting ours"):
@@ -275,6 +277,7 @@ class ImageSet:
             runtime,
             stage,
             folder.absolute() / file,
+            version=inputs.get("version"),
             reason=reason.read_text() if reason.exists() else None,
         )
 
@@ -382,6 +385,8 @@ def run(
         for contender in images.contenders(modelopt, control_seconds):
             contenders.append(contender)
             row: Row = {"name": contender.name, "runtime": contender.runtime, "behind_ours": None}
+            if contender.version is not None:
+                row["version"] = contender.version
             if contender.reason is None:
                 logits = images.answers(contender)
                 row |= judge(logits, reference, labels)
@@ -457,7 +462,8 @@ def make_table(name: str, results: Row) -> Table:
     """One set as text."""
     result = results["sets"][name]
     machine, packages = result["environment"], result["environment"]["packages"]
-    versions = ", ".join(f"{p} {packages[p]}" for p in ("openvino", "nncf", "onnxruntime"))
+    versions = [f"{p} {packages[p]}" for p in ("openvino", "nncf", "onnxruntime", "torch")]
+    versions += [f"ModelOpt {row['version']}" for row in result["rows"] if "version" in row]
     reasons = [f"{row['name']}: {row['reason']}." for row in result["rows"] if row.get("reason")]
     return Table(
         f"CMT-{result['variant'].capitalize()}, {name}",
@@ -481,8 +487,7 @@ def make_table(name: str, results: Row) -> Table:
                 "rounds. *: run by ONNX Runtime in place of the GPU it is meant for.",
                 *reasons,
                 f"{machine['cpu']} ({', '.join(machine['cpu_flags'])}), {result['threads']} "
-                f"threads, {versions}, torch {packages['torch']}, ModelOpt {MODELOPT}, "
-                f"{result['measured'][:10]}.",
+                f"threads, {', '.join(versions)}, {result['measured'][:10]}.",
             ]
         ),
     )

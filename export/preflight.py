@@ -14,12 +14,11 @@ from export.candidates import GRAPHS, Candidate, int8_graph
 from export.options import ExportOptions
 from export.pipeline import Run, plan
 from export.progress import ProgressBars
-from measure.environment import describe
+from measure.environment import describe, has_int8_dot_products
 from quantize.recipe import SCHEMES, Scheme, role_of
 
 IMAGES = 16
 """Enough to trace the graphs; accuracy needs them all."""
-INT8_DOT_PRODUCTS = ("avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
 ALIGNMENT = {"fp16": 8, "int8": 16}
 """Channels that fill the tensor cores' tiles come in multiples of this."""
 
@@ -169,5 +168,5 @@ def _against_on_gpu(aligned: float, batch: int) -> list[str]:
 
 
 def _against_on_cpu() -> list[str]:
-    flags = describe(seed=0)["cpu_flags"]
-    return [] if set(flags) & set(INT8_DOT_PRODUCTS) else ["this CPU has no INT8 dot products"]
+    fast = has_int8_dot_products(describe(seed=0))
+    return [] if fast else ["this CPU has no INT8 dot products"]

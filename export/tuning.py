@@ -59,7 +59,7 @@ class FineTuning:
         """By scheme: each epoch's `training` error; the error on held-out images `held_out`, first
         by calibration alone; after how many epochs the network was `chosen`; and the `method` of
         choosing ranges that it learned with, the best before any epoch. Errors are mean square
-        ones, relative to the teacher's outputs."""
+        ones, relative to the teacher's outputs; None of an epoch that diverged, the last then."""
 
     def stage(self, graph: Graph) -> str:
         """Fine-tune the network of a graph; returns the stage of the network with the least error.
@@ -71,9 +71,11 @@ class FineTuning:
         method = json.loads(self._file(stages[0], "error.json").read_text())["method"]
         for epoch in range(self._run.options.qat):
             stages.append(self._epoch(graph, scheme, method, epoch, stages[-1]))
+            if not self._file(stages[-1], _TUNED).exists():
+                break
         errors = [json.loads(self._file(stage, "error.json").read_text()) for stage in stages]
         held_out = [error["held_out"] for error in errors]
-        chosen = int(np.argmin(held_out))
+        chosen = int(np.argmin([np.inf if error is None else error for error in held_out]))
         self.schemes[scheme.name] = {
             "training": [error["training"] for error in errors[1:]],
             "held_out": held_out,
@@ -133,7 +135,10 @@ class FineTuning:
         return stage
 
     def _epoch(self, graph: Graph, scheme: Scheme, method: str, epoch: int, before: str) -> str:
-        """The stage of an epoch, counted from 0, on what the stage `before` left."""
+        """The stage of an epoch, counted from 0, on what the stage `before` left.
+
+        An epoch that diverged leaves no network.
+        """
         run, stage, epochs = self._run, f"tuned/{scheme.name}-{epoch + 1}", self._run.options.qat
 
         def make(folder: Path) -> None:
@@ -154,13 +159,13 @@ class FineTuning:
                     state=state,
                     advance=advance,
                 )
-            save_torch({"network": network.state_dict(), **state}, folder / _TUNED)
-            histograms = observe_inputs(network, scheme, run.images["calibration"])
-            save_histograms(histograms, folder / _HISTOGRAMS)
-            errors = {
-                "training": state["error"],
-                "held_out": self._held_out_error(network, scheme, histograms, method),
-            }
+            errors: dict[str, float | None] = {"training": None, "held_out": None}
+            if all(bool(p.isfinite().all()) for p in network.parameters()):
+                save_torch({"network": network.state_dict(), **state}, folder / _TUNED)
+                histograms = observe_inputs(network, scheme, run.images["calibration"])
+                save_histograms(histograms, folder / _HISTOGRAMS)
+                held_out = self._held_out_error(network, scheme, histograms, method)
+                errors = {"training": state["error"], "held_out": held_out}
             (folder / "error.json").write_text(json.dumps(errors))
 
         run.stages.run(stage, self._inputs, make, [*self._after, before])

@@ -29,10 +29,11 @@ PACKAGES = (
     "cuda-bindings",
 )
 NO_PEAK_RSS = "this system does not tell a process its peak memory"
-# Instruction sets that decide how fast, and on old CPUs how exact, INT8 and BF16 are.
 HARDWARE = ("cpu", "cpu_flags", "cores", "memory_gb", "gpu")
 """What of a machine's environment tells it from another one."""
 
+_DOT_PRODUCTS = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"}
+# Instruction sets that decide how fast, and on old CPUs how exact, INT8 and BF16 are.
 _FLAGS = (
     "avx2",
     "avx512f",
@@ -48,7 +49,9 @@ _FLAGS = (
 )
 
 
-_EXACT_INT8 = {"avx_vnni", "avx512_vnni", "amx_int8"}
+def has_int8_dot_products(environment: Mapping[str, Any]) -> bool:
+    """Whether the CPU of a `describe` has instructions that make INT8 fast."""
+    return not set(environment["cpu_flags"]).isdisjoint(_DOT_PRODUCTS)
 
 
 def cuts_int8_sums(environment: Mapping[str, Any]) -> bool:
@@ -56,8 +59,7 @@ def cuts_int8_sums(environment: Mapping[str, Any]) -> bool:
 
     Two of the largest take 17: what does not fit is cut off. Arm has instructions without this.
     """
-    flags = set(environment["cpu_flags"])
-    return "avx2" in flags and not flags & _EXACT_INT8
+    return "avx2" in environment["cpu_flags"] and not has_int8_dot_products(environment)
 
 
 def package_versions() -> dict[str, str]:

@@ -350,8 +350,8 @@ def ranking_images(report: Report) -> str:
 def _fine_tuning(tuned: Row, judged_on: str) -> Iterator[Finding]:
     """What became of it; the error on `judged_on` chose between the epochs and none."""
     for name, scheme in tuned["schemes"].items():
-        roots = [percent(100 * math.sqrt(error)) for error in scheme["held_out"]]
-        before, after = roots[0], roots[scheme["chosen"]]
+        judged = (scheme["held_out"][epoch] for epoch in (0, scheme["chosen"]))
+        before, after = (percent(100 * math.sqrt(error)) for error in judged)
         learned = f" with {scheme['method']} ranges" if "method" in scheme else ""
         if scheme["chosen"]:
             text = (

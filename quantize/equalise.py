@@ -20,6 +20,7 @@ _LEAST = 1e-3
 """Of the median channel's size. One below that is as good as dead on these images: scaled up, it
 might not fit FP16, and its range would be too small once it wakes."""
 
+
 @dataclass(frozen=True)
 class Site:
     """Channels that can be scaled.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from cmt.variants import Variant
 from export import preflight, targets
 from export.options import ExportOptions
 from export.targets import TARGETS
+from quantize.recipe import RECIPE
 
 
 @pytest.fixture
@@ -37,6 +39,13 @@ def test_layers_add_up_to_the_networks_products_but_attentions() -> None:
     (entry,) = (layer for layer in layers if layer.path == "stages.3.entry.conv")
     assert (entry.channels, entry.depthwise) == ((184, 368), False)
     assert entry.macs == 2 * 2 * 184 * 368 * 4
+
+
+def test_the_documented_dry_run_gives_the_recipes_reasons() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "tensorrt.md").read_text(encoding="utf-8")
+    said = dict(re.findall(r"^- float: (.+?) \(\d+, .*?\): (.+)$", text, re.MULTILINE))
+    assert said == {role.name: role.reason for role in RECIPE if role.name in said}
+    assert "reduction" in said
 
 
 def test_a_dry_run_says_what_stays_float_and_why_and_writes_nothing(

@@ -80,6 +80,26 @@ def test_fine_tuning_that_does_harm_is_not_used(
     assert (tuned["int8"] == plain["int8"]) == (not used)
 
 
+def test_an_epoch_that_diverges_is_the_last_and_is_not_used(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn = tuning.train_epoch
+
+    def learn_and_diverge(network: Any, *args: Any, **kwargs: Any) -> Any:
+        state = learn(network, *args, **kwargs)
+        with torch.no_grad():
+            network.head.classifier.weight.mul_(torch.nan)
+        return state
+
+    monkeypatch.setattr(tuning, "train_epoch", learn_and_diverge)
+    report = export(**options, out=tmp_path / "bundle", qat=2).report
+    scheme = report["fine_tuning"]["schemes"]["explicit"]
+    assert scheme["chosen"] == 0
+    assert scheme["training"] == [None]
+    assert scheme["held_out"][1:] == [None]
+    assert "was not used" in (tmp_path / "bundle" / "report.md").read_text()
+
+
 def test_a_fine_tuned_graph_is_compared_with_the_fine_tuned_network(
     options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
