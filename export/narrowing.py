@@ -158,14 +158,18 @@ class Narrowing:
             return []
         return [name for name, graph in GRAPHS.items() if graph.has_stand_ins and not graph.narrows]
 
-    def _load(self, graph: str, any_batch: bool = False) -> onnx.ModelProto:
+    def _load(self, graph: str) -> onnx.ModelProto:
         import onnx
 
-        from export.onnx_graph import free_batch
+        return onnx.load(self._run.graph(graph))
 
-        model = onnx.load(self._run.graph(graph))
-        if any_batch:
-            free_batch(model)
+    def _load_single(self, graph: str) -> onnx.ModelProto:
+        """The same for one image at a time, so that what is found hangs on no batch."""
+        from export.onnx_graph import set_batch
+
+        model = self._load(graph)
+        if self._run.options.batch > 1:
+            set_batch(model, 1)
         return model
 
     def _histograms(self, source: str, scheme: Scheme) -> dict[str, Histogram]:
@@ -173,7 +177,7 @@ class Narrowing:
         run = self._run
         images = run.calibration
         assert images is not None
-        model, threads = self._load(source, any_batch=True), run.options.thread_count
+        model, threads = self._load_single(source), run.options.thread_count
 
         def make(folder: Path) -> None:
             from quantize.qdq import observe
@@ -212,8 +216,8 @@ class Narrowing:
 
             answers = self._runner(METHOD_IMAGES)
             histograms = self._histograms(source, scheme)
-            model = self._load(source, any_batch=True)
-            reference = answers(self._load(_PLAIN, any_batch=True) if learned else model)
+            model = self._load_single(source)
+            reference = answers(self._load_single(_PLAIN) if learned else model)
 
             def judge(method: str, rounded: Mapping[str, Rounded] | None = None) -> Row:
                 graph = insert_qdq(model, histograms, scheme, method=method, rounded=rounded)
@@ -256,7 +260,7 @@ class Narrowing:
         places = spread(len(images), IMAGES)
         with run.progress.task("fitting weights", len(places)) as advance:
             return round_weights(
-                self._load(source, any_batch=True),
+                self._load_single(source),
                 images.batches(1, places),
                 histograms,
                 scheme,
@@ -308,7 +312,7 @@ class Narrowing:
         """The share of validation activations outside all that calibration met, tensors alike."""
         run = self._run
         source, scheme = self._recipe(name)
-        histograms, model = self._histograms(source, scheme), self._load(source, any_batch=True)
+        histograms, model = self._histograms(source, scheme), self._load_single(source)
         places, threads = spread(len(run.validation), OUTSIDE_IMAGES), run.options.thread_count
 
         def make(folder: Path) -> None:
@@ -410,7 +414,7 @@ class Narrowing:
         yield from self._alone(name, answers, units)
         # What has learned along with its stand-ins is not what GELU's weights are for.
         if GRAPHS[name].has_stand_ins and self._learned(scheme) is None:
-            exact, model = (self._load(graph, any_batch=True) for graph in (_EXACT, source))
+            exact, model = (self._load_single(graph) for graph in (_EXACT, source))
             reference, fitted = answers(exact), stand_ins(model)
             for unit in fitted:
                 row = {"recipe": scheme.name, "unit": unit, "layers": 0, "macs": 0}
@@ -428,7 +432,7 @@ class Narrowing:
 
         source, scheme = self._recipe(name)
         (method, rounded), histograms = self._choice(name), self._histograms(source, scheme)
-        model = self._load(source, any_batch=True)
+        model = self._load_single(source)
         reference = answers(model)
         for part, row in rows.items():
             others = rows.keys() - {part}

@@ -109,9 +109,21 @@ def _infer_batch(model: onnx.ModelProto) -> None:
 
 def free_batch(model: onnx.ModelProto) -> None:
     """Make the batch of a simplified graph, or one made from it, a symbol that loaders set."""
+    for batch in _batches(model):
+        batch.dim_param = BATCH_SYMBOL
+
+
+def set_batch(model: onnx.ModelProto, size: int) -> None:
+    """Give a simplified graph, or one made from it, this batch."""
+    for batch in _batches(model):
+        batch.dim_value = size
+
+
+def _batches(model: onnx.ModelProto) -> Iterator[onnx.TensorShapeProto.Dimension]:
+    """The batch of each input and output; those of other tensors are left to be inferred."""
     del model.graph.value_info[:]
     for info in (*model.graph.input, *model.graph.output):
-        info.type.tensor_type.shape.dim[0].dim_param = BATCH_SYMBOL
+        yield info.type.tensor_type.shape.dim[0]
 
 
 def embed_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing) -> onnx.ModelProto:

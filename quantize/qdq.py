@@ -258,12 +258,11 @@ def observed(
         helper.make_empty_tensor_value_info(name) for name in names if name not in known
     )
     source = model.graph.input[0]
-    shape = [dimension.dim_value for dimension in source.type.tensor_type.shape.dim]  # 0: any
+    shape = [dimension.dim_value for dimension in source.type.tensor_type.shape.dim]
 
     def fitting() -> Iterator[NDArray[np.float32]]:
         for batch in batches:
-            wanted = [size or own for size, own in zip(shape, batch.shape, strict=False)]
-            if list(batch.shape) != wanted:
+            if list(batch.shape) != shape:
                 raise InputError(f"calibration batch is {batch.shape}, the graph takes {shape}")
             yield batch
 

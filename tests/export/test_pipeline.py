@@ -224,6 +224,26 @@ def test_feature_maps_are_exported_in_int8(
     assert result.report["calibration"] == []
 
 
+def test_the_batch_decides_no_range(
+    tiny_in_process: None, tiny_weights: Path, photos: Path, tmp_path: Path
+) -> None:
+    choices = [
+        export(
+            **QUICK,
+            variant="tiny",
+            targets=("onnxruntime",),
+            precisions=("int8",),
+            weights=str(tiny_weights),
+            calib_data=photos,
+            val_data=photos,
+            batch=batch,
+            out=tmp_path / str(batch),
+        ).report["calibration"]
+        for batch in (1, 3)
+    ]
+    assert choices[0] == choices[1]
+
+
 def test_a_step_that_changes_the_function_stops_the_run_and_is_named(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
