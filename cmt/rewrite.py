@@ -12,6 +12,7 @@ where either view costs nothing.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -359,7 +360,7 @@ class InferenceEntry(nn.Module):
             layer if before is None else fold_forward(before, layer), like=stage.entry.conv
         )
         # Its scale and shift stay: the LPU that reads them pads.
-        self.norm = stage.entry.norm
+        self.norm = copy.deepcopy(stage.entry.norm)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)

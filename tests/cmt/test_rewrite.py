@@ -95,6 +95,15 @@ def test_the_original_is_left_as_it_was() -> None:
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
+@pytest.mark.parametrize("family", ["official", "flyegle"])
+def test_nothing_is_shared_with_the_original(family: str) -> None:
+    model = network("ti", family, 64)
+    own = {value.untyped_storage().data_ptr() for value in model.state_dict().values()}
+    rewritten = rewrite_for_inference(model).state_dict()
+    shared = [n for n, value in rewritten.items() if value.untyped_storage().data_ptr() in own]
+    assert shared == []
+
+
 def test_no_batchnorm_and_no_scale_of_a_block_norm_is_left() -> None:
     rewritten = rewrite_for_inference(network("ti", "official", 64))
     kinds = Counter(type(module).__name__ for module in rewritten.modules())
