@@ -225,7 +225,11 @@ class ImageSet:
                 {},
             ),
             "NVIDIA ModelOpt default": (SIMULATED, nvidia, {"version": MODELOPT}),
-            "NNCF accuracy control": ("openvino", control, {"seconds": control_seconds}),
+            "NNCF accuracy control": (
+                "openvino",
+                control,
+                {"seconds": control_seconds, "label_map": self.inputs.label_map},
+            ),
         }
         yield Contender(PLAIN, "openvino", "plain", self._graph)
         yield from self._own()

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from cmt.checkpoints import save_torch
+from cmt.errors import InputError
 from cmt.network import CMT
 from cmt.rewrite import InferenceCMT
 from export.candidates import Graph
@@ -160,16 +161,23 @@ class FineTuning:
                     advance=advance,
                 )
             errors: dict[str, float | None] = {"training": None, "held_out": None}
-            if all(bool(p.isfinite().all()) for p in network.parameters()):
+            histograms, held_out = self._judged(network, scheme, method)
+            if np.isfinite([state["error"], held_out]).all():
                 save_torch({"network": network.state_dict(), **state}, folder / _TUNED)
-                histograms = observe_inputs(network, scheme, run.images["calibration"])
                 save_histograms(histograms, folder / _HISTOGRAMS)
-                held_out = self._held_out_error(network, scheme, histograms, method)
                 errors = {"training": state["error"], "held_out": held_out}
             (folder / "error.json").write_text(json.dumps(errors))
 
         run.stages.run(stage, self._inputs, make, [*self._after, before])
         return stage
+
+    def _judged(self, network: Network, scheme: Scheme, method: str) -> tuple[Histograms, float]:
+        """Histograms of the inputs, and the held-out error; infinite where no ranges can be set."""
+        try:
+            histograms = observe_inputs(network, scheme, self._run.images["calibration"])
+        except InputError:  # no finite numbers, of images that had given some before
+            return {}, np.inf
+        return histograms, self._held_out_error(network, scheme, histograms, method)
 
     def _held_out_error(
         self, network: Network, scheme: Scheme, histograms: Histograms, method: str

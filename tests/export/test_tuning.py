@@ -80,15 +80,16 @@ def test_fine_tuning_that_does_harm_is_not_used(
     assert (tuned["int8"] == plain["int8"]) == (not used)
 
 
+@pytest.mark.parametrize("layer", ["head.classifier", "stages.0.blocks.0.ffn.expand"])
 def test_an_epoch_that_diverges_is_the_last_and_is_not_used(
-    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    layer: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learn = tuning.train_epoch
 
     def learn_and_diverge(network: Any, *args: Any, **kwargs: Any) -> Any:
         state = learn(network, *args, **kwargs)
         with torch.no_grad():
-            network.head.classifier.weight.mul_(torch.nan)
+            network.get_submodule(layer).weight.mul_(torch.nan)
         return state
 
     monkeypatch.setattr(tuning, "train_epoch", learn_and_diverge)
@@ -98,6 +99,21 @@ def test_an_epoch_that_diverges_is_the_last_and_is_not_used(
     assert scheme["training"] == [None]
     assert scheme["held_out"][1:] == [None]
     assert "was not used" in (tmp_path / "bundle" / "report.md").read_text()
+
+
+def test_stand_ins_stay_in_a_network_that_learned_with_them(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options |= {"targets": ("openvino",), "sensitivity": True}
+    for qat in (0, 1):
+        errors = iter([1.0] * (len(METHODS) + 2))
+        monkeypatch.setattr(
+            tuning.FineTuning, "_held_out_error", lambda *_, errors=errors: next(errors, 0.5)
+        )
+        report = export(**options, qat=qat, out=tmp_path / str(qat)).report
+        units = {row["unit"] for row in report["sensitivity"]}
+        assert any(unit.startswith("stand-ins") for unit in units) == (not qat)
+    assert report["fine_tuning"]["schemes"]["openvino"]["chosen"] == 1
 
 
 def test_a_fine_tuned_graph_is_compared_with_the_fine_tuned_network(
