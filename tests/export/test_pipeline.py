@@ -13,10 +13,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import cmt
-from cmt.checkpoints import load_model
+from cmt.checkpoints import load_model, to_public_layout
 from cmt.errors import GateError
+from cmt.network import CMT
 from export import export
 from export.options import ExportOptions
 from export.pipeline import Bundle
@@ -242,6 +244,39 @@ def test_the_batch_decides_no_range(
         for batch in (1, 3)
     ]
     assert choices[0] == choices[1]
+
+
+@needs_tensorrt
+def test_channels_that_are_scaled_for_int8_need_no_fp32_in_its_file(
+    tiny_in_process: None,
+    tiny_network: Callable[..., CMT],
+    photos: Path,
+    tmp_path: Path,
+) -> None:
+    casts = []
+    for factor in (1.0, 20000.0):
+        model = tiny_network("official", 2)
+        block = model.stages[0].blocks[0]
+        with torch.no_grad():
+            for parameter in block.norm2.parameters():
+                parameter[0] *= factor
+            block.ffn.expand.weight[:, 0] /= factor
+        state = {key: value.contiguous() for key, value in to_public_layout(model).items()}
+        path = tmp_path / f"{factor:g}.safetensors"
+        save_file(state, path, {"labels": json.dumps(["blue", "red"])})
+        result = export(
+            **QUICK,
+            variant="tiny",
+            targets=("tensorrt", "onnxruntime"),
+            precisions=("int8",),
+            weights=str(path),
+            calib_data=photos,
+            val_data=photos,
+            out=tmp_path / f"{factor:g}",
+        )
+        graph = onnx.load(result.path / "model" / "cmt_tiny.int8.onnx").graph
+        casts.append([node.op_type for node in graph.node].count("Cast"))
+    assert casts[0] == casts[1]
 
 
 def test_a_step_that_changes_the_function_stops_the_run_and_is_named(
