@@ -243,7 +243,7 @@ def train_epoch(
     Args:
         network: in evaluation mode; the same function as the teacher's, or near it.
         images: to learn on, no labels needed.
-        histograms: set the ranges, as in `rounded`; of the network as it is given.
+        histograms: set the ranges, as in `rounded`; the same for the whole epoch.
         method: how. The file's must be the same, or what is learned misleads it.
         epoch: from 0.
         state: what the epoch before returned; None for the first.

@@ -263,6 +263,12 @@ def tiny_weights(tiny_network: Callable[..., CMT], made_once: MadeOnce) -> Path:
     return made_once("tiny.safetensors", partial(_save_labelled, model))
 
 
+@pytest.fixture(scope="session")
+def save_labelled() -> Callable[[CMT, Path], None]:
+    """`save_labelled(model, path)`: its weights as a file, with two labelled classes."""
+    return _save_labelled
+
+
 def _save_labelled(model: CMT, path: Path) -> None:
     state = {key: value.contiguous() for key, value in to_public_layout(model).items()}
     save_file(state, path, {"labels": json.dumps(["blue", "red"])})

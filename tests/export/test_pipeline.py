@@ -13,10 +13,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from safetensors.torch import save_file
 
 import cmt
-from cmt.checkpoints import load_model, to_public_layout
+from cmt.checkpoints import load_model
 from cmt.errors import GateError
 from cmt.network import CMT
 from export import export
@@ -250,6 +249,7 @@ def test_the_batch_decides_no_range(
 def test_channels_that_are_scaled_for_int8_need_no_fp32_in_its_file(
     tiny_in_process: None,
     tiny_network: Callable[..., CMT],
+    save_labelled: Callable[[CMT, Path], None],
     photos: Path,
     tmp_path: Path,
 ) -> None:
@@ -261,9 +261,8 @@ def test_channels_that_are_scaled_for_int8_need_no_fp32_in_its_file(
             for parameter in block.norm2.parameters():
                 parameter[0] *= factor
             block.ffn.expand.weight[:, 0] /= factor
-        state = {key: value.contiguous() for key, value in to_public_layout(model).items()}
         path = tmp_path / f"{factor:g}.safetensors"
-        save_file(state, path, {"labels": json.dumps(["blue", "red"])})
+        save_labelled(model, path)
         result = export(
             **QUICK,
             variant="tiny",

@@ -9,10 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from benchmarks.hard_cases import scale_stage_ends
-from cmt.checkpoints import to_public_layout
 from cmt.errors import GateError
 from cmt.network import CMT
 from export import export, tuning
@@ -23,12 +21,13 @@ from quantize.sensitivity import worst_first
 
 
 @pytest.fixture
-def outlying_weights(tiny_network: Callable[..., CMT], tmp_path: Path) -> Path:
+def outlying_weights(
+    tiny_network: Callable[..., CMT], save_labelled: Callable[[CMT, Path], None], tmp_path: Path
+) -> Path:
     """A channel of what each stage ends with is far above the others; the next layer knows."""
     model = tiny_network("official", 2)
     scale_stage_ends(model, 3000.0)
-    state = {key: value.contiguous() for key, value in to_public_layout(model).items()}
-    save_file(state, tmp_path / "w.safetensors", {"labels": json.dumps(["blue", "red"])})
+    save_labelled(model, tmp_path / "w.safetensors")
     return tmp_path / "w.safetensors"
 
 
