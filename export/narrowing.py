@@ -17,6 +17,7 @@ from calib_data.prepared import PreparedImages, spread
 from calib_data.shift import distance
 from export.candidates import GRAPHS, Candidate, float_graph, int8_graph
 from measure.runners import LOADERS, SIMULATED, run_all
+from quantize.choice import choose
 from quantize.gate import Units
 from quantize.ranges import METHODS, MSE, Histogram, load_histograms, save_histograms
 from quantize.recipe import EXPLICIT, OPENVINO, SCHEMES, Scheme
@@ -219,26 +220,27 @@ class Narrowing:
             model = self._load_single(source)
             reference = answers(self._load_single(_PLAIN) if learned else model)
 
-            def judge(method: str, rounded: Mapping[str, Rounded] | None = None) -> Row:
-                graph = insert_qdq(model, histograms, scheme, method=method, rounded=rounded)
-                title = method if rounded is None else method + FITTED
-                return {"method": title, **errors(answers(graph), reference)}
+            rows: list[Row] = []
+            methods = [learned] if learned else METHODS
 
-            methods, rows = [learned] if learned else METHODS, []
             with run.progress.task("choosing ranges", len(methods)) as advance:
-                for method in methods:
-                    rows.append(judge(method))
-                    advance(1)
-            best = max(rows, key=worst_first)
-            # Ranges of least squared error suit fitted weights best, unless some channels are far
-            # above the others (docs/accuracy.md).
-            for method in [] if learned else dict.fromkeys([MSE, best["method"]]):
-                rounded = self._fit_weights(source, histograms, scheme, method)
-                rows.append(judge(method, rounded))
-                if worst_first(rows[-1]) > worst_first(best):
-                    best = rows[-1]
-                    save_rounded(rounded, folder / _ROUNDED)
-            content = {"recipe": scheme.name, "chosen": best["method"], "methods": rows}
+
+                def judge(method: str, rounded: Mapping[str, Rounded] | None) -> float:
+                    graph = insert_qdq(model, histograms, scheme, method=method, rounded=rounded)
+                    title = method if rounded is None else method + FITTED
+                    rows.append({"method": title, **errors(answers(graph), reference)})
+                    advance(rounded is None)
+                    return -worst_first(rows[-1])
+
+                def fit(method: str) -> dict[str, Rounded]:
+                    return self._fit_weights(source, histograms, scheme, method)
+
+                choice = choose(methods, judge, None if learned else fit)
+            title = choice.method
+            if choice.fitted is not None:
+                title += FITTED
+                save_rounded(choice.fitted, folder / _ROUNDED)
+            content = {"recipe": scheme.name, "chosen": title, "methods": rows}
             (folder / "method.json").write_text(json.dumps({**content, "images": len(reference)}))
 
         inputs = {"threads": run.options.thread_count, "images": METHOD_IMAGES}

@@ -16,6 +16,7 @@ from cmt.errors import InputError
 from cmt.network import CMT
 from cmt.rewrite import InferenceCMT
 from export.candidates import Graph
+from quantize.choice import choose
 from quantize.finetune import (
     Histograms,
     fit_weights,
@@ -23,7 +24,7 @@ from quantize.finetune import (
     observe_inputs,
     train_epoch,
 )
-from quantize.ranges import METHODS, MSE, load_histograms, save_histograms
+from quantize.ranges import METHODS, load_histograms, save_histograms
 from quantize.recipe import SCHEMES, Scheme
 
 if TYPE_CHECKING:
@@ -104,32 +105,32 @@ class FineTuning:
     def _calibrated(self, graph: Graph, scheme: Scheme) -> str:
         """The stage with the error of calibration alone, and with what the first epoch starts from.
 
-        As in a run without fine-tuning, weights are fitted for the ranges of least squared error
-        and for those that were best before. The best of it all has to be beaten.
+        Both are chosen as in a run without fine-tuning, and have to be beaten.
         """
         run, stage = self._run, f"tuned/{scheme.name}-0"
 
         def make(folder: Path) -> None:
             network = self._make_network(graph)
-            calibration, errors = run.images["calibration"], {}
+            calibration = run.images["calibration"]
             title = f"measuring {scheme.name} INT8 before fine-tuning"
             with run.progress.task(title, len(METHODS)) as advance:
                 histograms = observe_inputs(network, scheme, calibration)
-                for method in METHODS:
-                    errors[method] = self._held_out_error(network, scheme, histograms, method)
-                    advance(1)
-            nearest = min(errors, key=lambda method: errors[method])
-            fitted, states = {}, {}
-            with run.progress.step(f"fitting weights for {scheme.name} INT8"):
-                for method in dict.fromkeys([MSE, nearest]):
+
+                def judge(method: str, fitted: Network | None) -> float:
+                    judged = network if fitted is None else fitted
+                    advance(fitted is None)
+                    return self._held_out_error(judged, scheme, histograms, method)
+
+                def fit(method: str) -> Network:
                     own = copy.deepcopy(network)
                     fit_weights(own, scheme, calibration, histograms, method)
-                    fitted[method] = self._held_out_error(own, scheme, histograms, method)
-                    states[method] = own.state_dict()
-            best = min(fitted, key=lambda method: fitted[method])
-            save_torch({"network": states[best]}, folder / _START)
+                    return own
+
+                choice = choose(METHODS, judge, fit)
+            start = network if choice.fitted is None else choice.fitted
+            save_torch({"network": start.state_dict()}, folder / _START)
             save_histograms(histograms, folder / _HISTOGRAMS)
-            content = {"held_out": min(fitted[best], errors[nearest]), "method": best}
+            content = {"held_out": choice.error, "method": choice.method}
             (folder / "error.json").write_text(json.dumps(content))
 
         run.stages.run(stage, self._inputs, make, self._after)
