@@ -6,6 +6,9 @@ DEMO := demo
 # TensorRT-RTX, which builds engines without a GPU, has wheels for 64-bit x86 only.
 TENSORRT := $(if $(filter x86_64 AMD64,$(shell uname -m)),--target tensorrt)
 
+ROOMS := calib_data targets quantize bundle report measure export training commands
+TYPED := build/typed/made
+
 # The C++ build takes OpenVINO and the JSON headers from the environment's packages.
 RUNTIME ?= build/runtime
 FUZZ_SECONDS ?= 60
@@ -20,10 +23,18 @@ demo: $(INSTALLED)
 test: lint
 	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
-lint: $(INSTALLED)
+lint: $(INSTALLED) $(TYPED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	cd build/typed && ../../$(BIN)/lint-imports --no-cache ../../pyproject.toml
 	$(BIN)/mypy
+
+# The folders as they are installed, for tools that look at files alone.
+$(TYPED): pyproject.toml
+	rm -rf build/typed && mkdir -p build/typed/cmt
+	ln -s $(CURDIR)/cmt/* $(addprefix $(CURDIR)/,$(ROOMS)) build/typed/cmt
+	ln -s $(CURDIR)/benchmarks build/typed/benchmarks
+	touch $@
 
 docs: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'

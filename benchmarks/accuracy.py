@@ -38,25 +38,26 @@ from benchmarks.quantisers import (
     onnxruntime_int8,
 )
 from benchmarks.tables import NOT_MEASURED, Table, to_markdown, to_rich
-from calib_data.prepared import PreparedImages
-from calib_data.sources import ImageSource
+from cmt.bundle.reader import open_bundle
+from cmt.calib_data.prepared import PreparedImages
+from cmt.calib_data.sources import ImageSource
 from cmt.errors import InputError
+from cmt.export.images import Selection
+from cmt.export.inputs import resolve
+from cmt.export.onnx_graph import export_onnx, simplify_onnx
+from cmt.export.options import ExportOptions
+from cmt.export.pipeline import export
+from cmt.export.stages import Stages
+from cmt.measure.latency import ROUNDS, measure_alternately
+from cmt.measure.progress import ProgressBars
+from cmt.measure.statistics import compare, paired_ratio
+from cmt.report.figures import drop_text, milliseconds, p_value, percent, share
+from cmt.targets.base import SIMULATED, Array, run_all
+from cmt.targets.machine import describe as describe_machine
+from cmt.targets.machine import package_versions
+from cmt.targets.registry import LOADERS, TARGETS
+from cmt.targets.settings import Settings
 from cmt.variants import VARIANTS
-from export.inputs import resolve
-from export.onnx_graph import export_onnx, simplify_onnx
-from export.options import ExportOptions
-from export.pipeline import export
-from export.progress import ProgressBars
-from export.selection import Selection
-from export.stages import Stages
-from export.targets import TARGETS
-from measure.bundle import open_bundle
-from measure.environment import describe as describe_machine
-from measure.environment import package_versions
-from measure.latency import ROUNDS, measure_alternately
-from measure.runners import LOADERS, SIMULATED, Array, Settings, run_all
-from measure.statistics import compare, paired_ratio
-from measure.verdict import drop_text, milliseconds, p_value, percent, share
 
 MODELOPT = "0.47.0"
 """Version of NVIDIA ModelOpt."""
@@ -243,7 +244,7 @@ class ImageSet:
             if title is None or precision == "fp32":
                 continue
             name = f"{OURS}{title} {precision.upper()}"
-            if TARGETS[entry["target"]].runs_graph:
+            if TARGETS[entry["target"]].simulated:
                 path = self.ours / "model" / f"cmt_{self.options.variant}.{precision}.onnx"
                 yield Contender(name, SIMULATED, "ours", path.absolute())
             else:

@@ -23,15 +23,17 @@ from safetensors.torch import save_file
 from benchmarks.networks import CMT_TOP1, RIVALS, Rival, randomise
 from benchmarks.quantisers import nncf_int8, onnxruntime_int8, quiet
 from benchmarks.worker import COMPILED
+from cmt.bundle.reader import open_bundle
 from cmt.checkpoints import to_public_layout
+from cmt.export.onnx_graph import INPUT_NAME, OPSET, export_onnx, simplify_onnx
+from cmt.export.options import ExportOptions
+from cmt.export.pipeline import export
+from cmt.export.stages import Stages
 from cmt.network import build, count_macs
-from export.onnx_graph import INPUT_NAME, OPSET, export_onnx, simplify_onnx
-from export.options import ExportOptions
-from export.pipeline import export
-from export.stages import Stages
-from measure.bundle import open_bundle
-from measure.environment import package_versions
-from measure.runners import OPENVINO_SETTINGS, PRECISION, Array, Settings
+from cmt.targets.base import Array
+from cmt.targets.machine import package_versions
+from cmt.targets.openvino import OPENVINO_SETTINGS
+from cmt.targets.settings import PRECISION, Settings
 
 CALIBRATION_BATCHES = 4
 CALIBRATION_IMAGES = 16
@@ -220,7 +222,7 @@ class Files:
         reference = self._reference(variant)
 
         def make(folder: Path) -> None:
-            from measure.runners import torch_network
+            from cmt.targets.reference import torch_network
 
             export_onnx(torch_network(reference), batch, folder / "exported.onnx")
             simplify_onnx(folder / "exported.onnx", folder / "plain.onnx")

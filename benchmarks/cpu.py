@@ -28,12 +28,12 @@ from benchmarks.contenders import PEAK, Contender, Files, describe, fingerprint
 from benchmarks.networks import RIVAL_GROUPS
 from benchmarks.tables import make_tables, to_markdown, to_rich
 from benchmarks.worker import THROUGHPUT
+from cmt.measure.latency import ROUNDS, Worker, alternate
+from cmt.measure.progress import ProgressBars
+from cmt.measure.statistics import paired_ratio
+from cmt.targets import machine
+from cmt.targets.settings import STREAMS
 from cmt.variants import VARIANTS
-from export.progress import ProgressBars
-from measure import environment
-from measure.latency import ROUNDS, Worker, alternate
-from measure.runners import STREAMS
-from measure.statistics import paired_ratio
 
 MODES = ("latency", "throughput")
 """One request at a time, or as many as OpenVINO's throughput hint asks for."""
@@ -138,8 +138,8 @@ def run(
     """Measure every group that `out` does not hold yet; returns the results."""
     files = Files(work.absolute())
     results: Row = {
-        "environment": environment.describe(seed=0),
-        "threads": environment.usable_cores(),
+        "environment": machine.describe(seed=0),
+        "threads": machine.usable_cores(),
     }
     done = {}
     if out.exists() and not fresh:

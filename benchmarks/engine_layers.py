@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 
-from measure.bundle import open_bundle
+from cmt.bundle.reader import open_bundle
 
 PRODUCTS = ("gemm", "correlation", "runtime_fusion")
 """Kinds of layers that multiply matrices: linear layers, convolutions, fused attention."""

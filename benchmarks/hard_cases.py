@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
 
-from calib_data.preprocessing import IMAGENET_MEAN, to_rgb
-from calib_data.sources import FolderImages, choose
+from cmt.calib_data.preprocessing import IMAGENET_MEAN, to_rgb
+from cmt.calib_data.sources import FolderImages, choose
 from cmt.checkpoints import load_model, to_public_layout
 from cmt.errors import InputError
 from cmt.network import CMT, ConvHead

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from export.onnx_graph import INPUT_NAME
-from measure.runners import Array
-from measure.sessions import openvino_core
+from cmt.export.onnx_graph import INPUT_NAME
+from cmt.targets.base import Array
+from cmt.targets.openvino import openvino_core
 
 RANKING_IMAGES = 300
 """NNCF's default, of the images that its accuracy control ranks layers on."""

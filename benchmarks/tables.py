@@ -20,7 +20,7 @@ from benchmarks.contenders import (
     PLAIN,
     PLAIN_BF16,
 )
-from measure.statistics import paired_ratio
+from cmt.measure.statistics import paired_ratio
 
 Row = dict[str, Any]
 Point = tuple[str, int]

@@ -18,9 +18,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from measure.environment import usable_cores
-from measure.runners import OPENVINO_SETTINGS, PRECISION
-from measure.sessions import openvino_core
+from cmt.targets.machine import usable_cores
+from cmt.targets.openvino import OPENVINO_SETTINGS, openvino_core
+from cmt.targets.settings import PRECISION
 
 WARM_UP = 10
 RUNS = 100

@@ -14,8 +14,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from measure import worker
-from measure.runners import LOADERS, Array, Runner, Settings, torch_network
+from cmt.measure import worker
+from cmt.targets.base import Array, Runner
+from cmt.targets.reference import torch_network
+from cmt.targets.registry import LOADERS
+from cmt.targets.settings import Settings
 
 COMPILED = "torch.compile"
 THROUGHPUT = "openvino throughput"

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calib_data.preprocessing import Preprocessing
-from calib_data.sources import ImageSource, UnreadableImageError, choose, list_hash
+from cmt.calib_data.preprocessing import Preprocessing
+from cmt.calib_data.sources import ImageSource, UnreadableImageError, choose, list_hash
 from cmt.errors import InputError
 
 

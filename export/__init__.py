@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from export.pipeline import Bundle
+    from cmt.export.pipeline import Bundle
 
 
 def export(**options: Any) -> Bundle:
@@ -18,7 +18,7 @@ def export(**options: Any) -> Bundle:
         cmt.InputError: options or input files will not do; nothing is left behind.
         cmt.GateError: a step does not compute what the torch network computes.
     """
-    from export.options import ExportOptions
-    from export.pipeline import export as run
+    from cmt.export.options import ExportOptions
+    from cmt.export.pipeline import export as run
 
     return run(ExportOptions(**options))

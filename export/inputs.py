@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from calib_data.preprocessing import Preprocessing
-from calib_data.sources import BUNDLED, FASHION_LABELS, FolderImages, ImageSource, bundled
 from cmt import strict_json
+from cmt.calib_data.preprocessing import Preprocessing
+from cmt.calib_data.sources import BUNDLED, FASHION_LABELS, FolderImages, ImageSource, bundled
 from cmt.checkpoints import load_model
 from cmt.errors import InputError
+from cmt.export.options import BUNDLED_VAL_COUNT, ExportOptions
+from cmt.files import sha256_file
 from cmt.network import CMT
-from export.options import BUNDLED_VAL_COUNT, ExportOptions
-from measure.bundle import sha256_file
 
 DEMO_WEIGHTS = BUNDLED / "cmt_ti.safetensors"
 UNLABELLED_COUNT = 64

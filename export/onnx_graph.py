@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calib_data.preprocessing import Preprocessing
+from cmt.calib_data.preprocessing import Preprocessing
 from cmt.network import CMT
 from cmt.rewrite import InferenceCMT
-from measure.runners import BATCH_SYMBOL
 
 if TYPE_CHECKING:
     import onnx
@@ -105,25 +104,6 @@ def _infer_batch(model: onnx.ModelProto) -> None:
             assert (values == values[:1]).all(), tensor.name
             values = values[:1]
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-
-
-def free_batch(model: onnx.ModelProto) -> None:
-    """Make the batch of a simplified graph, or one made from it, a symbol that loaders set."""
-    for batch in _batches(model):
-        batch.dim_param = BATCH_SYMBOL
-
-
-def set_batch(model: onnx.ModelProto, size: int) -> None:
-    """Give a simplified graph, or one made from it, this batch."""
-    for batch in _batches(model):
-        batch.dim_value = size
-
-
-def _batches(model: onnx.ModelProto) -> Iterator[onnx.TensorShapeProto.Dimension]:
-    """The batch of each input and output; those of other tensors are left to be inferred."""
-    del model.graph.value_info[:]
-    for info in (*model.graph.input, *model.graph.output):
-        yield info.type.tensor_type.shape.dim[0]
 
 
 def embed_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing) -> onnx.ModelProto:

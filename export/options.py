@@ -1,134 +1,206 @@
-"""What a run is asked to do; the command line's options, one for one."""
+"""What a run is asked to do: each option declared once, for the command line and for Python."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from cmt.errors import InputError
-from cmt.variants import get_variant, parse_size
-from measure.environment import usable_cores
-from measure.parity import PRECISIONS
+from cmt.options import at_least, check_options, option
+from cmt.targets.base import PRECISIONS
+from cmt.targets.machine import usable_cores
+from cmt.targets.registry import TARGETS
+from cmt.variants import VARIANTS, get_variant, parse_size
 
 BUNDLED_VAL_COUNT = 2000
 """Validation images of the bundled set unless told otherwise: minutes, not tens of minutes."""
-
-
 OUTPUTS = ("logits", "features")
 MOST_IMAGES = 4096
 """Per inference; `manifest.schema.json` and the C++ reader agree."""
 MOST_THREADS = 4096
 
 
+def _unless(right: Callable[[Any], bool], problem: str) -> Callable[[Any], str | None]:
+    return lambda value: None if right(value) else problem
+
+
+def _refused_by(check: Callable[[Any], Any]) -> Callable[[Any], None]:
+    def refuse(value: Any) -> None:
+        check(value)
+
+    return refuse
+
+
+def _known_output(value: str) -> None:
+    if value not in OUTPUTS:
+        raise InputError(f"unknown output '{value}': choose from {', '.join(OUTPUTS)}")
+
+
+def _known_precisions(values: tuple[str, ...]) -> None:
+    for value in values:
+        if value not in PRECISIONS:
+            raise InputError(f"unknown precision '{value}': choose from fp16, int8")
+
+
+def _some_target(values: tuple[str, ...]) -> None:
+    if not values:
+        raise InputError("no target: give --target openvino, tensorrt or onnxruntime")
+
+
 @dataclass(frozen=True)
 class ExportOptions:
     """Options of one export.
 
-    Attributes:
-        variant: ti, xs, s or b.
-        targets: names of `export.targets.TARGETS`, at least one.
-        precisions: of fp16 and int8; empty means fp32 alone.
-        weights: a checkpoint file, `demo` (bundled, ti), `random`, or None: demo for ti,
-            random for the others.
-        img_size: (height, width) in pixels; None takes the size of the weights.
-        output: `logits`, or `features` for the four stage maps.
-        batch: images per inference, at which everything is measured; fixed in every file but ONNX
-            Runtime's.
-        batch_range: the least and the most that TensorRT's engines take, whose ONNX files take any;
-            None fixes them to `batch`.
-        embed_preprocess: the files take resized and cropped uint8 images (B, H, W, 3) and
-            scale, normalise and lay out by themselves.
-        calib_data, val_data: image folders; None takes the bundled set where it fits.
-        calib_count, val_count: how many of them; val_count None takes all of a folder and
-            `BUNDLED_VAL_COUNT` of the bundled set.
-        max_drop: largest accepted top-1 drop in points; a file that exceeds it gets units back in
-            float until it does not.
-        gate_minutes: time for that, for each file.
-        sensitivity: measure what each part of the network loses in INT8.
-        qat: epochs of quantisation-aware fine-tuning before INT8; 0 for none.
-        qat_data: image folder to fine-tune on, no labels needed; None takes the calibration
-            images.
-        threads: of every runtime; None takes all usable CPUs.
-        bench_seconds: time spent on measuring each file.
-        tune: search each OpenVINO file's fastest settings on this machine by measuring.
-        gpu_archs: compute capabilities of the engines, such as `sm86`; empty takes the default.
-        out: the bundle's folder; None means `cmt_VARIANT` in the current one.
-        sign: file of an Ed25519 private key (PEM) to sign the bundle with; None leaves it unsigned.
-        command: how the run was started, for the report.
+    `export.calibration`, `export.gate` and the pages on each step say what they do with them.
+    Sizes are (height, width) in pixels; `batch` images per inference are what everything is
+    measured at, fixed in every file but ONNX Runtime's and TensorRT's with a `batch_range`.
     """
 
-    variant: str
-    targets: tuple[str, ...]
-    precisions: tuple[str, ...] = ()
-    weights: str | Path | None = None
-    img_size: tuple[int, int] | None = None
-    output: str = "logits"
-    batch: int = 1
+    variant: str = option(
+        "CMT variant.", choices=lambda: tuple(VARIANTS), check=_refused_by(get_variant)
+    )
+    targets: tuple[str, ...] = option(
+        "What to export to; may repeat.",
+        flag="--target",
+        many=True,
+        choices=lambda: tuple(TARGETS),
+        check=_some_target,
+    )
+    precisions: tuple[str, ...] = option(
+        "Beside fp32, or what a target always builds.",
+        value=(),
+        flags={
+            "fp16": "Build FP16 files.",
+            "int8": "Build INT8 files, calibrated on images.",
+        },
+        check=_known_precisions,
+    )
+    weights: str | Path | None = option(
+        "Checkpoint file, 'demo' or 'random'.",
+        value=None,
+        default="demo for ti, random for the others",
+    )
+    img_size: tuple[int, int] | None = option(
+        "Input size.",
+        value=None,
+        kind="size",
+        default="the weights' own",
+        check=_refused_by(parse_size),
+    )
+    output: str = option(
+        "Class logits, or the four stage maps for detection and segmentation.",
+        value="logits",
+        choices=lambda: OUTPUTS,
+        check=_known_output,
+    )
+    batch: int = option(
+        "Images per inference; TensorRT: or a range.", value=1, kind="batch", check=at_least(1)
+    )
     batch_range: tuple[int, int] | None = None
-    embed_preprocess: bool = False
-    calib_data: Path | None = None
-    calib_count: int = 512
-    val_data: Path | None = None
-    val_count: int | None = None
-    max_drop: float = 1.0
-    gate_minutes: float = 10.0
-    sensitivity: bool = False
-    qat: int = 0
-    qat_data: Path | None = None
-    threads: int | None = None
-    bench_seconds: float = 5.0
-    tune: bool = False
-    gpu_archs: tuple[str, ...] = ()
-    seed: int = 0
-    sign: Path | None = None
-    out: Path | None = None
-    resume: bool = False
-    force: bool = False
-    command: str = "export.export"
+    """The least and the most that TensorRT's engines take; None fixes them to `batch`."""
+    embed_preprocess: bool = option(
+        "Files take uint8 NHWC images, resized and cropped, and normalise them inside.",
+        value=False,
+        kind=bool,
+    )
+    calib_data: Path | None = option(
+        "Calibration images.", value=None, kind=Path, default="the bundled set"
+    )
+    calib_count: int = option("How many of them.", value=512, kind=int, check=at_least(1))
+    val_data: Path | None = option("Validation images, class/name.jpg.", value=None, kind=Path)
+    val_count: int | None = option(
+        "How many.",
+        value=None,
+        kind=int,
+        default=f"all; {BUNDLED_VAL_COUNT} of the bundled set",
+        check=at_least(1),
+    )
+    max_drop: float = option(
+        "Accepted top-1 drop in points; a file that exceeds it gets units back in float.",
+        value=1.0,
+        kind=float,
+        metavar="PP",
+        check=_unless(math.isfinite, "must be a number of points, such as 0.5 (100 accepts all)"),
+    )
+    gate_minutes: float = option(
+        "Time to fall back to float for --max-drop, for each file.",
+        value=10.0,
+        kind=float,
+        check=_unless(
+            lambda value: 0 <= value < math.inf,
+            "must be finite, and 0 or more (0 falls back nothing)",
+        ),
+    )
+    sensitivity: bool = option("Measure what each part loses in INT8.", value=False, kind=bool)
+    qat: int = option(
+        "Fine-tune INT8 files' networks first.",
+        value=0,
+        kind=int,
+        metavar="EPOCHS",
+        check=_unless(
+            lambda value: value >= 0, "must be a number of epochs, such as 3 (0 for none)"
+        ),
+    )
+    qat_data: Path | None = option(
+        "On these images, no labels needed.",
+        value=None,
+        kind=Path,
+        default="the calibration images",
+    )
+    gpu_archs: tuple[str, ...] = option(
+        "TensorRT-RTX: compute capabilities, such as sm86,sm89.",
+        value=(),
+        kind="archs",
+        flag="--gpu-arch",
+    )
+    tune: bool = option("Search OpenVINO's fastest settings by measuring.", value=False, kind=bool)
+    threads: int | None = option(
+        "CPU threads of every runtime.",
+        value=None,
+        kind=int,
+        default="all usable CPUs",
+        check=at_least(1, MOST_THREADS),
+    )
+    bench_seconds: float = option(
+        "Time spent on timing each file.",
+        value=5.0,
+        kind=float,
+        check=_unless(lambda value: 0 < value < math.inf, "must be positive and finite"),
+    )
+    seed: int = option(
+        "Of everything random.",
+        value=0,
+        kind=int,
+        check=_unless(lambda value: 0 <= value < 2**63, "must be between 0 and 2^63 - 1"),
+    )
+    sign: Path | None = option(
+        "Ed25519 private key (PEM) to sign with.", value=None, kind=Path, metavar="KEY"
+    )
+    out: Path | None = option("The bundle's folder.", value=None, kind=Path, default="cmt_VARIANT")
+    force: bool = option("Replace an existing bundle.", value=False, kind=bool)
+    resume: bool = option("Go on with an interrupted run.", value=False, kind=bool)
+    command: str = "cmt.export.export"
+    """How the run was started, for the report."""
 
     def __post_init__(self) -> None:
-        get_variant(self.variant)
-        if self.img_size is not None:
-            parse_size(self.img_size)
-        if not self.targets:
-            raise InputError("no target: give --target openvino, tensorrt or onnxruntime")
-        for name in ("batch", "calib_count"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} must be at least 1")
-        for name in ("val_count", "threads"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} must be at least 1")
+        check_options(self)
         least, most = self.batch_range or (self.batch, self.batch)
         if not 1 <= least <= self.batch <= most:
             raise InputError("--batch must rise from its least to its most, such as 1:8:32")
         if most > MOST_IMAGES:
             raise InputError(f"--batch must be at most {MOST_IMAGES}")
-        if self.batch_range is not None and "tensorrt" not in self.targets:
+        known = [TARGETS[name] for name in self.targets if name in TARGETS]
+        if self.batch_range is not None and not any(t.takes_batch_range for t in known):
             raise InputError("a range of batches is for TensorRT's engines: give one, --batch 8")
-        if self.threads is not None and self.threads > MOST_THREADS:
-            raise InputError(f"--threads must be at most {MOST_THREADS}")
-        if self.qat < 0:
-            raise InputError("--qat must be a number of epochs, such as 3 (0 for none)")
         if self.qat and "int8" not in self.precisions:
             raise InputError("--qat fine-tunes for INT8: add --int8")
         if self.qat_data is not None and not self.qat:
             raise InputError("--qat-data is for fine-tuning: say for how many epochs with --qat")
         if not self.bundle.name:
             raise InputError(f"--out {self.out} has no name: name a folder in it, such as cmt")
-        if not 0 < self.bench_seconds < math.inf:
-            raise InputError("--bench-seconds must be positive and finite")
-        if not math.isfinite(self.max_drop):
-            raise InputError("--max-drop must be a number of points, such as 0.5 (100 accepts all)")
-        if not 0 <= self.gate_minutes < math.inf:
-            raise InputError("--gate-minutes must be finite, and 0 or more (0 falls back nothing)")
-        if not 0 <= self.seed < 2**63:
-            raise InputError("--seed must be between 0 and 2^63 - 1")
-        if self.output not in OUTPUTS:
-            raise InputError(f"unknown output '{self.output}': choose from {', '.join(OUTPUTS)}")
-        unknown = [name for name in self.precisions if name not in PRECISIONS]
-        if unknown:
-            raise InputError(f"unknown precision '{unknown[0]}': choose from fp16, int8")
 
     @property
     def batches(self) -> tuple[int, int, int] | None:

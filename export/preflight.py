@@ -7,20 +7,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cmt.bundle.placing import check_destination
 from cmt.errors import InputError
+from cmt.export.graphs import GRAPHS, Candidate, int8_graph
+from cmt.export.images import select
+from cmt.export.options import ExportOptions
+from cmt.export.pipeline import Plan, make_plan, rehearse, start
+from cmt.measure.progress import ProgressBars
 from cmt.network import CMT, count_macs
-from export.bundle import check_destination
-from export.candidates import GRAPHS, Candidate, int8_graph
-from export.options import ExportOptions
-from export.pipeline import Run, plan
-from export.progress import ProgressBars
-from measure.environment import describe, has_int8_dot_products
-from quantize.recipe import SCHEMES, Scheme, role_of
+from cmt.quantize.recipe import RECIPES, Recipe, role_of
+from cmt.targets.machine import describe, has_int8_dot_products
 
 IMAGES = 16
 """Enough to trace the graphs; accuracy needs them all."""
-ALIGNMENT = {"fp16": 8, "int8": 16}
-"""Channels that fill the tensor cores' tiles come in multiples of this."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +37,9 @@ class Layer:
     macs: int
     channels: tuple[int, int]
 
-    def is_int8(self, scheme: Scheme) -> bool:
+    def is_int8(self, recipe: Recipe) -> bool:
         """Whether the recipe puts it into INT8."""
-        return scheme.is_int8([f"{self.path}.weight"], self.depthwise)
+        return recipe.is_int8([f"{self.path}.weight"], self.depthwise)
 
 
 def preflight(options: ExportOptions, show_progress: bool = False) -> list[str]:
@@ -49,16 +48,14 @@ def preflight(options: ExportOptions, show_progress: bool = False) -> list[str]:
     Returns lines for people. Raises InputError for whatever the export itself would refuse, an
     operator that a target lacks included, and GateError where a step breaks the network.
     """
-    candidates, inputs = plan(options)
+    plan = make_plan(options)
+    candidates, inputs = plan.candidates, plan.inputs
     check_destination(options.bundle, options.force or options.resume)
-    few = replace(options, calib_count=min(IMAGES, options.calib_count), qat=0, qat_data=None)
-    inputs.tuning = None  # looked at by `plan`, and of no use here
-    inputs.validation_count = min(IMAGES, inputs.validation_count or IMAGES)
     with (
         tempfile.TemporaryDirectory(prefix="cmt-dry-run-") as folder,
         ProgressBars(show_progress) as progress,
     ):
-        graphs = Run(few, candidates, inputs, Path(folder), progress, held_out=IMAGES).rehearse()
+        graphs = rehearse(start(_few(plan), Path(folder), progress), candidates)
         for candidate in candidates:
             check = candidate.target.unsupported
             problems = check(graphs[candidate.name]) if check is not None else []
@@ -76,6 +73,18 @@ def preflight(options: ExportOptions, show_progress: bool = False) -> list[str]:
     for candidate in candidates:
         lines += _describe(candidate, layers, total, options)
     return [*lines, *(f"warning: {warning}" for warning in inputs.warnings)]
+
+
+def _few(plan: Plan) -> Plan:
+    """The same on a few images, which nothing is learned from."""
+    options = plan.options
+    few = replace(options, calib_count=min(IMAGES, options.calib_count), qat=0, qat_data=None)
+    inputs = replace(
+        plan.inputs,
+        tuning=None,
+        validation_count=min(IMAGES, plan.inputs.validation_count or IMAGES),
+    )
+    return replace(plan, options=few, inputs=inputs, selections=select(inputs, few, IMAGES))
 
 
 def weighted_layers(model: CMT) -> list[Layer]:
@@ -107,13 +116,13 @@ def weighted_layers(model: CMT) -> list[Layer]:
 def _describe(
     candidate: Candidate, layers: Sequence[Layer], total: int, options: ExportOptions
 ) -> Iterator[str]:
-    on_gpu = candidate.target.name == "tensorrt"
+    advice = candidate.target.gpu_advice
     yield f"{candidate.name}: the parser reads the whole graph"
-    scheme = _scheme(candidate.target.graphs[candidate.precision])
-    fast = [layer for layer in layers if scheme is None or layer.is_int8(scheme)]
-    aligned = _share(_aligned(fast, candidate.precision), fast)
-    if on_gpu and candidate.precision in ALIGNMENT:
-        multiple = ALIGNMENT[candidate.precision]
+    recipe = _recipe(candidate.graph)
+    fast = [layer for layer in layers if recipe is None or layer.is_int8(recipe)]
+    multiple = 1 if advice is None else advice.alignment.get(candidate.precision, 1)
+    aligned = _share(_aligned(fast, multiple), fast)
+    if multiple > 1:
         odd = sorted(
             {c for layer in fast if not layer.depthwise for c in layer.channels if c % multiple}
         )
@@ -121,7 +130,7 @@ def _describe(
             f"- tensor cores: {aligned:.0%} of these multiply-adds have channels in multiples of "
             f"{multiple}" + (f"; not {', '.join(map(str, odd))}" if odd else "")
         )
-    if scheme is None:
+    if recipe is None:
         return
     share = sum(layer.macs for layer in fast) / total
     yield f"- INT8: {len(fast)} of {len(layers)} layers, {share:.1%} of the multiply-adds"
@@ -129,23 +138,22 @@ def _describe(
         kept = [
             layer
             for layer in layers
-            if role_of([f"{layer.path}.weight"]) == role and not layer.is_int8(scheme)
+            if role_of([f"{layer.path}.weight"]) == role and not layer.is_int8(recipe)
         ]
         if kept:
             part = sum(layer.macs for layer in kept) / total
             yield f"- float: {role.name} ({len(kept)}, {part:.1%}): {role.reason}"
-    against = _against_on_gpu(aligned, options.batch) if on_gpu else _against_on_cpu()
+    against = _against_on_cpu() if advice is None else advice.doubts(aligned, options.batch)
     yield "- INT8 is " + (f"unlikely to pay: {'; '.join(against)}" if against else "likely to pay")
 
 
-def _scheme(graph: str) -> Scheme | None:
-    """The INT8 scheme of a graph or of what it is made from."""
+def _recipe(graph: str) -> Recipe | None:
+    """The INT8 recipe of a graph or of what it is made from."""
     name = int8_graph(graph)
-    return None if name is None else SCHEMES[str(GRAPHS[name].scheme)]
+    return None if name is None else RECIPES[str(GRAPHS[name].recipe)]
 
 
-def _aligned(layers: Sequence[Layer], precision: str) -> list[Layer]:
-    multiple = ALIGNMENT.get(precision, 1)
+def _aligned(layers: Sequence[Layer], multiple: int) -> list[Layer]:
     return [
         layer
         for layer in layers
@@ -155,16 +163,6 @@ def _aligned(layers: Sequence[Layer], precision: str) -> list[Layer]:
 
 def _share(part: Sequence[Layer], whole: Sequence[Layer]) -> float:
     return sum(layer.macs for layer in part) / max(1, sum(layer.macs for layer in whole))
-
-
-def _against_on_gpu(aligned: float, batch: int) -> list[str]:
-    """Rules of thumb from what others measured on vision transformers; no GPU was asked."""
-    found = []
-    if batch < 8:
-        found.append(f"at batch {batch} others measured little gain or a loss")
-    if aligned < 0.5:
-        found.append("most channels do not fill the tensor cores")
-    return found
 
 
 def _against_on_cpu() -> list[str]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from measure.bundle import sha256_file
+from cmt.files import sha256_file
 
 MARKER = "stage.key"
 

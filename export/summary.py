@@ -5,69 +5,91 @@ from __future__ import annotations
 import base64
 import datetime
 import io
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from calib_data.prepared import PreparedImages
+from cmt.bundle.manifest import VERSION as MANIFEST_VERSION
+from cmt.bundle.writer import describe_file
+from cmt.calib_data.prepared import PreparedImages
+from cmt.export.answers import Outputs
+from cmt.export.calibration import Row
+from cmt.export.context import Context
+from cmt.export.graphs import Candidate
+from cmt.export.inputs import Inputs
+from cmt.export.onnx_graph import INPUT_NAME, PIXELS_NAME, output_names
+from cmt.export.options import ExportOptions
+from cmt.measure.latency import Timing
+from cmt.measure.statistics import by_class, compare
 from cmt.network import count_macs
-from export.candidates import Candidate
-from export.inputs import Inputs
-from export.narrowing import Narrowing
-from export.onnx_graph import INPUT_NAME, PIXELS_NAME, output_names
-from export.options import ExportOptions
-from export.tuning import FineTuning
-from measure import bundle as bundles
-from measure import environment
-from measure.latency import Timing
-from measure.report import REPORT_FILES
-from measure.report import VERSION as REPORT_VERSION
-from measure.runners import settings_of_run
-from measure.statistics import by_class, compare
+from cmt.report.document import REPORT_FILES
+from cmt.report.document import VERSION as REPORT_VERSION
+from cmt.targets.machine import NO_PEAK_RSS
+from cmt.targets.reference import TORCH
+from cmt.targets.settings import settings_of_run
 
 CHANGED_IMAGES = 4
 """Of each kind, lost and gained, that a row shows."""
 THUMBNAIL_SIZE = (72, 72)
 
-Outputs = list[np.ndarray]
-Row = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class Results:
-    """Everything that a finished run measured.
+    """Everything that a finished run made and measured.
 
     Attributes:
-        fine_tuning: None where there was none.
+        graphs: the ONNX files that go into the bundle, by name.
+        built: the stage folder of each candidate's file, by candidate name.
+        stem: of the files' names.
+        fine_tuning: the report's; None where there was none.
         reference: outputs of the torch network on the validation images.
         outputs: the same of every candidate's file, by candidate name.
-        timings: by candidate name, and `torch`.
-        artefacts: the manifest's entries of the files in the bundle.
-        narrowing: what was chosen and measured for the precisions below float32.
+        timings: by candidate name, and `targets.reference.TORCH`.
+        parity: a row for each arrow.
+        calibration: how each recipe's ranges were chosen.
+        sensitivity: None where it was not measured, for `no_sensitivity`.
         fallbacks: what was tried for each file that exceeded `--max-drop`.
     """
 
-    options: ExportOptions
-    inputs: Inputs
-    candidates: list[Candidate]
-    validation: PreparedImages
-    calibration: PreparedImages | None
-    fine_tuning: FineTuning | None
+    context: Context
+    candidates: Sequence[Candidate]
+    graphs: Mapping[str, Path]
+    built: Mapping[str, Path]
+    stem: str
+    fine_tuning: Row | None
     reference: Outputs
-    outputs: dict[str, Outputs]
-    timings: dict[str, Timing]
+    outputs: Mapping[str, Outputs]
+    timings: Mapping[str, Timing]
     parity: list[Row]
-    artefacts: list[Row]
-    narrowing: Narrowing
-    fallbacks: list[dict[str, Any]]
+    calibration: list[Row]
+    sensitivity: list[Row] | None
+    no_sensitivity: str | None
+    fallbacks: list[Row]
+    warnings: list[str]
+
+    @property
+    def options(self) -> ExportOptions:
+        return self.context.options
+
+    @property
+    def inputs(self) -> Inputs:
+        return self.context.inputs
+
+    @property
+    def validation(self) -> PreparedImages:
+        return self.context.images.validation
+
+    @property
+    def calibration_images(self) -> PreparedImages | None:
+        return self.context.images.calibration
 
 
-def build_report(results: Results) -> Row:
-    """The content of report.json (see `measure/schema/report.schema.json`)."""
+def build_report(results: Results, artefacts: Sequence[Row]) -> Row:
+    """The content of report.json (see `report/schema/report.schema.json`)."""
     model, options = results.inputs.model, results.options
-    rows = [_row(results, candidate) for candidate in results.candidates]
+    rows = [_row(results, candidate, artefacts) for candidate in results.candidates]
     return {
         "schema": REPORT_VERSION,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -83,48 +105,26 @@ def build_report(results: Results) -> Row:
             "macs": count_macs(model, model.img_size),
         },
         "images": {
-            **_images(results.validation, results.calibration),
-            "ranking": results.narrowing.held_out,
+            **_images(results.validation, results.calibration_images),
+            "ranking": results.context.images.held_out_count,
         },
-        **_fine_tuning(results),
-        "warnings": results.inputs.warnings,
+        **_given(fine_tuning=results.fine_tuning),
+        "warnings": results.warnings,
         "gates": _gates(rows, options.max_drop),
         "baseline": _baseline(results),
         "results": rows,
         "parity": results.parity,
-        **_sensitivity(results),
-        "calibration": results.narrowing.calibration,
+        "sensitivity": results.sensitivity,
+        **_given(sensitivity_reason=results.no_sensitivity),
+        "calibration": results.calibration,
         "fallbacks": results.fallbacks,
-        "environment": environment.describe(options.seed),
+        "environment": dict(results.context.machine),
     }
 
 
-def _sensitivity(results: Results) -> Row:
-    rows, reason = results.narrowing.sensitivity, results.narrowing.no_sensitivity
-    return (
-        {"sensitivity": rows}
-        if rows is not None
-        else {
-            "sensitivity": None,
-            "sensitivity_reason": reason,
-        }
-    )
-
-
-def _fine_tuning(results: Results) -> Row:
-    """The report's `fine_tuning`; nothing where there was none."""
-    if results.fine_tuning is None:
-        return {}
-    images = results.fine_tuning.images
-    return {
-        "fine_tuning": {
-            "epochs": results.options.qat,
-            "images": len(images),
-            "source": images.description,
-            "sha256": images.sha256,
-            "schemes": results.fine_tuning.schemes,
-        }
-    }
+def _given(**fields: object) -> Row:
+    """The fields that have a value."""
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _gates(rows: list[Row], max_drop: float) -> Row:
@@ -149,23 +149,24 @@ def _baseline(results: Results) -> Row:
         "speedup_vs_fp32_graph": "this is no exported graph",
     }
     row = {
-        "target": "torch",
+        "target": TORCH,
         "precision": "fp32",
         "artefact": None,
         "bytes": None,
-        "measured_by": "torch",
+        "measured_by": TORCH,
+        "simulated": False,
         "accuracy": _accuracy(results, results.reference, reasons),
-        **_speed(results, "torch", None, reasons),
+        **_speed(results, TORCH, None, reasons),
         "settings": _settings(results.options, {}),
         "reasons": reasons,
     }
     return row
 
 
-def _row(results: Results, candidate: Candidate) -> Row:
+def _row(results: Results, candidate: Candidate, artefacts: Sequence[Row]) -> Row:
     reasons: dict[str, str] = {}
     own = (candidate.target.name, candidate.precision)
-    files = [a for a in results.artefacts if (a["target"], a["precision"]) == own]
+    files = [a for a in artefacts if (a["target"], a["precision"]) == own]
     main = next(a for a in files if a["path"].endswith(f".{candidate.target.suffix}"))
     accuracy = _accuracy(results, results.outputs[candidate.name], reasons)
     plain = f"{candidate.target.name}/fp32"
@@ -175,6 +176,7 @@ def _row(results: Results, candidate: Candidate) -> Row:
         "artefact": main["path"],
         "bytes": sum(a["bytes"] for a in files),
         "measured_by": candidate.target.runtime,
+        "simulated": candidate.target.simulated,
         "accuracy": accuracy,
         **_speed(results, candidate.name, plain, reasons, candidate),
         "settings": _settings(results.options, main["settings"]),
@@ -259,12 +261,12 @@ def _speed(
     latency = timing.latency
     speed["latency_ms"] = latency
     speed["throughput_ips"] = results.options.batch * 1000 / latency["mean"]
-    speed["speedup_vs_baseline"] = results.timings["torch"].latency["p50"] / latency["p50"]
+    speed["speedup_vs_baseline"] = results.timings[TORCH].latency["p50"] / latency["p50"]
     if plain is not None:
         speed["speedup_vs_fp32_graph"] = results.timings[plain].latency["p50"] / latency["p50"]
     speed["peak_rss_mb"] = timing.peak_rss_mb
     if timing.peak_rss_mb is None:
-        reasons["peak_rss_mb"] = environment.NO_PEAK_RSS
+        reasons["peak_rss_mb"] = NO_PEAK_RSS
     return speed
 
 
@@ -282,7 +284,7 @@ def _images(validation: PreparedImages, calibration: PreparedImages | None) -> R
     }
 
 
-def build_manifest(results: Results, golden: Row, folder: Path) -> Row:
+def build_manifest(results: Results, artefacts: Sequence[Row], golden: Row, folder: Path) -> Row:
     """The content of manifest.json.
 
     Args:
@@ -290,9 +292,9 @@ def build_manifest(results: Results, golden: Row, folder: Path) -> Row:
         folder: the bundle, complete up to the manifest.
     """
     model, options = results.inputs.model, results.options
-    calibration = results.calibration
+    calibration = results.calibration_images
     return {
-        "schema": bundles.VERSION,
+        "schema": MANIFEST_VERSION,
         "variant": model.variant.name,
         "family": model.family.name,
         "input": {
@@ -301,14 +303,14 @@ def build_manifest(results: Results, golden: Row, folder: Path) -> Row:
         },
         "outputs": output_names(model.head is None),
         "labels": list(results.inputs.class_names),
-        "artefacts": results.artefacts,
+        "artefacts": list(artefacts),
         "golden": golden,
-        "reports": [bundles.describe_file(folder, folder / name) for name in REPORT_FILES],
+        "reports": [describe_file(folder, folder / name) for name in REPORT_FILES],
         "calibration": {
             "images": 0 if calibration is None else len(calibration),
             "sha256": None if calibration is None else calibration.sha256,
         },
-        "environment": environment.describe(options.seed),
+        "environment": dict(results.context.machine),
         "licence": {
             "toolchain": "MIT",
             "weights": _weights_licence(results.inputs),

@@ -12,21 +12,17 @@ from typing import Any
 
 import numpy as np
 
+from cmt.bundle.golden import golden_images
+from cmt.bundle.manifest import Entry
+from cmt.bundle.reader import OpenBundle
+from cmt.bundle.writer import replacing_files
 from cmt.errors import InputError
-from export.tensorrt import Task
-from measure import environment
-from measure.bundle import Entry, OpenBundle, put_report, replacing_files
-from measure.golden import golden_images
-from measure.latency import ROUNDS, Timing, measure_alternately
-from measure.runners import (
-    CUDA_GRAPH,
-    STREAMS,
-    THREADS,
-    callers,
-    load_settings,
-    not_runnable,
-    settings_of_run,
-)
+from cmt.measure.latency import ROUNDS, Timing, measure_alternately
+from cmt.report.document import put_report, report_of
+from cmt.targets.base import Task
+from cmt.targets.machine import NO_PEAK_RSS, describe, hardware, usable_cores
+from cmt.targets.registry import TARGETS, load_settings, not_runnable
+from cmt.targets.settings import CUDA_GRAPH, STREAMS, THREADS, callers, settings_of_run
 
 Row = dict[str, Any]
 
@@ -56,10 +52,10 @@ def check_machine(bundle: OpenBundle, name: str | None) -> str:
         InputError: the name stands for another machine's results.
     """
     name = name or platform.node() or "unnamed"
-    ours = environment.describe(seed=0)
-    for entry in bundle.report.get("machines", []):
+    ours = describe(seed=0)
+    for entry in report_of(bundle).get("machines", []):
         theirs = entry["environment"]
-        if entry["machine"] == name and environment.hardware(theirs) != environment.hardware(ours):
+        if entry["machine"] == name and hardware(theirs) != hardware(ours):
             raise InputError(
                 f"the report has results of another machine called '{name}' ({theirs['cpu']}): "
                 "give this one a name of its own with --machine"
@@ -93,14 +89,14 @@ def measure(
     batches = sweep.batches or [bundle.manifest["input"]["shape"][0]]
     rows: list[Row] = []
     for batch, threads, streams in product(
-        batches, sweep.threads or [environment.usable_cores()], sweep.streams or (None,)
+        batches, sweep.threads or [usable_cores()], sweep.streams or (None,)
     ):
         rows += _measure_point(bundle, sweep, batch, threads, streams, task)
     return {
         "machine": machine,
         "measured": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": command,
-        "environment": environment.describe(seed=0),
+        "environment": describe(seed=0),
         "results": rows,
     }
 
@@ -169,33 +165,14 @@ def _measure_point(
 def _runs(
     bundle: OpenBundle, artefact: Entry, sweep: Sweep, batch: int, streams: int | None
 ) -> list[_Run]:
-    """How a file is run: an engine with a CUDA graph and without."""
+    """Each way in which a file is run, or the one in which it cannot be."""
     own = _settings(artefact, streams, tuned=not sweep.threads)
-    reason = _not_measured(artefact, streams)
-    if artefact["target"] != "tensorrt" or reason is not None:
+    reason = _not_measured(bundle, artefact, batch, streams)
+    if reason is not None:
         return [_Run(artefact, own, reason)]
-    fixed = bundle.manifest["input"]["shape"][0]
-    least, _, most = artefact.get("batches", (fixed, fixed, fixed))
-    if not least <= batch <= most:
-        takes = f"the engine takes {least} to {most}" if least < most else f"it takes {least}"
-        return [_Run(artefact, own, f"{takes} images at once: export with --batch {batch}")]
-    own |= _as_built(artefact)
-    # Where the batch may change, TensorRT-RTX compiles the best kernels while the first ones run:
-    # a graph would keep the first.
-    graphs = (
-        ("off",) if least < most and "tensorrt_rtx" in artefact["built_with"] else ("on", "off")
-    )
-    return [_Run(artefact, {**own, CUDA_GRAPH: graph}, None) for graph in graphs]
-
-
-def _as_built(engine: Entry) -> Row:
-    """What an engine gave up speed for, as settings of its row."""
-    settings: Row = {}
-    if "compatible" in engine:
-        settings["compatible"] = ", ".join(engine["compatible"])
-    if "dla" in engine:
-        settings["dla"] = engine["dla"]["core"]
-    return settings
+    return [
+        _Run(artefact, {**own, **way}, None) for way in TARGETS[artefact["target"]].ways(artefact)
+    ]
 
 
 def _settings(artefact: Entry, streams: int | None, tuned: bool) -> Row:
@@ -204,12 +181,18 @@ def _settings(artefact: Entry, streams: int | None, tuned: bool) -> Row:
     return own if streams is None else {**own, STREAMS: streams}
 
 
-def _not_measured(artefact: Entry, streams: int | None) -> str | None:
+def _not_measured(
+    bundle: OpenBundle, artefact: Entry, batch: int, streams: int | None
+) -> str | None:
     """Why a file cannot be run like this on this machine; None where it can."""
     reason = not_runnable(artefact)
-    if reason is None and streams is not None and artefact["target"] != "openvino":
-        reason = "streams are OpenVINO's"
-    return reason
+    if reason is not None:
+        return reason
+    target = TARGETS[artefact["target"]]
+    if streams is not None and not target.takes_streams:
+        names = [other.name for other in TARGETS.values() if other.takes_streams]
+        return f"streams are for {', '.join(names)}"
+    return target.refuses_batch(artefact, bundle.manifest["input"]["shape"][0], batch)
 
 
 def _row(
@@ -268,7 +251,7 @@ def _row(
     if timing.power_mw:
         row["power_mw"] = {rail: float(np.mean(mw)) for rail, mw in timing.power_mw.items()}
     if timing.peak_rss_mb is None:
-        reasons["peak_rss_mb"] = environment.NO_PEAK_RSS
+        reasons["peak_rss_mb"] = NO_PEAK_RSS
     return row
 
 
@@ -279,6 +262,6 @@ def save(bundle: OpenBundle, entry: Row) -> None:
         InputError: see `replacing_files`.
     """
     with replacing_files(bundle) as new:
-        report = bundle.report
+        report = report_of(bundle)
         others = [e for e in report.get("machines", []) if e["machine"] != entry["machine"]]
         put_report(bundle, {**report, "machines": [*others, entry]}, new)

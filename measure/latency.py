@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from cmt.errors import MachineError
-from measure.power import sampled
-from measure.runners import Batch, Settings
-from measure.statistics import summarise_latency
+from cmt.measure.power import sampled
+from cmt.measure.statistics import summarise_latency
+from cmt.targets.base import Batch
+from cmt.targets.settings import Settings
 
 ROUNDS = 8
 WARM_UP_SECONDS = 0.5

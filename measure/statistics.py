@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmt.errors import GateError, InputError
+from cmt.report.figures import QUANTILES
 
 TOP_K = 5
-QUANTILES = tuple(range(0, 101, 5))
-"""Percentiles of the report's latency distributions."""
 # Two-sided 95 % quantile of the standard normal distribution.
 _Z95 = 1.959963984540054
 # One-sided 80 % quantile.

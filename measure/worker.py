@@ -20,7 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from measure.runners import LOADERS, Batch, Runner, callers
+from cmt.targets.base import Batch, Runner
+from cmt.targets.registry import LOADERS
+from cmt.targets.settings import callers
 
 UNCOUNTED = 2
 

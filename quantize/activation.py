@@ -19,14 +19,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from cmt.rewrite import (
-    Activation,
-    InferenceCMT,
-    InferenceFFN,
-    as_layer,
-    fold_backward,
-    on_tokens,
-)
+from cmt.rewrite import Activation, InferenceCMT, InferenceFFN, as_layer, fold_backward, on_tokens
 
 IMAGES = 64
 """How many are enough: half as many made the error 1.32 % (bundled demo: 1.93 %), twice as many

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from quantize.ranges import MSE
+from cmt.quantize.ranges import MSE
 
 Fitted = TypeVar("Fitted")
 

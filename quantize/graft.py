@@ -9,11 +9,13 @@ import onnx
 
 PREFIX = "exact/"
 """Of the tensors within a part that came from the exact graph."""
+_UNIT = "stand-ins"
+"""What reports call fitted activations, which stand in for GELU."""
 _FFN = re.compile(r"(stages\.(\d+)\.blocks\.\d+\.ffn)\.")
 
 
-def stand_ins(model: onnx.ModelProto) -> list[str]:
-    """The units of `quantize.activation`'s stand-ins: one for each stage that has any."""
+def fitted_units(model: onnx.ModelProto) -> list[str]:
+    """The units of `quantize.activation`'s fitted activations: one for each stage with any."""
     return [_unit(stage) for stage in sorted({stage for _, stage in _paths(model)})]
 
 
@@ -23,19 +25,24 @@ def goes_back(weight: str, units: Container[str]) -> bool:
     return match is not None and _unit(int(match[2])) in units
 
 
+def is_fitted_unit(unit: str) -> bool:
+    """Whether a unit is one of `fitted_units`."""
+    return unit.startswith(_UNIT)
+
+
 def _unit(stage: int) -> str:
-    return f"stand-ins, stage {stage + 1}"
+    return f"{_UNIT}, stage {stage + 1}"
 
 
 def restore_gelu(
     fitted: onnx.ModelProto, exact: onnx.ModelProto, units: Container[str]
 ) -> onnx.ModelProto:
-    """A copy of the graph with stand-ins, whose IRFFNs of some stages are the exact graph's.
+    """A copy of the fitted graph, whose IRFFNs of some stages are the exact graph's.
 
     Args:
-        fitted, exact: the rewritten network with and without stand-ins, simplified, of the same
+        fitted, exact: the rewritten network with and without them, simplified, of the same
             layers; what the IRFFNs consist of stands together in both.
-        units: of `stand_ins`, those that go.
+        units: of `fitted_units`, those that go.
     """
     result = onnx.ModelProto.FromString(fitted.SerializeToString())
     nodes, source = list(result.graph.node), list(exact.graph.node)

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from cmt.errors import InputError
-from measure.sessions import run_each
-from quantize.ranges import LEVELS, MSE, Histogram, Levels, half_scale
-from quantize.recipe import Scheme, layer_of, unit_of
+from cmt.quantize.ranges import LEVELS, MSE, Histogram, Levels, half_scale
+from cmt.quantize.recipe import Recipe, layer_of, unit_of
+from cmt.targets.onnxruntime import run_each
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,17 @@ class Layer:
 def observe(
     model: onnx.ModelProto,
     batches: Iterable[NDArray[np.float32]],
-    scheme: Scheme,
+    recipe: Recipe,
     progress: Callable[[int], None] | None = None,
     threads: int = 0,
 ) -> dict[str, Histogram]:
-    """What each tensor that the scheme quantises takes on, by name.
+    """What each tensor that the recipe quantises takes on, by name.
 
     Args:
         model: CMT's simplified float32 graph in ONNX, initialisers named after the network's
             parameters.
         batches: calibration inputs, float32 (B, 3, H, W) as the graph takes them; read once.
-        scheme: which layers, and signed or unsigned activations.
+        recipe: which layers, and signed or unsigned activations.
         progress: called with each batch's number of images when it is done.
         threads: of the CPU; 0 takes all.
 
@@ -65,7 +65,7 @@ def observe(
     """
     if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         raise InputError("the graph is quantised already: start from the float32 graph")
-    names = list(dict.fromkeys(layer.source for layer in find_layers(model.graph, scheme)))
+    names = list(dict.fromkeys(layer.source for layer in find_layers(model.graph, recipe)))
     histograms = {name: Histogram() for name in names}
     for values in observed(model, names, batches, progress, threads):
         for name in names:
@@ -91,7 +91,7 @@ class Rounded:
 def insert_qdq(
     model: onnx.ModelProto,
     histograms: Mapping[str, Histogram],
-    scheme: Scheme,
+    recipe: Recipe,
     *,
     method: str = MSE,
     keep_float: Container[str] = (),
@@ -109,20 +109,20 @@ def insert_qdq(
     model = onnx.ModelProto.FromString(model.SerializeToString())
     layers = [
         layer
-        for layer in find_layers(model.graph, scheme)
+        for layer in find_layers(model.graph, recipe)
         if layer.unit not in keep_float and layer.name not in keep_float
     ]
-    _insert(model.graph, layers, input_levels(layers, histograms, scheme, method), rounded or {})
+    _insert(model.graph, layers, input_levels(layers, histograms, recipe, method), rounded or {})
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
 def input_levels(
-    layers: Iterable[Layer], histograms: Mapping[str, Histogram], scheme: Scheme, method: str
+    layers: Iterable[Layer], histograms: Mapping[str, Histogram], recipe: Recipe, method: str
 ) -> dict[str, Levels]:
     """What the tensors that the layers are given are rounded to, by `Layer.source`."""
     sources = dict.fromkeys(layer.source for layer in layers)
-    return {name: histograms[name].levels(scheme.asymmetric, method) for name in sources}
+    return {name: histograms[name].levels(recipe.asymmetric, method) for name in sources}
 
 
 @dataclass
@@ -138,15 +138,15 @@ class Unit:
     macs: int = 0
 
 
-def int8_units(model: onnx.ModelProto, scheme: Scheme) -> dict[str, Unit]:
-    """The units (`quantize.recipe.unit_of`) that the scheme puts to INT8, in the graph's order."""
-    return _units(model, [(layer.node, layer.unit) for layer in find_layers(model.graph, scheme)])
+def int8_units(model: onnx.ModelProto, recipe: Recipe) -> dict[str, Unit]:
+    """The units (`quantize.recipe.unit_of`) that the recipe puts to INT8, in the graph's order."""
+    return _units(model, [(layer.node, layer.unit) for layer in find_layers(model.graph, recipe)])
 
 
-def layers_by_unit(model: onnx.ModelProto, scheme: Scheme) -> dict[str, list[str]]:
+def layers_by_unit(model: onnx.ModelProto, recipe: Recipe) -> dict[str, list[str]]:
     """The layers (`quantize.recipe.layer_of`) of each of `int8_units`."""
     layers: dict[str, list[str]] = {}
-    for layer in find_layers(model.graph, scheme):
+    for layer in find_layers(model.graph, recipe):
         layers.setdefault(layer.unit, []).append(layer.name)
     return layers
 
@@ -199,7 +199,7 @@ def _readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
     return readers
 
 
-def find_layers(graph: onnx.GraphProto, scheme: Scheme) -> list[Layer]:
+def find_layers(graph: onnx.GraphProto, recipe: Recipe) -> list[Layer]:
     constants = {tensor.name for tensor in graph.initializer}
     readers = _readers(graph)
     producers = {name: node for node in graph.node for name in node.output}
@@ -209,8 +209,8 @@ def find_layers(graph: onnx.GraphProto, scheme: Scheme) -> list[Layer]:
             continue
         parameters = list(_parameters(node, readers, constants))
         attributes = {a.name: a.i for a in node.attribute}
-        if scheme.is_int8(parameters, depthwise=attributes.get("group", 1) > 1):
-            moves = _moves(node.input[0], producers) if scheme.at_source else ()
+        if recipe.is_int8(parameters, depthwise=attributes.get("group", 1) > 1):
+            moves = _moves(node.input[0], producers) if recipe.at_source else ()
             source = moves[0].input[0] if moves else node.input[0]
             axis, unit, name = output_axis(node), unit_of(parameters), layer_of(parameters)
             layers.append(Layer(node, axis, source, moves, unit, name))
@@ -310,7 +310,7 @@ def _insert(
         elif own is not None and own.scale is None:
             weights[weight] = numpy_helper.from_array(own.weight, weight)
         else:
-            own = None  # a layer of the scheme that stays as it is
+            own = None  # a layer of the recipe that stays as it is
         if own is not None and own.bias is not None:
             weights[node.input[2]] = numpy_helper.from_array(own.bias, node.input[2])
         nodes.append(node)

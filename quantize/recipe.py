@@ -1,7 +1,7 @@
 """Which layers of CMT run in INT8 and on what grid, as data, for every target.
 
 Residual sums, normalisations, activations, softmax and the products inside attention always
-stay float, under every scheme: each sets or reads the full range of the residual stream, or costs
+stay float, under every recipe: each sets or reads the full range of the residual stream, or costs
 next to nothing.
 """
 
@@ -23,7 +23,7 @@ class Role:
     Attributes:
         name: what the layer is to the network.
         pattern: regular expression for the layer's whole path, `stages.0.entry.conv`.
-        int8: the schemes under which weights and input are INT8; under the others, the layer
+        int8: the recipes under which weights and input are INT8; under the others, the layer
             keeps the graph's float type.
         reason: why. Errors are the root mean square change of the logits relative to their
             own, with only this role in INT8, signed (CMT-Ti trained on Imagenette, 120 photos).
@@ -40,7 +40,7 @@ class Role:
 _BLOCK = r"stages\.\d+\.blocks\.\d+"
 _BOTH = (EXPLICIT, OPENVINO)
 
-RECIPE: tuple[Role, ...] = (
+ROLES: tuple[Role, ...] = (
     Role("stem input", r"stem\.0\.conv", (), "1.6 %, and hardly faster in INT8: three channels"),
     Role(
         "stem",
@@ -87,7 +87,7 @@ RECIPE: tuple[Role, ...] = (
 
 
 @dataclass(frozen=True)
-class Scheme:
+class Recipe:
     """How one family of runtimes wants its INT8.
 
     Attributes:
@@ -110,9 +110,9 @@ class Scheme:
         return self.name in (role.depthwise if depthwise else role.int8)
 
 
-SCHEMES = {
-    EXPLICIT: Scheme(EXPLICIT, asymmetric=False, at_source=False, bf16=False),
-    OPENVINO: Scheme(OPENVINO, asymmetric=True, at_source=True, bf16=True),
+RECIPES = {
+    EXPLICIT: Recipe(EXPLICIT, asymmetric=False, at_source=False, bf16=False),
+    OPENVINO: Recipe(OPENVINO, asymmetric=True, at_source=True, bf16=True),
 }
 
 
@@ -148,7 +148,7 @@ def _fitting(parameters: Iterable[str]) -> tuple[Role, str]:
     names = list(parameters)
     for name in names:
         path = re.sub(r"\.(weight|bias)$", "", name)
-        for role in RECIPE:
+        for role in ROLES:
             if re.fullmatch(role.pattern, path):
                 return role, path
     raise InputError(

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from measure.sessions import run_each
+from cmt.targets.onnxruntime import run_each
 
 Array = NDArray[np.float32]
 Run = Callable[[onnx.ModelProto], Array]

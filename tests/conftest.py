@@ -30,17 +30,19 @@ from PIL import Image
 from safetensors.torch import save_file
 from tensorrt_double import Machine, make_cuda, make_tensorrt
 
+from cmt.bundle.manifest import file_entries
+from cmt.bundle.writer import write_manifest
 from cmt.checkpoints import load_model, to_public_layout
+from cmt.export import assembly as bundles
+from cmt.export import export
+from cmt.export.pipeline import Bundle
 from cmt.network import CMT, build
 from cmt.rewrite import InferenceCMT, rewrite_for_inference
+from cmt.targets.machine import cuts_int8_sums, describe
+from cmt.targets.registry import TARGETS
+from cmt.targets.tensorrt import build
+from cmt.targets.tensorrt.device import Gpu
 from cmt.variants import FAMILIES, VARIANTS, Variant
-from export import bundle as bundles
-from export import export, tensorrt
-from export.pipeline import Bundle
-from export.targets import TARGETS
-from export.tensorrt import Gpu
-from measure.bundle import file_entries, write_manifest
-from measure.environment import cuts_int8_sums, describe
 
 # The tensors here are small, and OpenMP's threads wait by spinning where cores are busy.
 torch.set_num_threads(1)
@@ -86,7 +88,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Machine]:
         for name, module in modules.items():
             module.__spec__ = ModuleSpec(name, None)
             monkeypatch.setitem(sys.modules, name, module)
-        monkeypatch.setattr(tensorrt, "find_gpu", lambda: gpu)
+        monkeypatch.setattr(build, "find_gpu", lambda: gpu)
         return machine
 
     return make
@@ -224,7 +226,7 @@ def rewritten_graph(
 
 
 def _write_graph(model: CMT | InferenceCMT, path: Path) -> None:
-    from export.onnx_graph import export_onnx, simplify_onnx
+    from cmt.export.onnx_graph import export_onnx, simplify_onnx
 
     raw = path.with_suffix(".raw")
     export_onnx(model, 2, raw)

@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 
 import cli
 from cmt.checkpoints import load_model, to_public_layout
-from export import targets
-from export.inputs import DEMO_WEIGHTS, resolve
-from export.options import ExportOptions
+from cmt.export.inputs import DEMO_WEIGHTS, resolve
+from cmt.export.options import ExportOptions
+from cmt.targets import registry
 
 Run = Callable[..., tuple[int, str]]
 
@@ -349,4 +349,4 @@ def test_unknown_gpu_architecture_lists_the_known(run: Run, tmp_path: Path) -> N
 
 
 def test_target_table_and_command_line_name_the_same_targets() -> None:
-    assert set(cli.TARGET_NAMES) == set(targets.TARGETS)
+    assert set(cli.TARGET_NAMES) == set(registry.TARGETS)

@@ -19,10 +19,10 @@ from click.testing import CliRunner
 from documented import BLOCKS, ROOT, commands
 
 import cli
-from export.pipeline import Bundle
-from export.targets import TARGETS
-from measure.bundle import open_bundle
-from training.recipe import main
+from cmt.bundle.reader import open_bundle
+from cmt.export.pipeline import Bundle
+from cmt.targets.registry import TARGETS
+from cmt.training.recipe import main
 
 README = (ROOT / "README.md").read_text()
 NEEDS_HARDWARE = 'console title="Needs a'

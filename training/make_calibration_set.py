@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calib_data.sources import BUNDLED, IdxImages, choose
+from cmt.calib_data.sources import BUNDLED, IdxImages, choose
 
 COUNT = 1024
 

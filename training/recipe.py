@@ -31,9 +31,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors.torch import save_file
 from torch import Tensor
 
-from calib_data.prepared import open_prepared, prepare
-from calib_data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, to_rgb
-from calib_data.sources import FolderImages, IdxImages, ImageSource, UnreadableImageError
+from cmt.calib_data.prepared import open_prepared, prepare
+from cmt.calib_data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, to_rgb
+from cmt.calib_data.sources import FolderImages, IdxImages, ImageSource, UnreadableImageError
 from cmt.checkpoints import load_model, load_state, to_public_layout
 from cmt.errors import InputError
 from cmt.network import CMT, StageTable, build

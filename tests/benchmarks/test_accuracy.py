@@ -25,19 +25,21 @@ from benchmarks.accuracy import (
     reviewed,
 )
 from benchmarks.tables import to_markdown
-from calib_data.prepared import open_prepared, prepare
-from calib_data.preprocessing import Preprocessing
-from calib_data.sources import bundled
 from cmt import load_model, rewrite_for_inference
+from cmt.calib_data.prepared import open_prepared, prepare
+from cmt.calib_data.preprocessing import Preprocessing
+from cmt.calib_data.sources import bundled
 from cmt.errors import InputError
-from export.inputs import DEMO_WEIGHTS
-from export.options import ExportOptions
-from export.progress import ProgressBars
-from measure.runners import SIMULATED, load_onnxruntime, load_openvino
-from quantize.activation import fit_activations
-from quantize.equalise import equalise
-from quantize.finetune import observe_inputs, rounded
-from quantize.recipe import EXPLICIT, OPENVINO, SCHEMES
+from cmt.export.inputs import DEMO_WEIGHTS
+from cmt.export.options import ExportOptions
+from cmt.measure.progress import ProgressBars
+from cmt.quantize.activation import fit_activations
+from cmt.quantize.equalise import equalise
+from cmt.quantize.fine_tuning import observe_inputs, rounded
+from cmt.quantize.recipe import EXPLICIT, OPENVINO, RECIPES
+from cmt.targets.base import SIMULATED
+from cmt.targets.onnxruntime import load_onnxruntime
+from cmt.targets.openvino import load_openvino
 
 Row = dict[str, Any]
 
@@ -65,8 +67,8 @@ def test_our_int8_is_as_good_as_reviewed_on_a_few_images(tmp_path: Path) -> None
     rows = []
     for scheme, network in ((EXPLICIT, scaled), (OPENVINO, fitted)):
         reference = answers(model)
-        histograms = observe_inputs(network, SCHEMES[scheme], images["calibration"])
-        with rounded(network, SCHEMES[scheme], histograms):
+        histograms = observe_inputs(network, RECIPES[scheme], images["calibration"])
+        with rounded(network, RECIPES[scheme], histograms):
             figures = judge(answers(network), reference, images["validation"].labels)
         rows.append({"name": scheme, **figures})
     assert regressions({"sets": {"quick": {"rows": rows}}}, reviewed()) == []

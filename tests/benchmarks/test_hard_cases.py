@@ -14,9 +14,9 @@ from PIL import Image
 
 from benchmarks.hard_cases import main
 from cmt.checkpoints import load_model
+from cmt.export.inputs import DEMO_WEIGHTS
 from cmt.network import CMT
 from cmt.variants import VARIANTS
-from export.inputs import DEMO_WEIGHTS
 
 
 def documented(subcommand: str, **options: object) -> list[str]:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from calib_data.prepared import PreparedImages, open_prepared, prepare, spread
-from calib_data.preprocessing import Preprocessing
-from calib_data.sources import FolderImages
+from cmt.calib_data.prepared import PreparedImages, open_prepared, prepare, spread
+from cmt.calib_data.preprocessing import Preprocessing
+from cmt.calib_data.sources import FolderImages
 from cmt.errors import InputError
 
 PREPROCESSING = Preprocessing((32, 32), (32, 32))

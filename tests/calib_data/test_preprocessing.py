@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from calib_data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, to_rgb
-from calib_data.sources import FolderImages
 from cmt import InputError
+from cmt.calib_data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, to_rgb
+from cmt.calib_data.sources import FolderImages
 
 RELEASE_SIZES = {160: 182, 192: 219, 224: 256, 256: 292}
 COLOUR = (200, 100, 50)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from calib_data.shift import distance
-from calib_data.sources import IdxImages, Subset, bundled, hold_out
+from cmt.calib_data.shift import distance
+from cmt.calib_data.sources import IdxImages, Subset, bundled, hold_out
 
 
 def pictures(count: int, seed: int) -> np.ndarray:

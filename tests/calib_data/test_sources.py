@@ -20,7 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image
 
-from calib_data.sources import (
+from cmt import InputError
+from cmt.calib_data.sources import (
     BUNDLED,
     FASHION_LABELS,
     FolderImages,
@@ -31,7 +32,6 @@ from calib_data.sources import (
     list_hash,
     read_idx,
 )
-from cmt import InputError
 
 MakeImages = Callable[..., Path]
 

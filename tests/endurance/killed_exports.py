@@ -28,8 +28,9 @@ from pathlib import Path
 
 import psutil
 
-from measure.bundle import file_entries, open_bundle
-from measure.golden import verify
+from cmt.bundle.golden import verify
+from cmt.bundle.manifest import file_entries
+from cmt.bundle.reader import open_bundle
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = "--variant ti --target openvino --int8 --val-count 16 --calib-count 8 --threads 1"

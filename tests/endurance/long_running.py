@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 import psutil
 
-from measure.bundle import open_bundle
-from measure.runners import LOADERS, Array, Batch, Runner
+from cmt.bundle.reader import open_bundle
+from cmt.targets.base import Array, Batch, Runner
+from cmt.targets.registry import LOADERS
 
 LARGEST_GROWTH = 2.0
 """Percent."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from export import pipeline
+from cmt.export import pipeline
 
 
 @pytest.fixture

@@ -29,9 +29,9 @@ os.dup2(os.open(GIVEN["ERRORS"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
 if GIVEN["LARGEST_FILE"] is not None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (GIVEN["LARGEST_FILE"],) * 2)
 import cli  # noqa: E402 - its options name the variants
-from export import bundle as bundles  # noqa: E402
-from export import pipeline  # noqa: E402
-from export.stages import Stages  # noqa: E402
+from cmt.export import assembly as bundles  # noqa: E402
+from cmt.export import pipeline  # noqa: E402
+from cmt.export.stages import Stages  # noqa: E402
 
 whole_run, place, measure = Stages.run, bundles.place, pipeline.measure_alternately
 

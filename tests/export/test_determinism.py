@@ -18,12 +18,12 @@ import pytest
 import real_runs
 from whole_recipe import quantize_onnx
 
-from export.bundle import workspace_folder
-from export.openvino import build_ir
-from export.targets import TARGETS
-from measure.bundle import MANIFEST, SEAL
-from measure.report import REPORT_FILES
-from quantize.recipe import OPENVINO, SCHEMES
+from cmt.bundle.manifest import MANIFEST, SEAL
+from cmt.bundle.placing import workspace_folder
+from cmt.quantize.recipe import OPENVINO, RECIPES
+from cmt.report.document import REPORT_FILES
+from cmt.targets.openvino import build_ir
+from cmt.targets.registry import TARGETS
 
 AVAILABLE = [name for name, target in TARGETS.items() if target.missing() is None]
 BUNDLE_TIMES = {f"bundle/{name}" for name in (MANIFEST, SEAL, *REPORT_FILES)}
@@ -100,7 +100,7 @@ def test_what_a_process_has_done_before_does_not_show_in_its_openvino_files(
     graph = float_graph("official")
     if precision == "int8":
         batches = [np.ones((2, 3, 64, 64), np.float32)]
-        onnx.save(quantize_onnx(onnx.load(graph), batches, SCHEMES[OPENVINO]), tmp_path / "q.onnx")
+        onnx.save(quantize_onnx(onnx.load(graph), batches, RECIPES[OPENVINO]), tmp_path / "q.onnx")
         graph = tmp_path / "q.onnx"
     made = []
     for name in ("first", "second"):

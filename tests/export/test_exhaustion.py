@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from real_runs import status_of
 
-from measure.bundle import open_bundle
+from cmt.bundle.reader import open_bundle
 
 Grow = Callable[[int], None]
 

@@ -11,15 +11,18 @@ import pytest
 from onnx import numpy_helper
 from whole_recipe import quantize_onnx
 
-from calib_data.preprocessing import Preprocessing
-from export.half import to_fp16
-from export.onnx_graph import _name_constants, embed_preprocessing, free_batch
-from export.openvino import build_ir
-from export.pipeline import Bundle
-from measure.bundle import Entry, OpenBundle, open_bundle
-from measure.golden import run_artefact, verify
-from measure.runners import LOADERS, SIMULATED
-from quantize.recipe import EXPLICIT, SCHEMES
+from cmt.bundle.golden import run_artefact, verify
+from cmt.bundle.manifest import Entry
+from cmt.bundle.reader import OpenBundle, open_bundle
+from cmt.calib_data.preprocessing import Preprocessing
+from cmt.export.onnx_graph import _name_constants, embed_preprocessing
+from cmt.export.pipeline import Bundle
+from cmt.quantize.half import to_fp16
+from cmt.quantize.recipe import EXPLICIT, RECIPES
+from cmt.targets.base import SIMULATED
+from cmt.targets.onnx_edit import free_batch
+from cmt.targets.openvino import build_ir
+from cmt.targets.registry import LOADERS
 
 PREPROCESSING = Preprocessing((64, 64), (64, 64), mean=(0.1, 0.5, 0.4), std=(0.2, 0.3, 0.25))
 PIXELS = np.random.default_rng(3).integers(0, 256, (2, 64, 64, 3), np.uint8)
@@ -73,7 +76,7 @@ def test_preprocessing_inside_answers_as_outside(
     if precision == "half":
         model = to_fp16(model)
     elif precision == "qdq":
-        model = quantize_onnx(model, [IMAGES], SCHEMES[EXPLICIT])
+        model = quantize_onnx(model, [IMAGES], RECIPES[EXPLICIT])
     outputs = []
     for name, graph, batch in (
         ("outside", model, IMAGES),

@@ -15,20 +15,22 @@ import pytest
 import torch
 
 import cmt
+from cmt.bundle.golden import golden_images
+from cmt.bundle.manifest import MANIFEST, SEAL, file_entries
+from cmt.bundle.reader import open_bundle
 from cmt.checkpoints import load_model
 from cmt.errors import GateError
+from cmt.export import export
+from cmt.export.options import ExportOptions
+from cmt.export.pipeline import Bundle
+from cmt.export.preflight import preflight
+from cmt.measure.parity import tolerance_for
 from cmt.network import CMT
-from export import export
-from export.options import ExportOptions
-from export.pipeline import Bundle
-from export.preflight import preflight
-from export.targets import TARGETS
-from measure.bundle import MANIFEST, SEAL, file_entries, open_bundle
-from measure.environment import usable_cores
-from measure.golden import golden_images
-from measure.parity import tolerance_for
-from measure.report import validate
-from measure.runners import LOADERS, PRECISION, SIMULATED
+from cmt.report.document import validate
+from cmt.targets.base import SIMULATED
+from cmt.targets.machine import usable_cores
+from cmt.targets.registry import LOADERS, TARGETS
+from cmt.targets.settings import PRECISION
 
 QUICK: dict[str, Any] = {"bench_seconds": 0.1, "max_drop": 100.0}
 AVAILABLE = tuple(name for name, target in TARGETS.items() if target.missing() is None)
@@ -281,7 +283,6 @@ def test_channels_that_are_scaled_for_int8_need_no_fp32_in_its_file(
 def test_a_step_that_changes_the_function_stops_the_run_and_is_named(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import export.pipeline
 
     def spoil(source: Path, path: Path) -> None:
         model = onnx.load(source)

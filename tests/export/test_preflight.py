@@ -10,12 +10,13 @@ import pytest
 
 from cmt.checkpoints import load_model
 from cmt.errors import InputError
+from cmt.export import preflight
+from cmt.export.options import ExportOptions
 from cmt.network import count_macs
+from cmt.quantize.recipe import RECIPE
+from cmt.targets import registry
+from cmt.targets.registry import TARGETS
 from cmt.variants import Variant
-from export import preflight, targets
-from export.options import ExportOptions
-from export.targets import TARGETS
-from quantize.recipe import RECIPE
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_an_operator_that_a_target_lacks_is_named(
     options: ExportOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lacking = dataclasses.replace(TARGETS["openvino"], unsupported=lambda graph: ["Wobble w1: no"])
-    monkeypatch.setitem(targets.TARGETS, "openvino", lacking)
+    monkeypatch.setitem(registry.TARGETS, "openvino", lacking)
     few = dataclasses.replace(options, targets=("openvino",), precisions=())
     with pytest.raises(InputError, match="openvino/fp32 cannot be built: Wobble w1: no"):
         preflight.preflight(few)

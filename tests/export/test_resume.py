@@ -14,9 +14,9 @@ import pytest
 from real_runs import status_of
 from safetensors.torch import load_file, save_file
 
+from cmt.bundle.reader import open_bundle
 from cmt.errors import InputError
-from export import bundle as bundles
-from measure.bundle import open_bundle
+from cmt.export import assembly as bundles
 
 SPEED = ("latency_ms", "throughput_ips", "peak_rss_mb")
 SPEED_UPS = ("speedup_vs_baseline", "speedup_vs_fp32_graph")

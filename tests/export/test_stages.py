@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from export.stages import Stages
+from cmt.export.stages import Stages
 
 
 def counting(calls: list[str], name: str, text: str = "content"):  # type: ignore[no-untyped-def]

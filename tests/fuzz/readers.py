@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from calib_data.preprocessing import Preprocessing
-from calib_data.sources import LARGEST_IDX, parse_idx
+from cmt.bundle.manifest import file_entries, parse_manifest
+from cmt.calib_data.preprocessing import Preprocessing
+from cmt.calib_data.sources import LARGEST_IDX, parse_idx
 from cmt.errors import InputError
+from cmt.report import comparison, comparison_pages
+from cmt.report.document import parse_report, render_markdown, terminal_table
 from cmt.variants import LARGEST_SIDE, VARIANTS
-from measure import compare, comparison_pages
-from measure.bundle import file_entries, parse_manifest
-from measure.report import parse_report, render_markdown, terminal_table
 
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 FOLDER = Path(tempfile.mkdtemp(prefix="cmt-fuzz-", dir=MEMORY))
@@ -42,7 +42,7 @@ def read_report(data: bytes) -> None:
     """report.json, and what cmt-report makes of it."""
     report = parse_report(data)
     json.dumps(report, allow_nan=False)
-    merged = compare.merge([compare.Source(Path("report.json"), "here", report)])
+    merged = comparison.merge([comparison.Source(Path("report.json"), "here", report)])
     json.dumps(merged, allow_nan=False)
     comparison_pages.terminal_table(merged)
     terminal_table(report)

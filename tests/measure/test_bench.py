@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cmt.bundle.golden import verify
+from cmt.bundle.reader import open_bundle
+from cmt.bundle.writer import describe_file, write_manifest
 from cmt.errors import InputError
-from measure.bundle import describe_file, open_bundle, write_manifest
-from measure.golden import verify
 
 
 @pytest.fixture
@@ -169,7 +170,6 @@ def test_a_changed_file_is_refused_in_one_line(copy: Path) -> None:
 def test_a_machine_without_any_runtime_is_told_what_to_install(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import measure.runners
 
     monkeypatch.setattr(measure.runners, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="can run none"):

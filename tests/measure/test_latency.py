@@ -17,7 +17,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from cmt.errors import MachineError
-from measure.latency import ROUNDS, measure_alternately
+from cmt.measure.latency import ROUNDS, measure_alternately
 
 BATCH = np.ones((1, 3, 8, 8), np.float32)
 

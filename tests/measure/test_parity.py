@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cmt.errors import GateError
-from measure.parity import TOLERANCES, Tolerance, compare_outputs, require, tolerance_for
+from cmt.measure.parity import TOLERANCES, Tolerance, compare_outputs, require, tolerance_for
 
 REFERENCE = [np.random.default_rng(0).standard_normal((8, 10)).astype(np.float32)]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from measure.power import sampled
+from cmt.measure.power import sampled
 
 # Lines of a Jetson Orin Nano (JetPack 6), shortened, and of a Jetson Nano (JetPack 4).
 ORIN = "RAM 2448/7620MB (lfb 3x4MB) GR3D_FREQ 0% gpu@46.2C VDD_IN {}mW/4712mW VDD_SOC 1421mW/1403mW"

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmt.errors import GateError, InputError
-from measure.statistics import (
+from cmt.measure.statistics import (
     by_class,
     compare,
     label_rank,

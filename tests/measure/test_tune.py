@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from export import export
-from measure import tune
-from measure.bundle import open_bundle
-from measure.latency import Timing
-from measure.runners import OPENVINO_SETTINGS, THREADS
+from cmt.bundle.reader import open_bundle
+from cmt.export import export
+from cmt.measure import tune
+from cmt.measure.latency import Timing
+from cmt.targets.openvino import OPENVINO_SETTINGS
+from cmt.targets.settings import THREADS
 
 BF16 = {**OPENVINO_SETTINGS, tune.PRECISION: "bf16"}
 

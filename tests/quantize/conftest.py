@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from calib_data.prepared import PreparedImages
-from calib_data.preprocessing import Preprocessing
+from cmt.calib_data.prepared import PreparedImages
+from cmt.calib_data.preprocessing import Preprocessing
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import torch
 
 from cmt import rewrite_for_inference
 from cmt.network import CMT
+from cmt.quantize import activation
+from cmt.quantize.activation import fit, fit_activations
 from cmt.rewrite import Activation
-from quantize import activation
-from quantize.activation import fit, fit_activations
 
 
 def batches(count: int = 4) -> list[torch.Tensor]:

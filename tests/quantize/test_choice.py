@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from quantize.choice import Choice, choose
-from quantize.ranges import METHODS
+from cmt.quantize.choice import Choice, choose
+from cmt.quantize.ranges import METHODS
 
 NEAREST = {"mse": 8.0, "entropy": 5.0, "percentile": 2.0, "minmax": 9.0}
 

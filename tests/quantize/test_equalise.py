@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.hard_cases import make_hostile
-from calib_data.prepared import PreparedImages
+from cmt.calib_data.prepared import PreparedImages
 from cmt.network import CMT
-from quantize.equalise import Site, equalise, sites
-from quantize.finetune import held_out_error, observe_inputs
-from quantize.ranges import MSE
-from quantize.recipe import EXPLICIT, SCHEMES
+from cmt.quantize.equalise import Site, equalise, sites
+from cmt.quantize.fine_tuning import held_out_error, observe_inputs
+from cmt.quantize.ranges import MSE
+from cmt.quantize.recipe import EXPLICIT, RECIPES
 
 
 @pytest.fixture
@@ -65,9 +65,9 @@ def test_channels_scaled_up_or_down_leave_no_trace_in_int8(
         for scaled in (False, True):
             if scaled:
                 equalise(network, map(torch.from_numpy, noise.batches(4)))
-            scheme = SCHEMES[EXPLICIT]
-            histograms = observe_inputs(network, scheme, noise)
-            errors.append(held_out_error(network, teacher, scheme, histograms, noise, MSE))
+            recipe = RECIPES[EXPLICIT]
+            histograms = observe_inputs(network, recipe, noise)
+            errors.append(held_out_error(network, teacher, recipe, histograms, noise, MSE))
     ordinary, _, hostile, mended = errors
     assert hostile > 4 * ordinary
     assert mended < 1.2 * ordinary

@@ -11,11 +11,11 @@ import onnxruntime
 import pytest
 import torch
 
+from cmt.export.onnx_graph import export_onnx, simplify_onnx
 from cmt.network import CMT
+from cmt.quantize.activation import fit_activations
+from cmt.quantize.graft import goes_back, restore_gelu, stand_ins
 from cmt.rewrite import rewrite_for_inference
-from export.onnx_graph import export_onnx, simplify_onnx
-from quantize.activation import fit_activations
-from quantize.graft import goes_back, restore_gelu, stand_ins
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 3, 64, 64)).astype(np.float32)
 

@@ -15,9 +15,9 @@ from onnx import numpy_helper
 from whole_recipe import quantize_onnx
 
 from cmt.errors import InputError
-from quantize.qdq import insert_qdq, int8_units, layers_by_unit, observe
-from quantize.ranges import METHODS, Histogram, load_histograms, save_histograms, signed_levels
-from quantize.recipe import EXPLICIT, OPENVINO, RECIPE, SCHEMES, role_of
+from cmt.quantize.qdq import insert_qdq, int8_units, layers_by_unit, observe
+from cmt.quantize.ranges import METHODS, Histogram, load_histograms, save_histograms, signed_levels
+from cmt.quantize.recipe import EXPLICIT, OPENVINO, RECIPES, ROLES, role_of
 
 Array = NDArray[np.float32]
 
@@ -34,7 +34,7 @@ def official(float_graph: Callable[[str], Path]) -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def quantised(official: onnx.ModelProto) -> onnx.ModelProto:
-    return quantize_onnx(official, batches(), SCHEMES[EXPLICIT])
+    return quantize_onnx(official, batches(), RECIPES[EXPLICIT])
 
 
 def run(model: onnx.ModelProto, batch: Array) -> Array:
@@ -87,7 +87,7 @@ def test_the_layers_of_the_recipe_are_int8_and_no_others(
     float_graph: Callable[[str], Path], family: str
 ) -> None:
     found = layers_in_int8(
-        quantize_onnx(onnx.load(float_graph(family)), batches(1), SCHEMES[EXPLICIT])
+        quantize_onnx(onnx.load(float_graph(family)), batches(1), RECIPES[EXPLICIT])
     )
     block = "stages.1.blocks.0"
     assert {f"{block}.{name}" for name in ("attention.q", "attention.k", "attention.v")} <= found
@@ -160,20 +160,20 @@ def test_batches_are_streamed_and_progress_counts_images(official: onnx.ModelPro
             drawn.append(i)
             yield batch
 
-    observe(official, stream(), SCHEMES[EXPLICIT], progress=seen.append, threads=2)
+    observe(official, stream(), RECIPES[EXPLICIT], progress=seen.append, threads=2)
     assert drawn == [0, 1, 2, 3, 4]
     assert seen == [2] * 5
 
 
 def test_the_given_graph_is_left_alone(official: onnx.ModelProto) -> None:
     before = official.SerializeToString()
-    quantize_onnx(official, batches(1), SCHEMES[EXPLICIT])
+    quantize_onnx(official, batches(1), RECIPES[EXPLICIT])
     assert official.SerializeToString() == before
 
 
 def test_quantising_twice_is_refused(quantised: onnx.ModelProto) -> None:
     with pytest.raises(InputError, match="already"):
-        quantize_onnx(quantised, batches(1), SCHEMES[EXPLICIT])
+        quantize_onnx(quantised, batches(1), RECIPES[EXPLICIT])
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_unusable_calibration_is_refused(
     official: onnx.ModelProto, images: list[Array], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        quantize_onnx(official, images, SCHEMES[EXPLICIT])
+        quantize_onnx(official, images, RECIPES[EXPLICIT])
 
 
 def test_a_layer_without_a_role_is_refused() -> None:
@@ -201,8 +201,8 @@ def test_the_bias_tells_the_role_of_a_renamed_weight() -> None:
 
 
 def test_every_role_states_its_reason_and_a_name_of_its_own() -> None:
-    assert len({role.name for role in RECIPE}) == len(RECIPE)
-    assert all(role.reason for role in RECIPE)
+    assert len({role.name for role in ROLES}) == len(ROLES)
+    assert all(role.reason for role in ROLES)
 
 
 def test_the_histogram_keeps_every_value_when_its_range_grows() -> None:
@@ -255,7 +255,7 @@ def test_zero_is_exact_under_unsigned_levels() -> None:
 def test_openvino_gets_int8_depthwise_convolutions_in_the_ffn_alone(
     family: str, rewritten_graph: Callable[[str], Path]
 ) -> None:
-    model = quantize_onnx(onnx.load(rewritten_graph(family)), batches(1), SCHEMES[OPENVINO])
+    model = quantize_onnx(onnx.load(rewritten_graph(family)), batches(1), RECIPES[OPENVINO])
     found = layers_in_int8(model)
     depthwise = {name for name in found if name.endswith(("ffn.depthwise", "lpu"))}
     assert depthwise == {name for name in depthwise if name.endswith("ffn.depthwise")}
@@ -265,7 +265,7 @@ def test_openvino_gets_int8_depthwise_convolutions_in_the_ffn_alone(
 def test_a_norm_is_quantised_before_its_layout_changes(
     rewritten_graph: Callable[[str], Path],
 ) -> None:
-    model = quantize_onnx(onnx.load(rewritten_graph("official")), batches(1), SCHEMES[OPENVINO])
+    model = quantize_onnx(onnx.load(rewritten_graph("official")), batches(1), RECIPES[OPENVINO])
     producers = {name: node for node in model.graph.node for name in node.output}
     sources = [
         producers[node.input[0]].op_type
@@ -283,12 +283,12 @@ def test_the_rewritten_graph_in_int8_stays_close_to_float(
 ) -> None:
     model = onnx.load(rewritten_graph("official"))
     reference, batch = run(model, batches(1, 5)[0]), batches(1, 5)[0]
-    ours = run(quantize_onnx(model, batches(), SCHEMES[OPENVINO]), batch)
+    ours = run(quantize_onnx(model, batches(), RECIPES[OPENVINO]), batch)
     assert np.sqrt(np.square(ours - reference).mean() / np.square(reference).mean()) < 0.1
 
 
 def test_units_are_roles_by_stage_and_count_their_layers(official: onnx.ModelProto) -> None:
-    units = int8_units(official, SCHEMES[EXPLICIT])
+    units = int8_units(official, RECIPES[EXPLICIT])
     assert units["ffn expand, stage 3"].layers == 2
     assert units["stage entry, stage 4"].layers == 1
     assert units["head features"].layers == 1
@@ -299,9 +299,9 @@ def test_units_are_roles_by_stage_and_count_their_layers(official: onnx.ModelPro
 def test_a_unit_kept_float_is_left_alone_and_its_input_serves_the_others(
     official: onnx.ModelProto,
 ) -> None:
-    histograms = observe(official, batches(1), SCHEMES[EXPLICIT])
-    kept = insert_qdq(official, histograms, SCHEMES[EXPLICIT], keep_float={"ffn expand, stage 3"})
-    everything = insert_qdq(official, histograms, SCHEMES[EXPLICIT])
+    histograms = observe(official, batches(1), RECIPES[EXPLICIT])
+    kept = insert_qdq(official, histograms, RECIPES[EXPLICIT], keep_float={"ffn expand, stage 3"})
+    everything = insert_qdq(official, histograms, RECIPES[EXPLICIT])
     gone = layers_in_int8(everything) - layers_in_int8(kept)
     assert gone == {f"stages.2.blocks.{i}.ffn.expand" for i in (0, 1)}
     assert "stages.2.blocks.0.ffn.expand.weight" in constants(kept)
@@ -310,19 +310,19 @@ def test_a_unit_kept_float_is_left_alone_and_its_input_serves_the_others(
 def test_a_layer_kept_float_leaves_the_others_of_its_unit_in_int8(
     official: onnx.ModelProto,
 ) -> None:
-    names = layers_by_unit(official, SCHEMES[EXPLICIT])["ffn expand, stage 3"]
+    names = layers_by_unit(official, RECIPES[EXPLICIT])["ffn expand, stage 3"]
     assert names == [f"stages.2.blocks.{i}.ffn.expand" for i in (0, 1)]
-    histograms = observe(official, batches(1), SCHEMES[EXPLICIT])
-    kept = insert_qdq(official, histograms, SCHEMES[EXPLICIT], keep_float=names[1:])
-    everything = insert_qdq(official, histograms, SCHEMES[EXPLICIT])
+    histograms = observe(official, batches(1), RECIPES[EXPLICIT])
+    kept = insert_qdq(official, histograms, RECIPES[EXPLICIT], keep_float=names[1:])
+    everything = insert_qdq(official, histograms, RECIPES[EXPLICIT])
     assert layers_in_int8(everything) - layers_in_int8(kept) == {names[1]}
 
 
 def test_histograms_are_saved_and_read_back(official: onnx.ModelProto, tmp_path: Path) -> None:
-    histograms = observe(official, batches(1), SCHEMES[EXPLICIT])
+    histograms = observe(official, batches(1), RECIPES[EXPLICIT])
     save_histograms(histograms, tmp_path / "h.npz")
     again = load_histograms(tmp_path / "h.npz")
-    first, second = (insert_qdq(official, h, SCHEMES[EXPLICIT]) for h in (histograms, again))
+    first, second = (insert_qdq(official, h, RECIPES[EXPLICIT]) for h in (histograms, again))
     assert first == second
 
 

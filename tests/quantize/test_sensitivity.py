@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from quantize.sensitivity import answers_changed, errors, measure, relative_error
+from cmt.quantize.sensitivity import answers_changed, errors, measure, relative_error
 
 REFERENCE = np.array([[2.0, 0.0, 1.0], [0.0, 3.0, 1.0]], np.float32)
 

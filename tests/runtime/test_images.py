@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from calib_data.preprocessing import Preprocessing
-from calib_data.sources import FolderImages
+from cmt.calib_data.preprocessing import Preprocessing
+from cmt.calib_data.sources import FolderImages
 
 Prepare = Callable[..., list[np.ndarray | str]]
 SIZE, BOX = (32, 48), (40, 52)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from cmt.bundle.manifest import parse_manifest
 from cmt.errors import InputError
-from measure.bundle import parse_manifest
 
 CORPUS = Path(__file__).parents[1] / "fuzz" / "corpus" / "manifest"
 Accepts = Callable[[list[bytes]], list[bool]]

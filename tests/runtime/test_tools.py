@@ -16,9 +16,10 @@ from documented import commands
 from new_report import replace_report
 from PIL import Image
 
-from export.pipeline import Bundle
-from measure.bundle import describe_file, open_bundle, write_manifest
-from measure.golden import run_artefact
+from cmt.bundle.golden import run_artefact
+from cmt.bundle.reader import open_bundle
+from cmt.bundle.writer import describe_file, write_manifest
+from cmt.export.pipeline import Bundle
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from measure.bundle import OpenBundle, put_report, replacing_files
+from cmt.bundle.reader import OpenBundle
+from cmt.bundle.writer import replacing_files
+from cmt.report.document import put_report
 
 
 def replace_report(bundle: OpenBundle, report: dict[str, Any]) -> None:

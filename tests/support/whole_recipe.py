@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterable
 import onnx
 from numpy.typing import NDArray
 
-from quantize.qdq import insert_qdq, observe
-from quantize.recipe import Scheme
+from cmt.quantize.qdq import insert_qdq, observe
+from cmt.quantize.recipe import Recipe
 
 
 def quantize_onnx(
     model: onnx.ModelProto,
     batches: Iterable[NDArray],
-    scheme: Scheme,
+    recipe: Recipe,
     *,
     progress: Callable[[int], None] | None = None,
 ) -> onnx.ModelProto:
     """`model` quantised with ranges from these batches, by the default method."""
-    return insert_qdq(model, observe(model, batches, scheme, progress), scheme)
+    return insert_qdq(model, observe(model, batches, recipe, progress), recipe)

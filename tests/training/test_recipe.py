@@ -14,12 +14,12 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from calib_data.preprocessing import Preprocessing
-from calib_data.sources import FolderImages, ImageSource
 from cmt import FAMILIES, InputError, load_model
+from cmt.calib_data.preprocessing import Preprocessing
+from cmt.calib_data.sources import FolderImages, ImageSource
 from cmt.checkpoints import to_public_layout
 from cmt.network import CMT
-from training.recipe import (
+from cmt.training.recipe import (
     Batches,
     Recipe,
     Run,

@@ -1,0 +1,174 @@
+"""Golden inputs and outputs: does this machine compute what the exporting one did?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmt.bundle.manifest import Entry
+from cmt.bundle.reader import OpenBundle
+from cmt.errors import GateError, InputError, MachineError, is_out_of_memory
+from cmt.targets.base import Array, Batch
+from cmt.targets.registry import LOADERS, load_settings, not_runnable
+
+IMAGES = 8
+"""Prepared images in a bundle."""
+
+MAX_GREY_LEVELS = 1
+"""What another JPEG decoder may change in a prepared photo. Pillow's own is exact."""
+
+# By precision: largest difference over the largest expected value. The same file answers
+# bit for bit on the same machine; other CPUs add in another order, and where they lack INT8
+# dot products values change their INT8 step here and there. A wrong file or wrong
+# preprocessing differs by about 1.
+TOLERANCES = {"fp32": 1e-3, "fp16": 2e-2, "int8": 1e-1}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was verified.
+
+    Attributes:
+        passed: None where this machine cannot do it; `detail` says why.
+    """
+
+    name: str
+    passed: bool | None
+    detail: str
+
+
+def make_photo(path: Path) -> None:
+    """Write a JPEG that tells preprocessing apart: odd size, fine detail, turned by EXIF."""
+    from PIL import Image
+
+    rows, columns = np.mgrid[0:213, 0:320]
+    waves = np.stack(
+        [
+            128 + 100 * np.sin(rows / 9 + columns / 31),
+            columns * (255 / 319),
+            128 + 120 * np.cos(rows * columns / 400),
+        ],
+        axis=-1,
+    )
+    image = Image.fromarray(waves.astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to stand upright
+    image.save(path, quality=90, exif=exif)
+
+
+def verify(bundle: OpenBundle, threads: int) -> Iterator[Check]:
+    """Prepare the golden photo, then run every file that this machine can on the golden images.
+
+    Raises:
+        InputError: there is no file that this machine can run.
+    """
+    yield _check_pixels(bundle)
+    batch = bundle.preprocessing.feed(golden_images(bundle))
+    ran = False
+    for artefact in bundle.artefacts:
+        reason = not_runnable(artefact)
+        ran |= reason is None
+        if reason is not None:
+            yield Check(artefact["path"], None, reason)
+        else:
+            yield check_artefact(bundle, artefact, batch, threads)
+    if not ran:
+        raise InputError("nothing was verified: this machine can run none of the bundle's files")
+
+
+def golden_images(bundle: OpenBundle) -> NDArray[np.uint8]:
+    """The prepared images (N, H, W, 3); raises InputError where the file holds something else."""
+    images = _load(bundle, bundle.manifest["golden"]["images"], np.uint8)
+    return _of_shape(images, (len(images), *bundle.preprocessing.size, 3), "golden.images")
+
+
+def _load(bundle: OpenBundle, entry: Entry, dtype: type[np.generic]) -> NDArray[Any]:
+    """An array file of the bundle: its hash is right, but whoever wrote both may be wrong."""
+    try:
+        # Mapped, a header that claims more than the file has fails in place of filling memory.
+        array = np.load(bundle.file(entry), mmap_mode="r", allow_pickle=False)
+        good = (
+            array.dtype == dtype and array.size > 0 and array.ndim > 0 and array.flags.c_contiguous
+        )
+    except Exception as error:  # a damaged header raises what it likes
+        raise InputError(
+            f"{entry['path']} is no NumPy array ({error}): export the bundle again"
+        ) from error
+    if not good:
+        raise InputError(
+            f"{entry['path']} is no array of {np.dtype(dtype)} in C order: export the bundle again"
+        )
+    return np.array(array)
+
+
+def _of_shape(array: NDArray[Any], shape: tuple[int, ...], name: str) -> NDArray[Any]:
+    if array.shape != shape:
+        raise InputError(
+            f"{name} has the shape {array.shape}, expected {shape}: export the bundle again"
+        )
+    return array
+
+
+def _check_pixels(bundle: OpenBundle) -> Check:
+    from PIL import Image
+
+    golden, preprocessing = bundle.manifest["golden"], bundle.preprocessing
+    try:
+        with Image.open(bundle.file(golden["photo"]), formats=["JPEG", "PNG"]) as photo:
+            pixels = preprocessing.apply(photo).astype(np.int16)
+    except Exception as error:  # decoders raise many kinds
+        raise InputError(
+            f"{golden['photo']['path']} cannot be decoded ({error}): export the bundle again"
+        ) from error
+    shape = (*preprocessing.size, 3)
+    expected = _of_shape(_load(bundle, golden["pixels"], np.uint8), shape, "golden.pixels")
+    limit = golden["max_grey_levels"]
+    difference = int(np.abs(pixels - expected).max())
+    detail = f"differs by {difference} grey levels, {limit} allowed"
+    return Check("preprocessing", difference <= limit, detail)
+
+
+def check_artefact(bundle: OpenBundle, artefact: Entry, images: Batch, threads: int) -> Check:
+    """Run a file on the golden images, as `Preprocessing.feed` gives them, and compare."""
+    golden = artefact["golden"]
+    expected = [_load(bundle, entry, np.float32) for entry in golden["outputs"]]
+    try:
+        outputs = run_artefact(bundle, artefact, images, threads)
+    except (InputError, GateError, MachineError):
+        raise
+    except Exception as error:  # each runtime raises kinds of its own
+        if is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"{artefact['path']} cannot be run ({error}): export the bundle again"
+        ) from error
+    if [array.shape for array in outputs] != [array.shape for array in expected]:
+        raise InputError(f"{artefact['path']} has other outputs than its golden ones: export again")
+    # Of these np.max is NaN if one is, which makes the comparison false.
+    difference = float(np.max(list(map(_relative_difference, outputs, expected))))
+    passed = difference <= golden["max_rel"]
+    return Check(
+        artefact["path"], passed, f"differs by {difference:.1e}, {golden['max_rel']:g} allowed"
+    )
+
+
+def run_artefact(bundle: OpenBundle, artefact: Entry, images: Batch, threads: int) -> list[Array]:
+    """A file's outputs on images as `Preprocessing.feed` gives them, in batches of its own size."""
+    size = bundle.manifest["input"]["shape"][0]
+    load = LOADERS[artefact["target"]]
+    runner = load(bundle.file(artefact), threads, load_settings(artefact), size)
+    parts = []
+    for begin in range(0, len(images), size):
+        # The batch is fixed, so the last one starts over with the first images.
+        parts.append(runner(images[np.arange(begin, begin + size) % len(images)]))
+    return [np.concatenate(arrays)[: len(images)] for arrays in zip(*parts, strict=True)]
+
+
+def _relative_difference(ours: NDArray[Any], expected: NDArray[Any]) -> float:
+    scale = max(float(np.abs(expected).max()), 1e-30)
+    return float(np.abs(ours.astype(np.float64) - expected).max()) / scale

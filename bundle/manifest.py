@@ -1,0 +1,128 @@
+"""What manifest.json may say; `runtime/cpp/src/bundle.cpp` keeps the same rules."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from cmt import strict_json
+from cmt.errors import InputError
+
+MANIFEST = "manifest.json"
+
+
+SEAL = "manifest.json.sha256"
+"""The manifest's own hash, in the form that `sha256sum --check` reads."""
+
+
+VERSION = 1
+
+
+DAMAGED = "{file} is damaged ({error}): copy the bundle again"
+
+
+SCHEMA = Path(__file__).parent / "schema" / "manifest.schema.json"
+
+
+Entry = dict[str, Any]
+
+
+def file_entries(manifest: Any) -> Iterator[Entry]:
+    """Every file of a bundle: wherever the manifest has a path and its sha256 together."""
+    if isinstance(manifest, dict):
+        if {"path", "sha256"} <= manifest.keys():
+            yield manifest
+        manifest = list(manifest.values())
+    if isinstance(manifest, list):
+        for value in manifest:
+            yield from file_entries(value)
+
+
+def parse_manifest(content: bytes) -> dict[str, Any]:
+    """The content of manifest.json; raises InputError for all that this version cannot follow."""
+    manifest = parse_versioned(content, MANIFEST, VERSION, DAMAGED)
+    problem = next(_problems(manifest), None)
+    if problem is not None:
+        refuse(MANIFEST, problem)
+    return manifest
+
+
+def _problems(manifest: dict[str, Any]) -> Iterator[str]:
+    """What breaks the schema, then what a schema cannot say."""
+    for error in _validator().iter_errors(manifest):
+        yield f"{error.json_path}: {error.message}"
+    described = manifest["input"]
+    crop, box = described["crop"]["size"], described["resize"]["box"]
+    first = 1 if described["layout"] == "NHWC" else 2
+    if described["shape"][first : first + 2] != crop:
+        yield "the input's shape is not that of the crop"
+    if crop[0] > box[0] or crop[1] > box[1]:
+        yield "the crop is larger than what is resized to"
+    tolerances = [a["golden"]["max_rel"] for a in manifest["artefacts"] if "golden" in a]
+    with np.errstate(over="ignore", under="ignore"):
+        scales = np.array([*described["std"], *tolerances], np.float32)
+        means = np.array(described["mean"], np.float32)
+    if not (np.isfinite(means).all() and np.isfinite(scales).all() and (scales > 0).all()):
+        yield "mean, std and max_rel must be finite in single precision, the last two positive"
+    for artefact in manifest["artefacts"]:
+        least, usual, most = artefact.get("batches", [described["shape"][0]] * 3)
+        if not least <= usual == described["shape"][0] <= most:
+            yield f"the batches of {artefact['path']} do not rise around the input's"
+        if "golden" in artefact and len(artefact["golden"]["outputs"]) != len(manifest["outputs"]):
+            yield f"golden outputs of {artefact['path']} do not match the outputs"
+
+
+def seal_of(manifest: bytes) -> bytes:
+    """What belongs into `SEAL`, given the bytes of manifest.json."""
+    return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n".encode()
+
+
+def parse_versioned(content: bytes, file: object, known: int, damaged: str) -> dict[str, Any]:
+    """A JSON object with a schema version, which is still to be held against its schema.
+
+    Args:
+        known: the latest schema version that this program reads.
+        damaged: the message for what is no such object, with `{file}` and `{error}`.
+
+    Raises:
+        InputError: no JSON object with a `schema`, or one of a later cmt-export.
+    """
+    try:
+        value = strict_json.parse(content)
+        version = value["schema"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(damaged.format(file=file, error=error)) from error
+    if isinstance(version, int) and version > known:
+        raise InputError(
+            f"{file} has schema {version}, this version reads up to {known}: update cmt-export"
+        )
+    return value
+
+
+@cache
+def _validator() -> Any:
+    return strict_validator(json.loads(SCHEMA.read_text(encoding="utf-8")))
+
+
+def strict_validator(schema: dict[str, Any], registry: Any = None) -> Any:
+    """A validator to which 1.0 is no integer: a C++ reader takes none for one either."""
+    from jsonschema import Draft202012Validator, validators
+
+    checker = Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    )
+    kind = validators.extend(Draft202012Validator, type_checker=checker)
+    return kind(schema) if registry is None else kind(schema, registry=registry)
+
+
+def refuse(name: str, problem: str) -> NoReturn:
+    """Raise InputError for a file that is not what the bundle's maker wrote."""
+    raise InputError(
+        f"{name[:200]} is not the file of this bundle ({problem[:200]}): copy the bundle again"
+    )

@@ -1,0 +1,116 @@
+"""A bundle opened for use: every file is checked before anything is loaded from it.
+
+Needs the base install alone. `runtime/cpp/src/bundle.cpp` keeps the same rules.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cmt import strict_json
+from cmt.bundle.manifest import (
+    MANIFEST,
+    SEAL,
+    Entry,
+    file_entries,
+    parse_manifest,
+    refuse,
+    seal_of,
+)
+from cmt.bundle.replacing import finish_replacing
+from cmt.calib_data.preprocessing import Preprocessing
+from cmt.errors import InputError
+from cmt.files import sha256_file
+
+
+@dataclass(frozen=True)
+class OpenBundle:
+    """A bundle whose files are those that were written.
+
+    Attributes:
+        path: the bundle's folder.
+        manifest: the content of manifest.json (see `bundle/schema/manifest.schema.json`).
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+
+    def file(self, entry: Entry) -> Path:
+        """Where a file of the manifest is."""
+        return self.path / entry["path"]
+
+    @property
+    def artefacts(self) -> list[Entry]:
+        """The files that a runtime loads, those with golden outputs."""
+        return [entry for entry in self.manifest["artefacts"] if "golden" in entry]
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images are prepared for this network."""
+        return Preprocessing.from_description(self.manifest["input"])
+
+
+def open_bundle(folder: Path) -> OpenBundle:
+    """Open a bundle and check every file of it.
+
+    A replacement of its report that was killed half-way is finished first.
+
+    Raises:
+        InputError: no bundle, a newer schema, a path that leaves the bundle, or a file that is
+            missing or not the one that was written; the message names the file.
+    """
+    path = folder / MANIFEST
+    with suppress(OSError):  # then the hashes say that the bundle is not whole
+        finish_replacing(folder)
+    if not path.is_file():
+        raise InputError(f"{folder} is no bundle: it has no {MANIFEST}")
+    content = read_text(folder, MANIFEST)
+    manifest = parse_manifest(content)
+    if read_text(folder, SEAL) != seal_of(content):
+        refuse(MANIFEST, f"its sha256 is not that of {SEAL}")
+    for entry in file_entries(manifest):
+        check_file(folder, entry)
+    return OpenBundle(folder, manifest)
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The file's own place, if that is in the bundle, links followed."""
+    parts = name.split("/")
+    if {"", ".", ".."} & set(parts) or any(char in name for char in "\\:\0"):
+        raise InputError(f"{MANIFEST} names '{name}', which is no path within a bundle")
+    try:
+        path = (folder / name).resolve()
+        is_odd = path.exists() and not path.is_file()
+    except (OSError, RuntimeError, UnicodeError) as error:  # links in a circle, odd characters
+        refuse(name, str(error))
+    if not path.is_relative_to(folder.resolve()):
+        raise InputError(f"'{name}' leads out of the bundle: copy the bundle again, links followed")
+    if is_odd:  # reading a pipe would never end
+        refuse(name, "it is no file")
+    return path
+
+
+def read_text(folder: Path, name: str) -> bytes:
+    """The content of a JSON or text file of the bundle; raises InputError where there is none."""
+    try:
+        return strict_json.read(inside(folder, name))
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        refuse(name, str(error))
+
+
+def check_file(folder: Path, entry: Entry) -> None:
+    """Raise InputError unless the file is there and the one that was written."""
+    path = inside(folder, entry["path"])
+    try:
+        size = path.stat().st_size
+        if size != entry["bytes"]:
+            refuse(entry["path"], f"{size} bytes in place of {entry['bytes']}")
+        if sha256_file(path) != entry["sha256"]:
+            refuse(entry["path"], "its sha256 differs")
+    except OSError as error:
+        refuse(entry["path"], error.strerror or str(error))

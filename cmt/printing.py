@@ -1,0 +1,15 @@
+"""Text that was read from elsewhere, made safe to show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def printable(value: Any) -> str:
+    """One line of visible characters.
+
+    Names come from folders and files of others: line breaks would end a table row, escape
+    sequences reach a terminal, and direction marks make a line read as another.
+    """
+    text = " ".join(str(value).split())
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

@@ -1,0 +1,93 @@
+"""The entry points: one command each, whose errors become one line and an exit status."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from cmt.errors import GateError, InputError, MachineError, is_out_of_memory
+from cmt.printing import printable
+
+EXPORT_PACKAGES = ("torch", "safetensors", "onnx", "onnxscript", "onnxsim", "onnxruntime")
+"""What the `export` extra adds to the base install."""
+AGAIN = "the same command starts again"
+COMMANDS = {
+    "cmt-export": (
+        "cmt.commands.export:export_cli",
+        "the same command with --resume goes on where it stopped",
+    ),
+    "cmt-bench": ("cmt.commands.bench:bench_cli", AGAIN),
+    "cmt-report": ("cmt.commands.report:report_cli", AGAIN),
+    "cmt-train": (
+        "cmt.training.recipe:main",
+        "the same command goes on from the last saved state",
+    ),
+}
+"""Where each command is, imported when it is called, and what to do when it was stopped."""
+
+
+def run(name: str) -> NoReturn:
+    """Run a command on this process's arguments.
+
+    Errors become one line on standard error and an exit status; no error ends with the command's.
+    """
+    place, again = COMMANDS[name]
+    stopped: list[int] = []
+    room = bytearray(4 << 20)  # to say so where memory runs out
+
+    def stop(number: int, _: object) -> NoReturn:
+        stopped.append(number)
+        raise KeyboardInterrupt
+
+    # A terminated run ends like an interrupted one: with its finished work kept.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    try:
+        module, function = place.split(":")
+        command = getattr(import_module(module), function)
+        status = command.main(prog_name=name, standalone_mode=False)
+    except BaseException as error:
+        del room
+        # Native code and imports turn a KeyboardInterrupt into errors of their own.
+        if stopped or isinstance(error, (KeyboardInterrupt, click.Abort)):
+            _fail(name, f"interrupted: {again}", 130)
+        _explain(name, error, again)
+    sys.exit(status)
+
+
+def _explain(name: str, error: BaseException, again: str) -> NoReturn:
+    """One line for what went wrong; what nobody foresaw keeps its traceback."""
+    try:
+        raise error
+    except click.ClickException as error:
+        _fail(name, error.format_message(), 2)
+    except InputError as error:
+        _fail(name, str(error), 2)
+    except GateError as error:
+        _fail(name, str(error), 1)
+    except ModuleNotFoundError as error:
+        if str(error.name).split(".")[0] not in EXPORT_PACKAGES:
+            raise
+        _fail(name, f"{error.name} is not installed: pip install 'cmt-export[export]'", 2)
+    except (OSError, MachineError, MemoryError) as error:  # a full disk, a killed process
+        problem = str(error) or "out of memory"
+        if isinstance(error, OSError) and error.errno is None:  # NumPy, of a file cut short
+            problem = f"a file cannot be written ({error}; the disk may be full)"
+        _fail(name, f"{problem}: when that is mended, {again}", 3)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        _fail(name, f"out of memory: when that is mended, {again}", 3)
+
+
+def _fail(name: str, message: str, status: int) -> NoReturn:
+    if "-v" in sys.argv or "--verbose" in sys.argv:
+        import traceback
+
+        traceback.print_exc()
+    click.echo(f"{name}: {printable(message)}", err=True)
+    sys.exit(status)

@@ -1,0 +1,153 @@
+"""The bundle as an export fills it: graphs, files, golden images and answers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cmt import strict_json
+from cmt.bundle.golden import IMAGES, MAX_GREY_LEVELS, TOLERANCES, make_photo
+from cmt.bundle.manifest import Entry
+from cmt.bundle.sbom import build_sbom
+from cmt.bundle.signature import sign
+from cmt.bundle.writer import describe_file, write_manifest
+from cmt.calib_data.preprocessing import Preprocessing
+from cmt.export.graphs import GRAPHS, Candidate
+from cmt.export.onnx_graph import output_names
+from cmt.export.summary import Results, build_manifest, build_report
+from cmt.report.document import write_report
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+
+def assemble(
+    results: Results, folder: Path, run: str, key: Ed25519PrivateKey | None
+) -> dict[str, Any]:
+    """Fill a new folder with all that belongs into the bundle; returns the report.
+
+    Args:
+        run: identity of the run, for the manifest.
+        key: signs the bundle; None leaves it unsigned.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    inputs, candidates = results.inputs, results.candidates
+    pixels = np.asarray(results.validation.pixels)
+    golden = write_golden_inputs(folder, pixels, inputs.preprocessing)
+    names = output_names(results.options.output == "features")
+    answers = {
+        c.name: write_golden_outputs(folder, c, names, results.outputs[c.name]) for c in candidates
+    }
+    artefacts = copy_artefacts(
+        folder, results.stem, results.graphs, candidates, results.built, answers
+    )
+    report = build_report(results, artefacts)
+    write_report(report, folder)
+    sbom = write_sbom(folder, inputs.weights_sha256)
+    manifest = {
+        **build_manifest(results, artefacts, golden, folder),
+        "sbom": sbom,
+        "run": run,
+    }
+    write_manifest(folder, manifest)
+    if key is not None:
+        sign(folder, manifest, key)
+    return report
+
+
+def write_sbom(folder: Path, weights_sha256: str | None) -> Entry:
+    """The bundle's bill of materials; returns its manifest entry."""
+    path = folder / "sbom.cdx.json"
+    path.write_text(strict_json.dump(build_sbom(weights_sha256)), encoding="utf-8")
+    return describe_file(folder, path)
+
+
+def copy_artefacts(
+    folder: Path,
+    stem: str,
+    graphs: Mapping[str, Path],
+    candidates: Sequence[Candidate],
+    built: Mapping[str, Path],
+    golden: Mapping[str, Entry],
+) -> list[Entry]:
+    """Copy the ONNX graphs and the targets' files in; returns their manifest entries.
+
+    Args:
+        golden: by candidate name, the `golden` of the file that its runtime loads.
+    """
+    entries = []
+    for name, graph in GRAPHS.items():
+        if graph.file is None or name not in graphs:
+            continue
+        path = folder / "model" / graph.file.format(name=stem)
+        described = {"built_with": {"torch": version("torch")}, "built_for": []}
+        entries.append(_copy(folder, graphs[name], path, "onnx", graph.precision, described))
+    for candidate in candidates:
+        source = built[candidate.name]
+        described = json.loads((source / "built.json").read_text())
+        settings = described.pop("settings", {})
+        for file in sorted(source.glob(f"{stem}.*")):
+            path = folder / candidate.target.name / file.name
+            target, precision = candidate.target.name, candidate.precision
+            entry = _copy(folder, file, path, target, precision, described)
+            if file.suffix == f".{candidate.target.suffix}":
+                entry |= {"settings": settings, "golden": golden[candidate.name]}
+            entries.append(entry)
+    return entries
+
+
+def _copy(
+    folder: Path, source: Path, path: Path, target: str, precision: str, built: dict[str, Any]
+) -> Entry:
+    path.parent.mkdir(exist_ok=True)
+    shutil.copyfile(source, path)
+    return {"target": target, "precision": precision, **describe_file(folder, path), **built}
+
+
+def write_golden_inputs(
+    folder: Path, pixels: np.ndarray, preprocessing: Preprocessing
+) -> dict[str, Any]:
+    """Prepared images, and a photo with what preprocessing makes of it; the manifest's `golden`.
+
+    Args:
+        pixels: (N, H, W, 3) uint8; the first few are taken.
+    """
+    from PIL import Image
+
+    golden = folder / "golden"
+    golden.mkdir()
+    np.save(golden / "images.npy", pixels[:IMAGES])
+    make_photo(golden / "photo.jpg")
+    with Image.open(golden / "photo.jpg") as photo:
+        np.save(golden / "pixels.npy", preprocessing.apply(photo))
+    files = {"images": "images.npy", "photo": "photo.jpg", "pixels": "pixels.npy"}
+    entries = {key: describe_file(folder, golden / name) for key, name in files.items()}
+    return {**entries, "max_grey_levels": MAX_GREY_LEVELS}
+
+
+def write_golden_outputs(
+    folder: Path, candidate: Candidate, names: Sequence[str], outputs: Sequence[np.ndarray]
+) -> Entry:
+    """What a file answered on the golden images; returns the `golden` of its manifest entry.
+
+    Args:
+        names: of the network's outputs.
+        outputs: one array (N, ...) each; the first few images are taken.
+    """
+    entries = []
+    for name, array in zip(names, outputs, strict=True):
+        file = f"{candidate.target.name}-{candidate.precision}-{name}.npy"
+        np.save(folder / "golden" / file, array[:IMAGES])
+        entries.append(describe_file(folder, folder / "golden" / file))
+    return {
+        "outputs": entries,
+        "produced_by": candidate.target.runtime,
+        "max_rel": TOLERANCES[candidate.precision],
+    }

@@ -1,0 +1,41 @@
+"""What every part of a run reads: data alone, which no part changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cmt.calib_data.prepared import PreparedImages
+from cmt.export.images import Images
+from cmt.export.inputs import Inputs
+from cmt.export.options import ExportOptions
+from cmt.export.stages import Stages
+from cmt.measure.progress import ProgressBars
+
+
+@dataclass(frozen=True)
+class Context:
+    """One run.
+
+    Attributes:
+        machine: of `targets.machine.describe`.
+        images: as torch takes them, normalised.
+        stages: finished work on disk, to be asked for by name.
+    """
+
+    options: ExportOptions
+    inputs: Inputs
+    machine: Mapping[str, Any]
+    images: Images
+    stages: Stages
+    progress: ProgressBars
+
+    @property
+    def threads(self) -> int:
+        """Of every runtime."""
+        return self.options.thread_count
+
+    def as_fed(self, images: PreparedImages) -> PreparedImages:
+        """The same images as the files take them, which may have the preprocessing inside."""
+        return replace(images, preprocessing=self.inputs.preprocessing)

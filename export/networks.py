@@ -1,0 +1,50 @@
+"""The torch networks that graphs are exported from."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+
+from cmt.calib_data.prepared import spread
+from cmt.export.answers import REFERENCE_BATCH
+from cmt.export.context import Context
+from cmt.export.graphs import Graph
+from cmt.network import CMT
+from cmt.rewrite import InferenceCMT, rewrite_for_inference
+
+Network = CMT | InferenceCMT
+
+
+def make_network(context: Context, graph: Graph) -> Network:
+    """The network of a graph before any fine-tuning; the given one only where nothing changes."""
+    if graph.equalised:
+        return _equalised(context)
+    if not graph.rewritten:
+        return context.inputs.model
+    rewritten = rewrite_for_inference(context.inputs.model)
+    if graph.fitted:
+        _fit_activations(context, rewritten)
+    return rewritten
+
+
+def _equalised(context: Context) -> CMT:
+    import torch
+
+    from cmt.quantize.equalise import equalise
+
+    network = copy.deepcopy(context.inputs.model)
+    batches = context.images.setting_ranges.batches(REFERENCE_BATCH)
+    equalise(network, map(torch.from_numpy, batches))
+    return network
+
+
+def _fit_activations(context: Context, network: InferenceCMT) -> None:
+    import torch
+
+    from cmt.quantize import activation
+
+    images = context.images.setting_ranges
+    # Not class by class: of large maps, the first images are enough.
+    places = np.random.default_rng(0).permutation(spread(len(images), activation.IMAGES))
+    activation.fit_activations(network, map(torch.from_numpy, images.batches(1, places)))

@@ -1,0 +1,1 @@
+"""Reports of what was measured: report.json, its pages, and comparisons of several."""

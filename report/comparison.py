@@ -1,0 +1,320 @@
+"""Reports of several bundles and machines, merged into one comparison."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cmt import strict_json
+from cmt.bundle.manifest import MANIFEST, file_entries
+from cmt.bundle.reader import check_file
+from cmt.bundle.replacing import finish_replacing
+from cmt.errors import InputError
+from cmt.printing import printable
+from cmt.report.document import read_report, schema_problems
+from cmt.report.figures import decimal, row_name
+from cmt.report.policy import Clause
+from cmt.targets.machine import HARDWARE, hardware
+from cmt.targets.settings import CUDA_GRAPH, STREAMS
+
+VERSION = 1
+
+Report = dict[str, Any]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A report and where it comes from; `machine` made it."""
+
+    path: Path
+    machine: str
+    report: Report
+
+
+def read_source(argument: str) -> Source:
+    """A bundle, or its report.json alone; `NAME=PATH` names the machine that exported it.
+
+    Without a name, that machine is called by its processor.
+
+    Raises:
+        InputError: no report there, or one that is damaged or breaks its schema.
+    """
+    name, equals, rest = argument.partition("=")
+    if not (name and equals) or Path(argument).exists():
+        name, rest = "", argument
+    if not rest:  # which as a path would be the current folder
+        raise InputError(f"'{argument}' names no report: give a bundle or its report.json")
+    path = Path(rest)
+    report = _read(path)
+    environment = report["environment"]
+    machine = name or " + ".join(filter(None, (environment["cpu"], environment["gpu"])))
+    return Source(path, printable(machine), report)
+
+
+def _read(path: Path) -> Report:
+    file = path / "report.json" if path.is_dir() else path
+    with suppress(OSError):  # then the hash says that the report is not the manifest's
+        finish_replacing(file.parent)
+    if not path.is_dir():
+        return read_report(path)
+    try:
+        if (path / MANIFEST).is_file():
+            manifest = strict_json.parse(strict_json.read(path / MANIFEST))
+            for entry in file_entries(manifest):
+                if entry["path"] == file.name:
+                    check_file(path, entry)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{path / MANIFEST} is damaged ({error}): copy the bundle again"
+        ) from error
+    return read_report(file)
+
+
+def merge(sources: Sequence[Source], mix_images: bool = False) -> Report:
+    """The content of comparison.json: every row of every report, with its machine's name.
+
+    Rows of cmt-bench take the accuracy of the same file in the same report, and say where from.
+    Copies of one bundle that were measured on several machines count as one.
+
+    Args:
+        mix_images: accept accuracies on different validation images; a warning says so.
+
+    Raises:
+        InputError: different validation images, or two machines under one name.
+    """
+    warnings = _image_warnings(sources, mix_images)
+    rows: list[Row] = []
+    for i, source in enumerate(sources):
+        for row in _source_rows(source):
+            if not any(_same_measurement(row, other) for other in rows):
+                rows.append({"report": i, **row})
+    _refuse_same_names(rows)
+    _name(rows)
+    return {
+        "schema": VERSION,
+        "warnings": warnings,
+        "reports": [_describe(source) for source in sources],
+        "rows": rows,
+        "requirements": None,
+    }
+
+
+def _describe(source: Source) -> Row:
+    report = source.report
+    return {
+        "path": str(source.path),
+        "machine": source.machine,
+        "created": report["created"],
+        "command": report["command"],
+        "variant": report["variant"],
+        "family": report["family"],
+        "img_size": report["img_size"],
+        "weights": report["weights"],
+        "images": report["images"],
+        "max_drop_pp": report["gates"]["max_drop_pp"],
+    }
+
+
+def _image_warnings(sources: Sequence[Source], mix_images: bool) -> list[str]:
+    """A warning where the accuracies are of different images and that is accepted."""
+    seen: dict[str | None, Source] = {}
+    for source in sources:
+        rows = [source.report["baseline"], *source.report["results"]]
+        if any(row["accuracy"] for row in rows):
+            seen.setdefault(source.report["images"]["validation_sha256"], source)
+    if len(seen) < 2:
+        return []
+    first, other = list(seen.values())[:2]
+    which = " and ".join(
+        f"{s.path} ({s.report['images']['validation']:,} images of {s.report['images']['source']})"
+        for s in (first, other)
+    )
+    if not mix_images:
+        raise InputError(
+            f"{which} have different validation images, so their accuracies cannot be compared: "
+            "export with the same --val-data and --val-count, or accept it with --mix-images"
+        )
+    return [f"accuracies are of different validation images: {which}"]
+
+
+def _source_rows(source: Source) -> Iterator[Row]:
+    report = source.report
+    common = {"variant": report["variant"], "weights_sha256": report["weights"]["sha256"]}
+    here = {"machine": source.machine, "measured": report["created"], **common}
+    accuracies = {}
+    for row in (report["baseline"], *report["results"]):
+        accuracies[row["target"], row["precision"]] = row
+        yield {**here, **_machine(report), "accuracy_from": _accuracy_from(source, row), **row}
+    for entry in report.get("machines", []):
+        there = {"machine": printable(entry["machine"]), "measured": entry["measured"], **common}
+        for row in entry["results"]:
+            merged = {**there, **_machine(entry), "accuracy_from": None, **row}
+            origin = accuracies.get((row["target"], row["precision"]))
+            if origin is not None and origin["artefact"] == row["artefact"] and origin["accuracy"]:
+                merged["accuracy_from"] = _accuracy_from(source, origin)
+                merged["accuracy"] = origin["accuracy"]
+                merged["reasons"] = {k: v for k, v in row["reasons"].items() if k != "accuracy"}
+            yield merged
+
+
+def _machine(entry: Report) -> Row:
+    return {key: entry["environment"][key] for key in HARDWARE}
+
+
+def _accuracy_from(source: Source, row: Row) -> str | None:
+    return f"{source.machine}, {row['measured_by']}" if row["accuracy"] else None
+
+
+def _same_measurement(row: Row, other: Row) -> bool:
+    return all(value == other.get(key) for key, value in row.items())
+
+
+def _refuse_same_names(rows: Sequence[Row]) -> None:
+    known: dict[str, Row] = {}
+    for row in rows:
+        first = known.setdefault(row["machine"], row)
+        if hardware(row) != hardware(first):
+            raise InputError(
+                f"two machines are called '{row['machine']}' ({_hardware(first)} and "
+                f"{_hardware(row)}): measure one again with another cmt-bench "
+                "--machine, or call the one that exported NAME=PATH"
+            )
+
+
+def _hardware(row: Row) -> str:
+    return f"{row['cpu']}, {row['cores']} cores, {decimal(row['memory_gb'])} GB"
+
+
+def _name(rows: Sequence[Row]) -> None:
+    """Give each row a `name`: variant, file, and those settings that its machine varied.
+
+    Rows of one machine that would still have one name say their weights, then their time.
+    """
+    for row in rows:
+        name = f"{row['variant']} {row_name(row)}" + (" *" if is_simulated(row) else "")
+        identity = ("machine", "variant", "weights_sha256", "target", "precision", "artefact")
+        same = [r["settings"] for r in rows if all(r[key] == row[key] for key in identity)]
+        settings = (
+            ("batch", "batch"),
+            ("threads", "threads"),
+            (STREAMS, "streams"),
+            (CUDA_GRAPH, "CUDA graph"),
+        )
+        varied = [
+            f"{title} {row['settings'].get(key, 1)}"
+            for key, title in settings
+            if len({one.get(key, 1) for one in same}) > 1
+        ]
+        row["name"] = ", ".join([name, *varied])
+    _tell_apart(rows, lambda row: f"weights {(row['weights_sha256'] or 'random')[:8]}")
+    _tell_apart(rows, lambda row: f"measured {row['measured']}")
+    seen: Counter[tuple[str, str]] = Counter()
+    for row in rows:
+        seen[row["machine"], row["name"]] += 1
+        if (number := seen[row["machine"], row["name"]]) > 1:
+            row["name"] += f", row {number}"
+
+
+def _tell_apart(rows: Sequence[Row], words: Callable[[Row], str]) -> None:
+    """Add the words to the names of a machine's rows that have one name but not one word."""
+    said: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        said.setdefault((row["machine"], row["name"]), set()).add(words(row))
+    for row in rows:
+        if len(said[row["machine"], row["name"]]) > 1:
+            row["name"] += f", {words(row)}"
+
+
+def choose(comparison: Report, machines: Sequence[str], files: Sequence[str]) -> Report:
+    """The comparison with the rows of these machines and files (`openvino/int8`) alone.
+
+    Raises:
+        InputError: a name that no row has.
+    """
+
+    def kept(row: Row) -> bool:
+        return (not machines or row["machine"] in machines) and (not files or _file(row) in files)
+
+    rows = comparison["rows"]
+    for option, asked, present in (
+        ("--machine", machines, [row["machine"] for row in rows]),
+        ("--file", files, [_file(row) for row in rows]),
+    ):
+        unknown = [name for name in asked if name not in present]
+        if unknown:
+            known = ", ".join(dict.fromkeys(present))
+            raise InputError(f"{option}: no row is called '{unknown[0]}': there are {known}")
+    chosen = [row for row in rows if kept(row)]
+    if not chosen:
+        raise InputError("no row is of these machines and of these files: leave one option out")
+    return {**comparison, "rows": chosen}
+
+
+def _file(row: Row) -> str:
+    return f"{row['target']}/{row['precision']}"
+
+
+def machine_names(comparison: Report) -> list[str]:
+    """The machines that rows are of, each once."""
+    return list(dict.fromkeys(row["machine"] for row in comparison["rows"]))
+
+
+def require(comparison: Report, clauses: Sequence[Clause], machines: Sequence[str]) -> Report:
+    """The comparison with its `requirements`: on each machine, some file keeps every clause.
+
+    Where none does, every clause that fails is named, file by file.
+
+    Args:
+        machines: all that must have such a file, those that `choose` left no row of included.
+    """
+    passed, failures = [], []
+    by_machine = files_by_machine(comparison)
+    for machine in machines:
+        rows = by_machine.get(machine, [])
+        if not rows:
+            failures.append(f"{machine}: has no such file")
+        broken = [(row["name"], [f for c in clauses if (f := c.failure(row))]) for row in rows]
+        good = [name for name, problems in broken if not problems]
+        passed += [f"{machine}: {name}" for name in good]
+        if not good:
+            failures += [
+                f"{machine}: {name}: {problem}" for name, problems in broken for problem in problems
+            ]
+    texts = [clause.text for clause in clauses]
+    return {
+        **comparison,
+        "requirements": {"clauses": texts, "kept_by": passed, "failures": failures},
+    }
+
+
+def to_json(comparison: Report) -> str:
+    """The text of comparison.json.
+
+    Raises:
+        InputError: the comparison breaks `measure/schema/comparison.schema.json`.
+    """
+    for problem in schema_problems("comparison", comparison):
+        raise InputError(f"the comparison is unusable: {problem}")
+    return json.dumps(comparison, indent=1, allow_nan=False)
+
+
+def files_by_machine(comparison: Report) -> dict[str, list[Row]]:
+    """The rows of exported files, by machine."""
+    found: dict[str, list[Row]] = {}
+    for row in comparison["rows"]:
+        if row["artefact"] is not None:
+            found.setdefault(row["machine"], []).append(row)
+    return found
+
+
+def is_simulated(row: Row) -> bool:
+    """The accuracy comes from another runtime than the target's own."""
+    return (row["accuracy_from"] or "").endswith("(simulated)")

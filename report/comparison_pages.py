@@ -1,0 +1,245 @@
+"""A comparison for people: the terminal's table, Markdown and HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cmt.errors import InputError
+from cmt.report.comparison import files_by_machine, is_simulated, machine_names, to_json
+from cmt.report.document import write_pages
+from cmt.report.drawn import Chart, Entry, draw_charts
+from cmt.report.figures import (
+    NOT_MEASURED,
+    decimal,
+    drop_text,
+    megabytes,
+    milliseconds,
+    p50,
+    percent,
+    ratio,
+    run_time,
+)
+from cmt.report.render import render
+from cmt.report.tables import Column, Table
+from cmt.report.terminal import table_of_text
+from cmt.report.verdict import over_limit
+from cmt.targets.settings import callers
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+FILES = ("comparison.json", "comparison.md", "comparison.html")
+
+Report = dict[str, Any]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything that a page of a comparison prints, in its order."""
+
+    title: str
+    subtitle: str
+    headlines: tuple[str, ...]
+    requirements: tuple[tuple[str, str], ...]
+    warnings: tuple[str, ...]
+    charts: tuple[Chart, ...]
+    summary: Table
+    missing: Table | None
+    reports: Table
+    method: tuple[str, ...]
+
+
+def build_page(comparison: Report) -> Page:
+    """The page of a comparison."""
+    rows = comparison["rows"]
+    machines = machine_names(comparison)
+    limits = {report["max_drop_pp"] for report in comparison["reports"]}
+    entries = [
+        # A baseline keeps its own colour, wherever it was measured.
+        Entry(
+            f"{row['name']}, {row['machine']}",
+            row,
+            0 if row["artefact"] is None else 1 + machines.index(row["machine"]),
+        )
+        for row in rows
+    ]
+    return Page(
+        title="CMT comparison",
+        subtitle=f"{len(rows)} rows of {len(machines)} machines",
+        headlines=tuple(_headlines(comparison)),
+        requirements=tuple(_requirement_lines(comparison)),
+        warnings=tuple(comparison["warnings"]),
+        charts=draw_charts(entries, limits.pop() if len(limits) == 1 else None),
+        summary=_summary(rows),
+        missing=_missing(rows),
+        reports=_reports(comparison),
+        method=_method(rows),
+    )
+
+
+def _headlines(comparison: Report) -> Iterator[str]:
+    """For each machine, variant, batch and number of streams the fastest file within its limit."""
+    for machine, rows in files_by_machine(comparison).items():
+        for variant in dict.fromkeys(row["variant"] for row in rows):
+            fastest: dict[tuple[int | None, int], Row] = {}
+            for row in sorted(rows, key=lambda row: p50(row) or 0):
+                limit = comparison["reports"][row["report"]]["max_drop_pp"]
+                timed = row["variant"] == variant and p50(row) is not None
+                if timed and not over_limit(row, limit):
+                    settings = row["settings"]
+                    fastest.setdefault((settings.get("batch"), callers(settings)), row)
+            if not fastest:
+                yield f"{machine}: no {variant} file that keeps the limit was timed."
+            several = len({callers(row["settings"]) for row in fastest.values()}) > 1
+            yield from (f"{machine}: {_advice(row, several)}" for row in fastest.values())
+
+
+def _advice(row: Row, several_streams: bool) -> str:
+    """What to ship; where numbers of streams differ, with what each of them is for."""
+    rate = ""
+    if several_streams:
+        number = callers(row["settings"])
+        who = "one caller" if number == 1 else f"{number} callers at once"
+        rate = f" for {who}, {decimal(row['throughput_ips'])} images/s"
+    speedup = row["speedup_vs_baseline"]
+    faster = "" if speedup is None else f", {ratio(speedup)} as fast as torch"
+    cost = f"top-1 drop {drop_text(row['accuracy'])}" if row["accuracy"] else "no accuracy"
+    return f"ship {row['name']}, {run_time(row)}{rate}{faster}, {cost}."
+
+
+def _requirement_lines(comparison: Report) -> Iterator[tuple[str, str]]:
+    """(tone, words) of each."""
+    required = comparison["requirements"]
+    if required is not None:
+        yield from (("bad", f"FAILED: {failure}") for failure in required["failures"])
+        clauses = ", ".join(required["clauses"])
+        yield from (("good", f"{name} keeps {clauses}") for name in required["kept_by"])
+
+
+def _summary(rows: Sequence[Row]) -> Table:
+    speeds = ("p50 ms", "p99 ms", "vs torch", "vs FP32")
+    return Table(
+        "Every file on every machine. Speed-ups are ratios within one machine's alternating run; "
+        "latencies of different machines and runs were not taken alternately.",
+        (
+            Column("File", False),
+            Column("Machine", False),
+            *map(Column, ("Top-1 %", "Drop, points", *speeds, "Size")),
+            Column("Accuracy from", False),
+        ),
+        tuple(
+            (
+                row["name"],
+                row["machine"],
+                percent(row["accuracy"] and row["accuracy"]["top1"]),
+                "baseline" if row["artefact"] is None else drop_text(row["accuracy"]),
+                milliseconds(p50(row)),
+                milliseconds(row["latency_ms"] and row["latency_ms"]["p99"]),
+                ratio(row["speedup_vs_baseline"]),
+                ratio(row["speedup_vs_fp32_graph"]),
+                megabytes(row["bytes"]),
+                row["accuracy_from"] or NOT_MEASURED,
+            )
+            for row in rows
+        ),
+    )
+
+
+def terminal_table(comparison: Report) -> RichTable:
+    """The comparison in at most 80 columns."""
+    rows = comparison["rows"]
+    notes = []
+    if any(map(is_simulated, rows)):
+        notes.append("* accuracy simulated by ONNX Runtime")
+    if any(row["accuracy"] is None or row["latency_ms"] is None for row in rows):
+        notes.append(f"{NOT_MEASURED}: not measured, --json says why")
+    return table_of_text(
+        ("machine", "file"),
+        ("drop [95 %]", "p50 ms", "size"),
+        [
+            (
+                row["machine"],
+                row["name"],
+                "baseline" if row["artefact"] is None else drop_text(row["accuracy"]),
+                milliseconds(p50(row)),
+                megabytes(row["bytes"]),
+            )
+            for row in rows
+        ],
+        "; ".join(notes) or None,
+    )
+
+
+def _missing(rows: Sequence[Row]) -> Table | None:
+    lines = [
+        (row["name"], row["machine"], field, row["reasons"][field])
+        for row in rows
+        for field in ("accuracy", "latency_ms")
+        if row[field] is None
+    ]
+    if not lines:
+        return None
+    columns = tuple(Column(title, False) for title in ("File", "Machine", "Not measured", "Why"))
+    plain = {"accuracy": "accuracy", "latency_ms": "latency"}
+    return Table(
+        "Figures that were not taken, and why.",
+        columns,
+        tuple((name, machine, plain[field], why) for name, machine, field, why in lines),
+    )
+
+
+def _reports(comparison: Report) -> Table:
+    titles = ("Report", "Machine", "Created", "Weights", "Validation images", "sha256")
+    return Table(
+        "Where the rows come from.",
+        tuple(Column(title, False) for title in titles),
+        tuple(
+            (
+                report["path"],
+                report["machine"],
+                report["created"],
+                f"{report['weights']['source']} {(report['weights']['sha256'] or '')[:12]}",
+                f"{report['images']['validation']:,} of {report['images']['source']}",
+                (report["images"]["validation_sha256"] or "none")[:12],
+            )
+            for report in comparison["reports"]
+        ),
+    )
+
+
+def _method(rows: Sequence[Row]) -> tuple[str, ...]:
+    lines = [
+        "Each report says how its figures were taken; nothing is measured or estimated here.",
+        "cmt-bench measures speed. The accuracy beside it is that of the same file on the machine "
+        "that the last column names.",
+    ]
+    if any(map(is_simulated, rows)):
+        lines.append(
+            "* accuracy simulated by ONNX Runtime: the graph that the file is built from was run."
+        )
+    return tuple(lines)
+
+
+def write_comparison(comparison: Report, folder: Path) -> None:
+    """Write comparison.json, comparison.md and comparison.html into a folder.
+
+    Raises:
+        InputError: they cannot be written there, or the comparison breaks its schema.
+    """
+    data = to_json(comparison) + "\n"
+    page = build_page(comparison)
+    texts = (
+        data,
+        render("comparison.md.j2", page),
+        render("comparison.html.j2", page),
+    )
+    try:
+        write_pages(dict(zip(FILES, texts, strict=True)), folder)
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {folder} ({error.strerror}): choose another --out"
+        ) from error

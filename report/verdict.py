@@ -1,0 +1,228 @@
+"""Report figures as words: how numbers are rounded, and the verdict that they lead to.
+
+The sentences are plain text; each page format escapes what it prints.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from cmt.report.figures import (
+    NOT_MEASURED,
+    Report,
+    Row,
+    count,
+    drop_text,
+    interval,
+    is_simulated,
+    milliseconds,
+    p50,
+    percent,
+    points,
+    ratio,
+    reason,
+    resolvable,
+    row_name,
+    run_time,
+)
+from cmt.targets.base import PRECISIONS
+
+# Ratios closer to 1 than this are called "about as fast".
+SAME_SPEED = 0.03
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence of the verdict; `tone` is good, bad or plain."""
+
+    text: str
+    tone: str = "plain"
+
+
+# --- figures as text ------------------------------------------------------------------------
+
+
+# --- the verdict ----------------------------------------------------------------------------
+
+
+def _speed_against(speedup: float, other: str) -> str:
+    if speedup > 1 + SAME_SPEED:
+        return f"{ratio(speedup)} as fast as {other}"
+    if speedup < 1 - SAME_SPEED:
+        return f"slower than {other} ({ratio(speedup)} its speed)"
+    return f"about as fast as {other} ({ratio(speedup)})"
+
+
+def _speed_clause(row: Row) -> str:
+    if row["latency_ms"] is None:
+        return f"was not timed: {reason(row, 'latency_ms')}"
+    comparisons = [
+        _speed_against(row[field], other)
+        for field, other in (
+            ("speedup_vs_baseline", "torch"),
+            ("speedup_vs_fp32_graph", "the FP32 file"),
+        )
+        # The FP32 file is exactly as fast as itself, which is no finding.
+        if row[field] is not None and not (row["precision"] == "fp32" and row[field] == 1)
+    ]
+    if not comparisons:
+        return f"takes {milliseconds(p50(row))} ms at the median"
+    return "is " + " and ".join(comparisons)
+
+
+def over_limit(row: Row, limit: float | None) -> bool:
+    """The row's top-1 dropped by more than the limit, in points; not so where either is None."""
+    drop = row["accuracy"] and row["accuracy"]["drop_pp"]
+    return limit is not None and drop is not None and drop > limit
+
+
+def _accuracy_sentence(row: Row, limit: float | None) -> str:
+    accuracy = row["accuracy"]
+    if accuracy is None:
+        return f"Accuracy was not measured: {reason(row, 'accuracy')}."
+    images = f"{count(accuracy['images'])} images"
+    drop, bounds = accuracy["drop_pp"], accuracy["drop_ci95"]
+    if drop is None or bounds is None:
+        words = f"measured on {images}"
+    elif bounds[0] > 0:
+        words = f"a drop of {percent(drop)} points{interval(bounds)} on {images}"
+    elif bounds[1] < 0:
+        words = f"a gain of {percent(-drop)} points (drop{interval(bounds)}) on {images}"
+    else:
+        smallest = resolvable(accuracy)
+        shown = f"; one of {smallest} would show" if smallest != NOT_MEASURED else ""
+        words = (
+            f"no drop that {images} can resolve ({points(drop)} points{interval(bounds)}{shown})"
+        )
+    over = f", over the limit of {percent(limit)} points" if over_limit(row, limit) else ""
+    simulated = " (simulated)" if is_simulated(row) else ""
+    return f"Top-1 is {percent(accuracy['top1'])} %{simulated}, {words}{over}."
+
+
+def _describe(row: Row, limit: float | None) -> Finding:
+    text = f"{row_name(row)} {_speed_clause(row)}. {_accuracy_sentence(row, limit)}"
+    return Finding(text, "bad" if over_limit(row, limit) else "plain")
+
+
+def _precision_that_does_not_pay(report: Report) -> Iterable[Finding]:
+    """Where rounding was paid for and bought no speed: say so and name the file to take.
+
+    A file is held against every wider precision of its target, INT8 against FP16 too.
+    """
+    for row in report["results"]:
+        time = p50(row)
+        if time is None:
+            continue
+        wider = PRECISIONS[: PRECISIONS.index(row["precision"])]
+        rivals = [
+            (best, other)
+            for other in report["results"]
+            if other["target"] == row["target"]
+            and other["precision"] in wider
+            and (best := p50(other)) is not None
+        ]
+        name = row_name(row)
+        best, rival = min(rivals, key=lambda pair: pair[0], default=(math.inf, row))
+        if time > best:
+            file = rival["artefact"] or row_name(rival)
+            verb = "slower" if time > (1 + SAME_SPEED) * best else "no faster"
+            yield Finding(
+                f"{name} is {verb} than {row_name(rival)} here: {milliseconds(time)} ms against "
+                f"{milliseconds(best)} ms. {file} is the faster file.",
+                "bad",
+            )
+        elif row["speedup_vs_fp32_graph"] is not None and row["speedup_vs_fp32_graph"] < 1:
+            yield Finding(f"{name} is slower than the FP32 file here.", "bad")
+
+
+def fastest(report: Report) -> Row | None:
+    """The exported file with the lowest median latency that keeps the accuracy limit."""
+    limit = report["gates"]["max_drop_pp"]
+    timed = [
+        row
+        for row in report["results"]
+        if p50(row) is not None and row["artefact"] and not over_limit(row, limit)
+    ]
+    return min(timed, key=lambda row: row["latency_ms"]["p50"], default=None)
+
+
+def headline(report: Report) -> str:
+    """The verdict in one or two sentences."""
+    gates = report["gates"]
+    if gates["passed"] is False:
+        number = len(gates["failures"])
+        checks = "1 check" if number == 1 else f"{number} checks"
+        return f"{checks} failed. Do not use the files that are named here."
+    row = fastest(report)
+    if row is None:
+        checks = "All checks passed" if gates["passed"] else "Accuracy was not checked"
+        return f"{checks}. No exported file was timed on this machine."
+    takes = f"{run_time(row)} at the median"
+    cost = _cost_clause(row["accuracy"])
+    speedup = row["speedup_vs_baseline"]
+    if speedup is None:
+        return f"Ship {row['artefact']} on this machine: {takes}, {cost}."
+    if speedup < 1:
+        return (
+            "No exported file is faster than torch on this machine. The fastest is "
+            f"{row['artefact']}: {takes}, {ratio(speedup)} the speed of torch, {cost}."
+        )
+    speed = _speed_against(speedup, "torch")
+    return f"Ship {row['artefact']} on this machine: {speed} ({takes}), {cost}."
+
+
+def _cost_clause(accuracy: Row | None) -> str:
+    if accuracy is None or accuracy["drop_pp"] is None:
+        return "accuracy not measured"
+    return f"top-1 drop {drop_text(accuracy)} points"
+
+
+def findings(report: Report) -> tuple[Finding, ...]:
+    """The verdict row by row, what a reader must not miss first."""
+    limit = report["gates"]["max_drop_pp"]
+    found = []
+    if report["weights"]["source"] == "random":
+        text = "The weights are random: speed is real, accuracy figures say nothing."
+        found.append(Finding(text, "bad"))
+    if limit is not None and not all(row["accuracy"] for row in report["results"]):
+        text = f"The limit of {percent(limit)} points of top-1 could not be checked on every file."
+        found.append(Finding(text, "bad"))
+    elif limit is not None and report["gates"]["passed"]:
+        text = f"All checks passed; the limit was a top-1 drop of {percent(limit)} points."
+        found.append(Finding(text, "good"))
+    elif limit is None:
+        found.append(Finding("No limit was set for the top-1 drop."))
+    if tuned := report.get("fine_tuning"):
+        found.extend(_fine_tuning(tuned, ranking_images(report)))
+    found.extend(_precision_that_does_not_pay(report))
+    found.extend(_describe(row, limit) for row in report["results"])
+    return tuple(found)
+
+
+def ranking_images(report: Report) -> str:
+    """What choices were made on, in words."""
+    if report["images"].get("ranking"):
+        return "the held-out calibration images"
+    return "the calibration images themselves, too few to hold some out"
+
+
+def _fine_tuning(tuned: Row, judged_on: str) -> Iterator[Finding]:
+    """What became of it; the error on `judged_on` chose between the epochs and none."""
+    for name, scheme in tuned["schemes"].items():
+        judged = (scheme["held_out"][epoch] for epoch in (0, scheme["chosen"]))
+        before, after = (percent(100 * math.sqrt(error)) for error in judged)
+        learned = f" with {scheme['method']} ranges" if "method" in scheme else ""
+        if scheme["chosen"]:
+            text = (
+                f"INT8 ({name} recipe) was fine-tuned on {count(tuned['images'])} images{learned}: "
+                f"the error of its outputs on {judged_on} went from {before} to {after} %. What it "
+                "drops is told from the original network."
+            )
+        else:
+            text = (
+                f"Fine-tuning INT8 ({name} recipe) on {count(tuned['images'])} images did not "
+                f"lessen the error of its outputs on {judged_on} ({before} %) and was not used."
+            )
+        yield Finding(text)

@@ -1,0 +1,189 @@
+"""What a target is: one row that says how its files are built, loaded, run and judged.
+
+Generic code asks the row, never its name. All rows are in `registry`; docs/adding_a_target.md has
+an example of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmt.targets.settings import Settings
+
+PRECISIONS = ("fp32", "fp16", "int8")
+"""From the widest to the narrowest."""
+SIMULATED = "onnxruntime (simulated)"
+"""The runtime in place of a target's own that cannot run here, as reports call it."""
+
+Array = NDArray[np.float32]
+Batch = NDArray[Any]
+"""Normalised float32 (B, 3, H, W), or uint8 (B, H, W, 3) for a file with the preprocessing inside.
+"""
+Runner = Callable[[Batch], list[Array]]
+"""A saved file loaded: maps a batch to the list of the network's outputs. May be called from
+several threads at once, but for engines."""
+Task = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""Shows progress: given a title and a number of steps, yields what is called after steps."""
+Entry = Mapping[str, Any]
+"""A file's entry in a manifest."""
+
+
+class Loader(Protocol):
+    """Loads a file to run on `threads` CPU threads; None takes the runtime's default settings.
+
+    `batch` is the number of images per inference; None takes the file's own, or any where it
+    has none. Torch and the simulation need not be told. Each imports its runtime alone, so that a
+    device needs only the one it has.
+    """
+
+    def __call__(
+        self,
+        path: Path,
+        threads: int,
+        settings: Settings | None = None,
+        batch: int | None = None,
+    ) -> Runner: ...
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What a target builds a file from.
+
+    Attributes:
+        graph: the ONNX file of the stage that the target asks for.
+        path: where the target's file goes; its folder exists.
+        gpu_archs: compute capabilities such as `sm86`, for TensorRT-RTX.
+        batches: the least, usual and most images per inference of a target that
+            `takes_batch_range`, whose graph takes any; None fixes them to the graph's.
+    """
+
+    graph: Path
+    path: Path
+    precision: str
+    gpu_archs: Sequence[str] = ()
+    batches: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True)
+class OnDevice:
+    """How a target's files are built anew on the machine where they run.
+
+    Attributes:
+        outdated: given a file's entry, the sha256 of its ONNX graph and the settings of a build,
+            whether the file cannot be loaded here or is not what the settings ask for.
+        build: given the graph, where the file goes, its old entry, the settings and what shows
+            progress, writes the file; returns the new fields of its entry.
+        notes: lines for people on a file's entry.
+    """
+
+    outdated: Callable[[Entry, str, Any], bool]
+    build: Callable[[Path, Path, Entry, Any, Task], dict[str, Any]]
+    notes: Callable[[Entry], list[str]]
+
+
+@dataclass(frozen=True)
+class GpuAdvice:
+    """What a GPU asks of channels, and rules of thumb on whether INT8 pays.
+
+    Attributes:
+        alignment: precision -> channels that fill its tiles come in multiples of this.
+        doubts: given the share of aligned multiply-adds, 0 to 1, and the batch, what speaks against
+            INT8, a clause each.
+    """
+
+    alignment: Mapping[str, int]
+    doubts: Callable[[float, int], list[str]]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One row of the table.
+
+    Attributes:
+        name: on the command line, in bundles and in reports.
+        graphs: precision -> the ONNX graph (a stage of the pipeline, `export.graphs`) that it is
+            built from.
+        suffix: of the built file.
+        missing: None if files can be built here, else what to install.
+        build: writes the file, returns `built_with`, `built_for` and, where the runtime has any,
+            the `settings` to run it with, for the manifest.
+        load: what runs a built file.
+        missing_runtime: None if this machine can run files, else why not.
+        always: precisions that are built even if not asked for, as the reference.
+        rival: precision that is built beside int8, for it may be the faster one.
+        simulated: the ONNX graph is evaluated, by a simulation, in place of the built file.
+        not_timed: why no latency is taken where files are built; None where it is.
+        unsupported: what the target's own parser cannot read of a graph, a line each; None where
+            the graph has run there already.
+        takes_batch_range: its files can take several numbers of images.
+        not_for_here: why this machine cannot run one file of a manifest; None where it can.
+        load_settings: what `load` takes for a file with these settings, or the manifest's.
+        refuses_batch: given a file's entry, the input's batch and another, why it does not take
+            that many images at once; None where it does.
+        ways: settings, beside a file's own, that it is measured with in turn on a device.
+        takes_streams: runs several inferences at a time, as `settings.STREAMS` says.
+        tune_space: settings to try, the file's own first, for a number of threads; None where there
+            is nothing to search.
+        on_device: None where files run wherever they are copied to.
+        gpu_advice: None where files run on CPUs.
+    """
+
+    name: str
+    graphs: Mapping[str, str]
+    suffix: str
+    missing: Callable[[], str | None]
+    build: Callable[[BuildRequest], dict[str, Any]]
+    load: Loader
+    missing_runtime: Callable[[], str | None]
+    always: tuple[str, ...] = ()
+    rival: str | None = None
+    simulated: bool = False
+    not_timed: Callable[[], str] | None = None
+    unsupported: Callable[[Path], list[str]] | None = None
+    takes_batch_range: bool = False
+    not_for_here: Callable[[Entry], str | None] = lambda _: None
+    load_settings: Callable[[Entry, Settings], Settings] = lambda _, settings: settings
+    refuses_batch: Callable[[Entry, int, int], str | None] = lambda *_: None
+    ways: Callable[[Entry], Sequence[Settings]] = lambda _: ({},)
+    takes_streams: bool = False
+    tune_space: Callable[[Settings, int], list[dict[str, Any]]] | None = None
+    on_device: OnDevice | None = None
+    gpu_advice: GpuAdvice | None = None
+
+    @property
+    def runtime(self) -> str:
+        """What evaluates the target's files where they are built, one of `registry.LOADERS`."""
+        return SIMULATED if self.simulated else self.name
+
+    def precisions(self, asked: Sequence[str]) -> list[str]:
+        """What gets built: the asked precisions that the target has, and its references."""
+        wanted = {*self.always, *(asked or ["fp32"])}
+        if "int8" in wanted and self.rival is not None:
+            wanted.add(self.rival)
+        return [precision for precision in PRECISIONS if precision in wanted & set(self.graphs)]
+
+
+def missing_package(name: str) -> str | None:
+    """Why a runtime that is the Python package of this name, and our extra, does not run here."""
+    if find_spec(name) is None:
+        return f"{name} is not installed: pip install 'cmt-export[{name}]'"
+    return None
+
+
+def run_all(
+    runner: Runner, batches: Any, total: int, advance: Callable[[int], None]
+) -> list[Array]:
+    """All outputs of the first `total` images, surplus of the filled-up last batch cut off."""
+    collected: list[list[Array]] = []
+    for batch in batches:
+        collected.append(runner(batch))
+        advance(len(batch))
+    return [np.concatenate(parts)[:total] for parts in zip(*collected, strict=True)]

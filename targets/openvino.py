@@ -1,0 +1,199 @@
+"""OpenVINO on the CPU: IR files from an ONNX graph, and what runs them."""
+
+from __future__ import annotations
+
+import re
+import threading
+from functools import cache, partial
+from importlib.metadata import version
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+import numpy as np
+
+from cmt.errors import MachineError
+from cmt.targets.base import Array, Batch, BuildRequest, Runner, Target, missing_package
+from cmt.targets.settings import PRECISION, STREAMS, THREADS, Settings
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+# Float32 wherever the file says float: OpenVINO would otherwise pick BF16 by itself where the
+# CPU has it, and the report would compare precisions that nobody asked for.
+OPENVINO_SETTINGS: dict[str, Any] = {
+    "PERFORMANCE_HINT": "LATENCY",
+    STREAMS: 1,
+    PRECISION: "f32",
+}
+POINTWISE_KERNELS = "cpu:brgconv_avx512_amx_1x1,cpu:jit_avx512_1x1"
+"""For 1x1 convolutions in INT8, the first that the CPU has; with neither, OpenVINO's own choice.
+
+Without AMX it would take `brgconv_avx512_1x1`, with which CMT-Ti takes 1.00 to 1.06 times as long
+(median of six runs 1.03) and CMT-S 1.00 to 1.02 times."""
+
+
+def _missing() -> str | None:
+    """What to install, or None where OpenVINO is present."""
+    if find_spec("openvino") is None:
+        return "OpenVINO is not installed: pip install 'cmt-export[export]'"
+    return None
+
+
+@cache
+def openvino_core() -> ov.Core:
+    """OpenVINO, once for the process.
+
+    Each `Core` that compiles replaces the thread's alternative signal stack, and puts back the one
+    it found when it goes. Of two that overlap, the second would put back the first's, which is
+    freed by then: the next signal, Ctrl-C for one, would crash the process.
+    """
+    import openvino as ov
+
+    return ov.Core()
+
+
+def build_ir(graph: Path, precision: str, path: Path) -> dict[str, Any]:
+    """Write `path` (.xml) and its .bin; returns what they were built with and how to run them.
+
+    Args:
+        graph: ONNX file; for int8, one with Q/DQ in it.
+        precision: fp16 stores the weights in half precision.
+
+    Raises:
+        MachineError: the files cannot be written.
+    """
+    import openvino as ov
+
+    # read_model, for convert_model reports usage.
+    model = openvino_core().read_model(graph)
+    _name_by_place(model)
+    try:
+        ov.save_model(model, path, compress_to_fp16=precision == "fp16")
+        if precision == "int8":
+            _prefer_pointwise_kernels(path)
+    except (RuntimeError, OSError) as error:  # OpenVINO does not say why
+        raise MachineError(f"OpenVINO cannot write {path} (the disk may be full)") from error
+    settings = {**OPENVINO_SETTINGS, PRECISION: float_arithmetic(precision)}
+    return {
+        "built_with": {"openvino": version("openvino")},
+        "built_for": ["CPU"],
+        "settings": settings,
+    }
+
+
+def _prefer_pointwise_kernels(path: Path) -> None:
+    """Write `POINTWISE_KERNELS` into an IR file, where the plugin reads it from each convolution.
+
+    Into the file, since OpenVINO's Python sets no attribute that a model is saved with. Float
+    convolutions, whose weights are constants and not dequantised, stay as they are.
+    """
+    tree = ElementTree.parse(path)
+    layers = {layer.get("id"): layer for layer in tree.iterfind("layers/layer")}
+    for edge in tree.iterfind("edges/edge[@to-port='1']"):
+        weight, layer = layers[edge.get("from-layer")], layers[edge.get("to-layer")]
+        if layer.get("type") != "Convolution" or weight.get("type") != "Multiply":
+            continue
+        _, port = layer.iterfind("input/port")
+        if [dimension.text for dimension in port.iterfind("dim")][2:] == ["1", "1"]:
+            info = ElementTree.Element("rt_info")
+            attribute = {"name": "primitives_priority", "version": "0", "value": POINTWISE_KERNELS}
+            ElementTree.SubElement(info, "attribute", attribute)
+            layer.insert(1, info)  # behind the layer's data, where OpenVINO writes it
+    tree.write(path, encoding="utf-8", xml_declaration=True)
+
+
+def _name_by_place(model: ov.Model) -> None:
+    """Name by its place in the graph what has no name but its type and numbers.
+
+    OpenVINO's own names count all nodes that the process has ever made, and ONNX nodes that are
+    called alike give way to them: the same graph would give other bytes in another process.
+    """
+    for place, node in enumerate(model.get_ordered_ops()):
+        if re.fullmatch(r"[A-Z][A-Za-z]*(_\d+)+", node.get_friendly_name()):
+            node.set_friendly_name(f"{node.get_type_name()}.{place}")
+
+
+def float_arithmetic(precision: str) -> str:
+    """In which type this CPU should compute what a file of this precision leaves float.
+
+    BF16 where the CPU has instructions for it, except for fp32, which means what it says. What
+    INT8 leaves float is bound by memory for the most part, which BF16 halves.
+    """
+    capabilities = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "bf16" if precision != "fp32" and "BF16" in capabilities else "f32"
+
+
+def load_openvino(
+    path: Path, threads: int, settings: Settings | None = None, batch: int | None = None
+) -> Runner:
+    """An IR file on the CPU, compiled with `settings` (`OPENVINO_SETTINGS` by default).
+
+    A number of threads in the settings, as `measure.tune` finds it, comes before `threads`.
+    """
+    import openvino as ov
+
+    core = openvino_core()
+    model = core.read_model(path)
+    if batch is not None and model.input(0).shape[0] != batch:
+        model.reshape([batch, *list(model.input(0).shape)[1:]])
+    properties = {THREADS: threads, **(settings or OPENVINO_SETTINGS)}
+    compiled = core.compile_model(model, "CPU", properties)
+    count = len(compiled.outputs)
+    own = threading.local()
+    own.request = compiled.create_infer_request()
+
+    def run(images: Batch) -> list[Array]:
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        # What `infer([images])` does around it costs 2 % of CMT-Ti's time in INT8. Memory that
+        # may not be written to cannot be shared.
+        shared = np.require(images, requirements=("C_CONTIGUOUS", "WRITEABLE"))
+        own.request.set_input_tensor(ov.Tensor(shared, shared_memory=True))
+        own.request.infer(share_outputs=True, decode_strings=False)
+        return [own.request.get_output_tensor(i).data.copy() for i in range(count)]
+
+    return run
+
+
+def tune_space(settings: Settings, threads: int) -> list[dict[str, Any]]:
+    """What is tried: the settings as they are first, then fewer threads and float32.
+
+    Threads halve down to one: two threads of one core, or more than a small network feeds, may
+    cost more than they bring. Streams are not searched: for one request at a time, one is best.
+    """
+    counts = [threads]
+    while counts[-1] > 1:
+        counts.append(counts[-1] // 2)
+    hints = dict.fromkeys([settings[PRECISION], "f32"])
+    return [{**settings, THREADS: count, PRECISION: hint} for count, hint in product(counts, hints)]
+
+
+def _build(request: BuildRequest) -> dict[str, Any]:
+    return build_ir(request.graph, request.precision, request.path)
+
+
+def _unsupported(graph: Path) -> list[str]:
+    try:
+        openvino_core().read_model(graph)
+    except RuntimeError as error:
+        return [str(error)]
+    return []
+
+
+TARGET = Target(
+    "openvino",
+    graphs={"fp32": "rewritten-simplified", "fp16": "rewritten-simplified", "int8": "fitted-qdq"},
+    suffix="xml",
+    missing=_missing,
+    build=_build,
+    load=load_openvino,
+    missing_runtime=partial(missing_package, "openvino"),
+    always=("fp32",),
+    rival="fp16",
+    unsupported=_unsupported,
+    takes_streams=True,
+    tune_space=tune_space,
+)

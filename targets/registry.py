@@ -1,0 +1,67 @@
+"""The one table of targets: it drives the command line, the pipeline and the tests.
+
+A package that is installed beside this one adds rows by the entry point group `cmt.targets`;
+nothing is ever imported by a name that was read from a bundle.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+
+from cmt.errors import InputError
+from cmt.targets.base import SIMULATED, Entry, Loader, Target
+from cmt.targets.onnxruntime import TARGET as ONNXRUNTIME
+from cmt.targets.openvino import TARGET as OPENVINO
+from cmt.targets.reference import TORCH, load_torch
+from cmt.targets.settings import Settings
+from cmt.targets.simulation import load_simulation
+from cmt.targets.tensorrt.target import TARGET as TENSORRT
+
+GROUP = "cmt.targets"
+
+TARGETS: dict[str, Target] = {
+    target.name: target
+    for target in (
+        OPENVINO,
+        TENSORRT,
+        ONNXRUNTIME,
+        *(point.load() for point in entry_points(group=GROUP)),
+    )
+}
+
+
+LOADERS: dict[str, Loader] = {
+    TORCH: load_torch,
+    SIMULATED: load_simulation,
+    **{target.name: target.load for target in TARGETS.values()},
+}
+"""What loads files for a runtime."""
+
+
+def get_target(name: str) -> Target:
+    """Look up a target that can be built here; raises InputError otherwise."""
+    if name not in TARGETS:
+        raise InputError(f"unknown target '{name}': choose from {', '.join(TARGETS)}")
+    reason = TARGETS[name].missing()
+    if reason is not None:
+        raise InputError(f"--target {name}: {reason}")
+    return TARGETS[name]
+
+
+def missing_runtime(target: str) -> str | None:
+    """Why this machine cannot run a target's files; None where it can."""
+    if target not in TARGETS:
+        return f"running {target} files is not part of this version"
+    return TARGETS[target].missing_runtime()
+
+
+def not_runnable(artefact: Entry) -> str | None:
+    """Why this machine cannot run a file of a manifest; None where it can."""
+    reason = missing_runtime(artefact["target"])
+    return TARGETS[artefact["target"]].not_for_here(artefact) if reason is None else reason
+
+
+def load_settings(artefact: Entry, settings: Settings | None = None) -> Settings:
+    """What a file's loader takes, where its settings are these, or the manifest's."""
+    own = artefact["settings"] if settings is None else settings
+    return TARGETS[artefact["target"]].load_settings(artefact, own)

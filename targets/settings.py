@@ -1,0 +1,35 @@
+"""Settings that files are run with: their names, as reports tell them apart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+Settings = Mapping[str, Any]
+"""A runtime's property names and values."""
+THREADS = "INFERENCE_NUM_THREADS"
+"""OpenVINO's name for the number of CPU threads."""
+STREAMS = "NUM_STREAMS"
+"""OpenVINO's name for the number of inferences at a time."""
+PRECISION = "INFERENCE_PRECISION_HINT"
+"""OpenVINO's name for the type that it computes in where the file says float."""
+CUDA_GRAPH = "cuda_graph"
+"""A setting of engines: `on` launches all kernels of a run as one, `off` one by one."""
+
+
+def callers(settings: Settings) -> int:
+    """How many call at once: one for each of OpenVINO's streams, one where it decides itself."""
+    streams = str(settings.get(STREAMS, 1))
+    return int(streams) if streams.isdecimal() else 1
+
+
+def settings_of_run(own: Settings, threads: int, batch: int) -> dict[str, Any]:
+    """Settings as the report gives them: a file's own (tuned) threads come before `threads`."""
+    return {"threads": own.get(THREADS, threads), "batch": batch, **own}
+
+
+def built_settings(folder: Path) -> dict[str, Any]:
+    """What a built file is to be run with."""
+    return json.loads((folder / "built.json").read_text()).get("settings", {})
