@@ -20,6 +20,8 @@ from cmt.targets.settings import Settings
 
 PRECISIONS = ("fp32", "fp16", "int8")
 """From the widest to the narrowest."""
+BATCH_SYMBOL = "batch"
+"""What files that take any batch call it."""
 SIMULATED = "onnxruntime (simulated)"
 """The runtime in place of a target's own that cannot run here, as reports call it."""
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import onnx
 from onnx import TensorProto, helper
 
-from cmt.targets.onnxruntime import BATCH_SYMBOL
+from cmt.targets.base import BATCH_SYMBOL
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmt.targets.base import BuildRequest, Runner, Target, missing_package
+from cmt.targets.base import BATCH_SYMBOL, BuildRequest, Runner, Target, missing_package
 from cmt.targets.machine import usable_cores
 from cmt.targets.settings import Settings
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     import onnxruntime
 
 
-BATCH_SYMBOL = "batch"
-"""What ONNX Runtime's files call their batch."""
 AS_WRITTEN = {"session.disable_quant_qdq": "1"}
 """Q/DQ pairs round, and what is between them is computed in float32, the same on every CPU.
 

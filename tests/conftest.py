@@ -30,17 +30,17 @@ from PIL import Image
 from safetensors.torch import save_file
 from tensorrt_double import Machine, make_cuda, make_tensorrt
 
+from cmt.bundle import placing
 from cmt.bundle.manifest import file_entries
 from cmt.bundle.writer import write_manifest
 from cmt.checkpoints import load_model, to_public_layout
-from cmt.export import assembly as bundles
 from cmt.export import export
 from cmt.export.pipeline import Bundle
 from cmt.network import CMT, build
 from cmt.rewrite import InferenceCMT, rewrite_for_inference
 from cmt.targets.machine import cuts_int8_sums, describe
 from cmt.targets.registry import TARGETS
-from cmt.targets.tensorrt import build
+from cmt.targets.tensorrt import device
 from cmt.targets.tensorrt.device import Gpu
 from cmt.variants import FAMILIES, VARIANTS, Variant
 
@@ -88,7 +88,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Machine]:
         for name, module in modules.items():
             module.__spec__ = ModuleSpec(name, None)
             monkeypatch.setitem(sys.modules, name, module)
-        monkeypatch.setattr(build, "find_gpu", lambda: gpu)
+        monkeypatch.setattr(device, "find_gpu", lambda: gpu)
         return machine
 
     return make
@@ -336,7 +336,7 @@ def _stages(bundle: Path) -> Path:
 
 def _lend_stages(finished: Path, out: Path) -> None:
     """An export to `out` that resumes finds the stages of a finished bundle made."""
-    shutil.copytree(_stages(finished), bundles.workspace_folder(out), copy_function=os.link)
+    shutil.copytree(_stages(finished), placing.workspace_folder(out), copy_function=os.link)
 
 
 def _returned(bundle: Path) -> Path:
@@ -346,7 +346,7 @@ def _returned(bundle: Path) -> Path:
 
 def _export(photos: Path, weights: Path, out: Path, **options: Any) -> None:
     available = tuple(name for name, target in TARGETS.items() if target.missing() is None)
-    place = bundles.place
+    place = placing.place
 
     def keep_stages(finished: Path, *arguments: Any) -> None:
         left_out = shutil.ignore_patterns(finished.name)
@@ -354,7 +354,7 @@ def _export(photos: Path, weights: Path, out: Path, **options: Any) -> None:
         place(finished, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bundles, "place", keep_stages)
+        patch.setattr(placing, "place", keep_stages)
         made = _export_to(out, available, photos, weights, **options)
     _returned(out).write_text(json.dumps(made.report))
 

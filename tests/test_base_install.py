@@ -21,12 +21,14 @@ def test_measuring_modules_import_without_torch_onnx_or_nncf() -> None:
                     raise ImportError(f"{name} is not in the base install")
 
         sys.meta_path.insert(0, Refuse())
-        import calib_data.prepared, cli, cmt, export, export.targets
-        import measure.environment, measure.latency, measure.parity, measure.report
-        import measure.compare, measure.comparison_pages, measure.charts
-        import measure.bench, measure.engine, measure.engines
-        import measure.runners, measure.statistics, measure.worker
-        measure.environment.describe(0)
+        import cmt, cmt.calib_data.prepared, cmt.commands.main, cmt.export, cmt.targets.registry
+        import cmt.commands.bench, cmt.commands.export, cmt.commands.report
+        import cmt.bundle.golden, cmt.bundle.placing, cmt.bundle.signature, cmt.bundle.writer
+        import cmt.measure.latency, cmt.measure.parity, cmt.measure.statistics
+        import cmt.measure.bench, cmt.measure.rebuild, cmt.measure.worker
+        import cmt.report.charts, cmt.report.comparison_pages, cmt.report.document
+        import cmt.targets.machine, cmt.targets.tensorrt.engine
+        cmt.targets.machine.describe(0)
         print("imported")
     """
     result = subprocess.run(
@@ -40,7 +42,10 @@ def test_measuring_modules_import_without_torch_onnx_or_nncf() -> None:
 
 @pytest.mark.parametrize("name", ["torch", "safetensors"])
 def test_commands_without_the_export_extra_say_what_to_install(name: str, tmp_path: Path) -> None:
-    program = f"import sys, cli; sys.modules['{name}'] = None; cli.export_command()"
+    program = (
+        "import sys; from cmt.commands.main import run; "
+        f"sys.modules['{name}'] = None; run('cmt-export')"
+    )
     result = subprocess.run(
         [sys.executable, "-c", program, "--variant", "ti", "--target", "openvino"],
         capture_output=True,

@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-import cli
 from cmt.checkpoints import load_model, to_public_layout
+from cmt.commands import main
+from cmt.commands.parameters import Batch
 from cmt.export.inputs import DEMO_WEIGHTS, resolve
 from cmt.export.options import ExportOptions
-from cmt.targets import registry
 
 Run = Callable[..., tuple[int, str]]
 
@@ -33,7 +33,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     def call(*arguments: object) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["cmt-export", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
-            cli.export_command()
+            main.run("cmt-export")
         return int(stop.value.code or 0), capsys.readouterr().err
 
     return call
@@ -79,7 +79,12 @@ def picture_folder(root: Path, classes: tuple[str, ...], each: int = 3) -> Path:
 
 
 def test_help_answers_in_half_a_second() -> None:
-    command = [sys.executable, "-m", "cli", "--help"]
+    command = [
+        sys.executable,
+        "-c",
+        "from cmt.commands.main import run; run('cmt-export')",
+        "--help",
+    ]
     times = []
     for _ in range(3):
         before = os.times()
@@ -145,8 +150,8 @@ def test_numbers_that_make_no_sense(run: Run, tmp_path: Path, arguments: tuple[s
 
 
 def test_a_batch_is_a_number_or_a_range_around_the_usual_one() -> None:
-    assert cli.Batch().convert("8", None, None) == (8, None)
-    assert cli.Batch().convert("1:8:32", None, None) == (8, (1, 32))
+    assert Batch().convert("8", None, None) == (8, None)
+    assert Batch().convert("1:8:32", None, None) == (8, (1, 32))
 
 
 @pytest.mark.parametrize("option", ["--calib-data", "--val-data", "--out"])
@@ -180,7 +185,7 @@ def no_room_for_code() -> NoReturn:
 def test_more_memory_than_there_is_is_said_in_one_line(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Callable[[], object]
 ) -> None:
-    monkeypatch.setattr("export.inputs.load_model", lambda *_, **__: fails())
+    monkeypatch.setattr("cmt.export.inputs.load_model", lambda *_, **__: fails())
     status, error = run(*TI, "--weights", "random")
     assert status == 3
     assert "out of memory" in error.splitlines()[-1]
@@ -339,14 +344,10 @@ def test_demo_weights_fit_the_bundled_images() -> None:
 def test_tensorrt_where_no_library_is_installed(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("export.tensorrt.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("cmt.targets.tensorrt.library.importlib.util.find_spec", lambda name: None)
     line = refused(run, tmp_path, "--variant", "ti", "--target", "tensorrt", "--int8")
     assert "pip install" in line
 
 
 def test_unknown_gpu_architecture_lists_the_known(run: Run, tmp_path: Path) -> None:
     assert "sm86" in refused(run, tmp_path, *TI, "--gpu-arch", "sm11")
-
-
-def test_target_table_and_command_line_name_the_same_targets() -> None:
-    assert set(cli.TARGET_NAMES) == set(registry.TARGETS)

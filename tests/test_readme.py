@@ -18,11 +18,12 @@ import pytest
 from click.testing import CliRunner
 from documented import BLOCKS, ROOT, commands
 
-import cli
 from cmt.bundle.reader import open_bundle
+from cmt.commands import main
+from cmt.commands.export import export_cli
 from cmt.export.pipeline import Bundle
 from cmt.targets.registry import TARGETS
-from cmt.training.recipe import main
+from cmt.training import recipe
 
 README = (ROOT / "README.md").read_text()
 NEEDS_HARDWARE = 'console title="Needs a'
@@ -63,11 +64,11 @@ def test_python_examples_run() -> None:
         exec(compile(example, "README.md", "exec"), {})
 
 
-def run(entry: Callable[[], None], command: str, monkeypatch: pytest.MonkeyPatch) -> int:
+def run(command: str, monkeypatch: pytest.MonkeyPatch) -> int:
     """Exit status of a command in this process."""
     monkeypatch.setattr(sys, "argv", shlex.split(command))
     with pytest.raises(SystemExit) as stop:
-        entry()
+        main.run(shlex.split(command)[0])
     return int(stop.value.code or 0)
 
 
@@ -95,7 +96,7 @@ def run_here(shown: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("command", [*commands("cmt-export "), demo()])
 def test_exports_are_accepted(command: str) -> None:
-    cli.export_cli.make_context("cmt-export", shlex.split(command)[1:])
+    export_cli.make_context("cmt-export", shlex.split(command)[1:])
 
 
 @pytest.mark.parametrize("command", run_here([*commands("cmt-export "), demo()]))
@@ -106,14 +107,14 @@ def test_exports_make_a_bundle(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    missing = [name for name in cli.TARGET_NAMES if TARGETS[name].missing() is not None]
+    missing = [name for name in TARGETS if TARGETS[name].missing() is not None]
     if any(f"--target {name}" in command for name in missing):
         pytest.skip(f"{missing[0]} has no wheel for this machine")
     words = shlex.split(command)
     out = tmp_path / (words[words.index("--out") + 1] if "--out" in words else "cmt_ti")
     monkeypatch.chdir(tmp_path)
     resumable(out)
-    assert run(cli.export_command, f"{command} {small}", monkeypatch) == 0
+    assert run(f"{command} {small}", monkeypatch) == 0
     made = open_bundle(out)
     asked = {word for before, word in pairwise(words) if before == "--target"}
     assert {artefact["target"] for artefact in made.artefacts} == asked
@@ -128,7 +129,7 @@ def test_bundles_are_measured(
 ) -> None:
     shutil.copytree(openvino_bundle, tmp_path / "bundle")
     monkeypatch.chdir(tmp_path)
-    assert run(cli.bench_command, f"{command} --seconds 0.1", monkeypatch) == 0
+    assert run(f"{command} --seconds 0.1", monkeypatch) == 0
     assert ("--verify" in command) is ("machines" not in open_bundle(tmp_path / "bundle").report)
 
 
@@ -143,7 +144,7 @@ def test_reports_are_compared(
     for name in ("bundle", "cmt_ti", "other"):
         (tmp_path / name).symlink_to(bundle.path)
     monkeypatch.chdir(tmp_path)
-    status = run(cli.report_command, command, monkeypatch)
+    status = run(command, monkeypatch)
     output = capsys.readouterr()
     assert "openvino" in output.out
     # Whether the policy is kept is the small network's and this machine's affair.

@@ -21,10 +21,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from new_report import replace_report
 
-import cli
 from cmt.bundle.reader import open_bundle
 from cmt.bundle.signature import SIGNATURE, check, read_private_key, sign
 from cmt.bundle.writer import write_manifest
+from cmt.commands import main
 from cmt.errors import InputError
 from cmt.export.pipeline import Bundle
 
@@ -123,7 +123,7 @@ def test_the_command_refuses_an_untrusted_bundle_before_it_runs_anything(
     signed: Path, public: Path, tmp_path: Path
 ) -> None:
     def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        code = "import cli; cli.bench_command()"
+        code = "from cmt.commands.main import run; run('cmt-bench')"
         command = [sys.executable, "-c", code, str(signed), "--verify", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -139,6 +139,6 @@ def test_without_the_package_the_command_says_what_to_install(
     monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.asymmetric", None)
     monkeypatch.setattr(sys, "argv", ["cmt-bench", str(signed), "--trust", str(public)])
     with pytest.raises(SystemExit) as stop:
-        cli.bench_command()
+        main.run("cmt-bench")
     assert stop.value.code == 2
     assert "pip install 'cmt-export[sign]'" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cmt.export import pipeline
+from cmt.export import file_maker
 
 
 @pytest.fixture
@@ -26,11 +26,11 @@ def arguments(tiny_weights: Path, photos: Path, tmp_path: Path) -> Callable[...,
 @pytest.fixture
 def tiny_in_process(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tiny network is a variant that `export.export` takes in this process."""
-    measure = pipeline.measure_alternately
+    measure = file_maker.measure_alternately
 
     def measure_files(files: dict[str, Any], *arguments: Any) -> Any:
         # Processes of their own do not know the tiny network: a file stands in.
         file = next(file for name, file in files.items() if name.endswith("/fp32"))
         return measure({**files, "torch": file}, *arguments)
 
-    monkeypatch.setattr(pipeline, "measure_alternately", measure_files)
+    monkeypatch.setattr(file_maker, "measure_alternately", measure_files)

@@ -28,12 +28,12 @@ VARIANTS["tiny"] = GIVEN["TINY"]
 os.dup2(os.open(GIVEN["ERRORS"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
 if GIVEN["LARGEST_FILE"] is not None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (GIVEN["LARGEST_FILE"],) * 2)
-import cli  # noqa: E402 - its options name the variants
-from cmt.export import assembly as bundles  # noqa: E402
-from cmt.export import pipeline  # noqa: E402
+from cmt.bundle import placing  # noqa: E402
+from cmt.commands import main  # noqa: E402 - its options name the variants
+from cmt.export import file_maker  # noqa: E402
 from cmt.export.stages import Stages  # noqa: E402
 
-whole_run, place, measure = Stages.run, bundles.place, pipeline.measure_alternately
+whole_run, place, measure = Stages.run, placing.place, file_maker.measure_alternately
 
 
 def die(stage: str, moment: str) -> None:
@@ -66,11 +66,11 @@ def measure_files(files: dict[str, Any], *arguments: Any) -> Any:
     return measure({**files, "torch": files["onnxruntime/fp32"]}, *arguments)
 
 
-pipeline.measure_alternately = measure_files
+file_maker.measure_alternately = measure_files
 Stages.run = noting_run  # type: ignore[method-assign]
-bundles.place = noting_place
+placing.place = noting_place
 sys.argv = ["cmt-export", *GIVEN["ARGUMENTS"]]
 if GIVEN["MEMORY"] is not None:
     allowed = psutil.Process().memory_info().vms + GIVEN["MEMORY"]
     resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
-cli.export_command()
+main.run("cmt-export")

@@ -12,7 +12,8 @@ import torch
 
 from benchmarks.hard_cases import scale_stage_ends
 from cmt.errors import GateError
-from cmt.export import export, fine_tuning
+from cmt.export import export
+from cmt.export import fine_tuning as tuning
 from cmt.export.calibration import FITTED
 from cmt.network import CMT
 from cmt.quantize import fine_tuning
@@ -83,7 +84,7 @@ def test_fine_tuning_that_does_harm_is_not_used(
 def test_an_epoch_that_diverges_is_the_last_and_is_not_used(
     layer: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learn = fine_tuning.train_epoch
+    learn = tuning.train_epoch
 
     def learn_and_diverge(network: Any, *args: Any, **kwargs: Any) -> Any:
         state = learn(network, *args, **kwargs)
@@ -91,7 +92,7 @@ def test_an_epoch_that_diverges_is_the_last_and_is_not_used(
             network.get_submodule(layer).weight.mul_(torch.nan)
         return state
 
-    monkeypatch.setattr(fine_tuning, "train_epoch", learn_and_diverge)
+    monkeypatch.setattr(tuning, "train_epoch", learn_and_diverge)
     report = export(**options, out=tmp_path / "bundle", qat=2).report
     scheme = report["fine_tuning"]["schemes"]["explicit"]
     assert scheme["chosen"] == 0
@@ -111,7 +112,7 @@ def test_stand_ins_stay_in_a_network_that_learned_with_them(
     for qat in (0, 1):
         errors = iter(CALIBRATED)
         monkeypatch.setattr(
-            fine_tuning.FineTuning, "_held_out_error", lambda *_, errors=errors: next(errors, 0.5)
+            tuning.FineTuning, "_held_out_error", lambda *_, errors=errors: next(errors, 0.5)
         )
         report = export(**options, qat=qat, out=tmp_path / str(qat)).report
         units = {row["unit"] for row in report["sensitivity"]}
@@ -123,7 +124,7 @@ def test_a_fine_tuned_graph_is_compared_with_the_fine_tuned_network(
     options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is learned for INT8 may take the float network anywhere: only INT8 must come back."""
-    learn = fine_tuning.train_epoch
+    learn = tuning.train_epoch
 
     def learn_and_turn(network: Any, *args: Any, **kwargs: Any) -> Any:
         state = learn(network, *args, **kwargs)
@@ -132,8 +133,8 @@ def test_a_fine_tuned_graph_is_compared_with_the_fine_tuned_network(
             network.head.classifier.bias.mul_(-1)
         return state
 
-    monkeypatch.setattr(fine_tuning, "train_epoch", learn_and_turn)
-    monkeypatch.setattr(fine_tuning.FineTuning, "_held_out_error", lambda *_: next(errors))
+    monkeypatch.setattr(tuning, "train_epoch", learn_and_turn)
+    monkeypatch.setattr(tuning.FineTuning, "_held_out_error", lambda *_: next(errors))
     errors = iter([*CALIBRATED, 0.5])
     with pytest.raises(GateError, match="parity failed at 'qdq'"):
         export(**options, qat=1, gate_minutes=0.0, out=tmp_path / "bundle")

@@ -20,14 +20,16 @@ from safetensors.torch import save_file
 from benchmarks.hard_cases import scale_stage_ends
 from cmt.checkpoints import to_public_layout
 from cmt.errors import GateError
+from cmt.export import calibration, file_maker, gate, pipeline
 from cmt.export import export as run_export
 from cmt.export.calibration import FITTED
 from cmt.export.pipeline import Bundle
 from cmt.network import CMT, ConvHead
+from cmt.quantize import activation
 from cmt.quantize.activation import fit_activations
 from cmt.quantize.sensitivity import worst_first
 from cmt.rewrite import InferenceCMT
-from cmt.targets import machine
+from cmt.targets.machine import describe
 from cmt.targets.registry import TARGETS
 from cmt.variants import VARIANTS
 
@@ -152,13 +154,13 @@ def spoilt_stand_ins(
         with torch.no_grad():
             network.stages[3].blocks[0].ffn.project.weight *= -1
 
-    monkeypatch.setattr(quantize.activation, "fit_activations", fit_badly)
+    monkeypatch.setattr(activation, "fit_activations", fit_badly)
 
     def fitted_first(row: dict[str, Any]) -> float:
         # Whether fitted weights are best is chance on so few pictures.
         return np.inf if FITTED in row.get("method", "") else worst_first(row)
 
-    monkeypatch.setattr(export.narrowing, "worst_first", fitted_first)
+    monkeypatch.setattr(calibration, "worst_first", fitted_first)
     return {"weights": str(tmp_path / "tiny.safetensors")}
 
 
@@ -170,8 +172,8 @@ def export_tiny(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., Bundle]:
-    monkeypatch.setattr(export.fallback, "_TIMING_SECONDS", 0.05)
-    monkeypatch.setattr(export.fallback, "TIMED_UNITS", 2)
+    monkeypatch.setattr(file_maker, "SLOWDOWN_SECONDS", 0.05)
+    monkeypatch.setattr(gate, "TIMED_UNITS", 2)
 
     def run(*targets: str, precision: str = "int8", **options: Any) -> Bundle:
         return run_export(
@@ -278,8 +280,8 @@ def test_a_cpu_that_cuts_off_sums_of_8_bit_products_is_named(
     flags: list[str],
     warned: int,
 ) -> None:
-    machine = {**machine.describe(seed=0), "cpu_flags": flags}
-    monkeypatch.setattr(machine, "describe", lambda _: machine)
+    cpu = {**describe(seed=0), "cpu_flags": flags}
+    monkeypatch.setattr(pipeline, "describe", lambda _: cpu)
     report = export_tiny("onnxruntime", max_drop=100.0, gate_minutes=0.0).report
     lines = [line for line in report["warnings"] if "onnxruntime/int8 may answer better" in line]
     assert len(lines) == warned

@@ -291,7 +291,7 @@ def test_a_step_that_changes_the_function_stops_the_run_and_is_named(
         weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
         onnx.save(model, path)
 
-    monkeypatch.setattr(export.pipeline, "simplify_onnx", spoil)
+    monkeypatch.setattr("cmt.export.graph_maker.simplify_onnx", spoil)
     with pytest.raises(GateError, match="simplified"):
         export.export(
             variant="ti", targets=("onnxruntime",), weights=str(weights), out=tmp_path / "b"

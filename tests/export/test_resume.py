@@ -14,9 +14,9 @@ import pytest
 from real_runs import status_of
 from safetensors.torch import load_file, save_file
 
+from cmt.bundle import placing
 from cmt.bundle.reader import open_bundle
 from cmt.errors import InputError
-from cmt.export import assembly as bundles
 
 SPEED = ("latency_ms", "throughput_ips", "peak_rss_mb")
 SPEED_UPS = ("speedup_vs_baseline", "speedup_vs_fp32_graph")
@@ -165,13 +165,13 @@ def test_a_second_run_of_one_bundle_is_refused_and_leaves_the_first_its_stages(
     arguments: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     place, log = tmp_path / "new" / "bundle", tmp_path / "log"
-    stage = bundles.workspace_folder(place) / "stage"
-    with bundles.locked(place):
+    stage = placing.workspace_folder(place) / "stage"
+    with placing.locked(place):
         stage.mkdir(parents=True)
         assert status_of(arguments("new/bundle"), log) == 2
         assert stage.is_dir()
         with pytest.raises(InputError, match=f"another run is writing {place}"):
-            bundles.locked(place).__enter__()
+            placing.locked(place).__enter__()
     assert [path.name for path in place.parent.iterdir()] == [".bundle.partial"]
 
 
@@ -181,10 +181,10 @@ def test_a_killed_run_keeps_no_lock_and_a_refused_one_no_folders(
     log = tmp_path / "log"
     killed = status_of(arguments("new/b"), log, "reference", "after", signal.SIGKILL)
     assert killed == -signal.SIGKILL
-    with bundles.locked(tmp_path / "new" / "b"):
+    with placing.locked(tmp_path / "new" / "b"):
         pass
     assert [path.name for path in (tmp_path / "new").iterdir()] == [".b.partial"]
-    with bundles.locked(tmp_path / "other" / "folder" / "b"):
+    with placing.locked(tmp_path / "other" / "folder" / "b"):
         pass
     assert not (tmp_path / "other").exists()
 
@@ -192,7 +192,7 @@ def test_a_killed_run_keeps_no_lock_and_a_refused_one_no_folders(
 def test_a_bundle_that_is_being_replaced_is_never_lost(
     arguments: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old, new = tmp_path / "b", bundles.workspace_folder(tmp_path / "b") / "bundle"
+    old, new = tmp_path / "b", placing.workspace_folder(tmp_path / "b") / "bundle"
     for folder, text in ((old, "old"), (new, "new")):
         folder.mkdir(parents=True)
         (folder / "manifest.json").write_text(text)
@@ -208,17 +208,17 @@ def test_a_bundle_that_is_being_replaced_is_never_lost(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            bundles.place(new, old)
+            placing.place(new, old)
     assert not old.exists()
-    bundles.recover(old)
+    placing.recover(old)
     assert (old / "manifest.json").read_text() == "old"
-    bundles.place(new, old)
+    placing.place(new, old)
     assert (old / "manifest.json").read_text() == "new"
 
-    leftover = bundles.workspace_folder(old) / "replaced" / "model"  # killed while removing it
+    leftover = placing.workspace_folder(old) / "replaced" / "model"  # killed while removing it
     leftover.mkdir(parents=True)
     new.mkdir()
     (new / "manifest.json").write_text("newer")
-    bundles.place(new, old)
+    placing.place(new, old)
     assert (old / "manifest.json").read_text() == "newer"
     assert not leftover.exists()

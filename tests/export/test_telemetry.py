@@ -22,7 +22,8 @@ OURS = """
     from pathlib import Path
 
     from export.openvino import build_ir
-    from measure.runners import load_onnxruntime, load_openvino
+    from cmt.targets.onnxruntime import load_onnxruntime
+    from cmt.targets.openvino import load_openvino
 
     graph, folder = Path(sys.argv[1]), Path(sys.argv[2])
     for precision in ("fp32", "fp16"):
@@ -32,7 +33,7 @@ OURS = """
     load_onnxruntime(graph, 1)
 """
 TIMED = """
-    from measure.worker import LOADERS, Path
+    from cmt.measure.worker import LOADERS, Path
 
     for runtime, path in zip(("onnxruntime", "openvino"), sys.argv[1:], strict=True):
         LOADERS[runtime](Path(path), 1)

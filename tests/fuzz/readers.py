@@ -20,7 +20,8 @@ from cmt.calib_data.preprocessing import Preprocessing
 from cmt.calib_data.sources import LARGEST_IDX, parse_idx
 from cmt.errors import InputError
 from cmt.report import comparison, comparison_pages
-from cmt.report.document import parse_report, render_markdown, terminal_table
+from cmt.report.document import parse_report, render_markdown
+from cmt.report.terminal import terminal_table
 from cmt.variants import LARGEST_SIDE, VARIANTS
 
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None

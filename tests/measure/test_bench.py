@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cmt.targets import base
+
 from cmt.bundle.golden import verify
 from cmt.bundle.reader import open_bundle
 from cmt.bundle.writer import describe_file, write_manifest
@@ -37,8 +39,8 @@ def cmt_bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
         sys.meta_path.insert(0, Refuse())
         sys.modules["tensorrt"] = sys.modules["tensorrt_rtx"] = None
-        import cli
-        cli.bench_command()
+        from cmt.commands.main import run
+        run("cmt-bench")
     """
     command = [sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
@@ -171,6 +173,6 @@ def test_a_machine_without_any_runtime_is_told_what_to_install(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
-    monkeypatch.setattr(measure.runners, "find_spec", lambda name: None)
+    monkeypatch.setattr(base, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="can run none"):
         list(verify(open_bundle(copy), 1))

@@ -65,7 +65,7 @@ def test_a_tuned_export_runs_as_tuned_and_says_what_was_tried(
         _, rows = measured(*arguments)
         return rows[-1]["settings"], rows
 
-    monkeypatch.setattr("export.pipeline.tune", choose_one_thread)
+    monkeypatch.setattr("cmt.export.file_maker.tune", choose_one_thread)
     result = export(
         variant="ti",
         targets=("openvino",),

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from example_report import make_report, make_row
 
-import cli
+from cmt.commands import main
 from cmt.errors import InputError
 from cmt.export.pipeline import Bundle
 from cmt.report import charts, comparison_pages
@@ -66,7 +66,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["cmt-report", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
-            cli.report_command()
+            main.run("cmt-report")
         output = capsys.readouterr()
         return int(stop.value.code or 0), output.out, output.err
 

@@ -16,7 +16,7 @@ TINY = Variant("tiny", 32, 8, (8, 16, 32, 64), (1, 1, 2, 1), {"official": 3.6, "
 # Children of a server that has the heavy imports done already, and has run nothing with them: those
 # that exporting makes on the way too, which may fail in their own ways where memory is short.
 PROCESSES = multiprocessing.get_context("forkserver")
-IMPORTS = "torch torch._dynamo onnx onnxscript onnxsim onnxruntime openvino export.pipeline"
+IMPORTS = "torch torch._dynamo onnx onnxscript onnxsim onnxruntime openvino cmt.export.pipeline"
 PROCESSES.set_forkserver_preload(IMPORTS.split())
 
 

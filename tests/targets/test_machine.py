@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cmt.targets.machine import describe
-from cmt.targets.tensorrt import build
+from cmt.targets.tensorrt import device
 from cmt.targets.tensorrt.device import Gpu
 
 
@@ -20,7 +20,7 @@ def put_on_path(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, script
 
 def test_a_machine_without_a_gpu_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(build, "find_gpu", lambda: None)
+    monkeypatch.setattr(device, "find_gpu", lambda: None)
     found = describe(seed=0)
     assert found["gpu"] is found["gpu_power"] is None
 
@@ -29,7 +29,7 @@ def test_a_jetson_says_its_gpu_and_power_mode(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     put_on_path(tmp_path, monkeypatch, "nvpmodel", "echo 'NV Power Mode: MAXN'; echo 0")
-    monkeypatch.setattr(build, "find_gpu", lambda: Gpu("sm87", "Orin", "CUDA 12.6"))
+    monkeypatch.setattr(device, "find_gpu", lambda: Gpu("sm87", "Orin", "CUDA 12.6"))
     found = describe(seed=0)
     assert found["gpu"] == "Orin, CUDA 12.6"
     assert found["gpu_power"] == "NV Power Mode: MAXN"
@@ -48,5 +48,5 @@ def test_a_tool_that_fails_is_as_good_as_none(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     put_on_path(tmp_path, monkeypatch, "nvpmodel", "echo half; exit 1")
-    monkeypatch.setattr(build, "find_gpu", lambda: None)
+    monkeypatch.setattr(device, "find_gpu", lambda: None)
     assert describe(seed=0)["gpu_power"] is None

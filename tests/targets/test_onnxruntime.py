@@ -23,7 +23,7 @@ import signal
 import sys
 from pathlib import Path
 
-from measure.runners import load_openvino
+from cmt.targets.openvino import load_openvino
 
 first, second = (load_openvino(Path(sys.argv[1]), 1) for _ in range(2))
 del first

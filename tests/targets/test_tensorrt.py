@@ -46,7 +46,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-from export.tensorrt import build_engine
+from cmt.targets.tensorrt.build import build_engine
 
 phases = []
 
