@@ -20,7 +20,7 @@ from documented import BLOCKS, ROOT, commands
 
 from cmt.bundle.reader import open_bundle
 from cmt.commands import main
-from cmt.commands.export import export_cli
+from cmt.commands.cmt_export import export_cli
 from cmt.export.pipeline import Bundle
 from cmt.report.document import report_of
 from cmt.targets.registry import TARGETS

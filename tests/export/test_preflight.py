@@ -70,7 +70,7 @@ def test_a_dry_run_fine_tunes_nothing_and_looks_at_where_the_bundle_would_go(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("fine-tuning")
 
-    monkeypatch.setattr("cmt.export.fine_tuning.train_epoch", refuse)
+    monkeypatch.setattr("cmt.export.epochs.train_epoch", refuse)
     few = dataclasses.replace(options, targets=("onnxruntime",), precisions=("int8",), qat=1)
     assert "onnxruntime/int8: the parser reads the whole graph" in preflight.preflight(few)
     (few.bundle / "something").mkdir(parents=True)
