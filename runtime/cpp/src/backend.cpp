@@ -1,18 +1,36 @@
 #include "backend.hpp"
 
+#include <algorithm>
 #include <cmt/error.hpp>
 
-#ifdef CMT_WITH_OPENVINO
-#include "openvino_backend.hpp"
-#endif
-#ifdef CMT_WITH_ONNXRUNTIME
-#include "onnxruntime_backend.hpp"
-#endif
-#ifdef CMT_WITH_TENSORRT
-#include "tensorrt_backend.hpp"
-#endif
+#include "backends.hpp"
 
 namespace cmt {
+namespace {
+
+/// The one place that says which runtimes this build has.
+const std::vector<const Backend*>& backends() {
+  static const std::vector<const Backend*> all{
+#ifdef CMT_WITH_OPENVINO
+      &kOpenVino,
+#endif
+#ifdef CMT_WITH_ONNXRUNTIME
+      &kOnnxRuntime,
+#endif
+#ifdef CMT_WITH_TENSORRT
+      &kTensorRt,
+#endif
+  };
+  return all;
+}
+
+const Backend* find_backend(const std::string& target) {
+  const auto found = std::find_if(backends().begin(), backends().end(),
+                                  [&](const Backend* one) { return one->target == target; });
+  return found == backends().end() ? nullptr : *found;
+}
+
+}  // namespace
 
 void check_signature(const Manifest& manifest, const Artefact& artefact,
                      const Signature& signature) {
@@ -30,43 +48,22 @@ void check_signature(const Manifest& manifest, const Artefact& artefact,
 }
 
 std::optional<std::string> missing_backend(const std::string& target) {
-#ifdef CMT_WITH_OPENVINO
-  if (target == "openvino") return std::nullopt;
-#endif
-#ifdef CMT_WITH_ONNXRUNTIME
-  if (target == "onnxruntime") return std::nullopt;
-#endif
-#ifdef CMT_WITH_TENSORRT
-  if (target == "tensorrt") return missing_cuda_device();
-#endif
-  return "cmt_runtime was built without a backend for " + target;
+  const Backend* backend = find_backend(target);
+  if (backend == nullptr) return "cmt_runtime was built without a backend for " + target;
+  return backend->missing();
 }
 
 std::shared_ptr<const Model> load_model(const Bundle& bundle, const Artefact& artefact,
                                         int threads) {
-#ifdef CMT_WITH_OPENVINO
-  if (artefact.target == "openvino") return load_openvino(bundle, artefact, threads);
-#endif
-#ifdef CMT_WITH_ONNXRUNTIME
-  if (artefact.target == "onnxruntime") return load_onnxruntime(bundle, artefact, threads);
-#endif
-#ifdef CMT_WITH_TENSORRT
-  if (artefact.target == "tensorrt") return load_tensorrt(bundle, artefact);
-#endif
-  throw InputError(artefact.file.path + ": " + *missing_backend(artefact.target));
+  if (const auto reason = missing_backend(artefact.target)) {
+    throw InputError(artefact.file.path + ": " + *reason);
+  }
+  return find_backend(artefact.target)->load(bundle, artefact, threads);
 }
 
 std::vector<std::pair<std::string, std::string>> backend_versions() {
   std::vector<std::pair<std::string, std::string>> versions;
-#ifdef CMT_WITH_OPENVINO
-  versions.emplace_back("openvino", openvino_version());
-#endif
-#ifdef CMT_WITH_ONNXRUNTIME
-  versions.emplace_back("onnxruntime", onnxruntime_version());
-#endif
-#ifdef CMT_WITH_TENSORRT
-  versions.push_back(tensorrt_version());
-#endif
+  for (const Backend* backend : backends()) versions.push_back(backend->version());
   return versions;
 }
 

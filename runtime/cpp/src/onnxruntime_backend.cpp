@@ -1,9 +1,9 @@
-#include "onnxruntime_backend.hpp"
-
 #include <onnxruntime_cxx_api.h>
 
 #include <algorithm>
 #include <numeric>
+
+#include "backends.hpp"
 
 namespace cmt {
 namespace {
@@ -124,13 +124,16 @@ std::unique_ptr<Session> OrtModel::make_session() const {
   return std::make_unique<OrtSession>(*this);
 }
 
-}  // namespace
+std::optional<std::string> missing() { return std::nullopt; }
 
-std::shared_ptr<const Model> load_onnxruntime(const Bundle& bundle, const Artefact& artefact,
-                                              int threads) {
+std::shared_ptr<const Model> load(const Bundle& bundle, const Artefact& artefact, int threads) {
   return std::make_shared<OrtModel>(bundle, artefact, threads);
 }
 
-std::string onnxruntime_version() { return Ort::GetVersionString(); }
+std::pair<std::string, std::string> version() { return {"onnxruntime", Ort::GetVersionString()}; }
+
+}  // namespace
+
+const Backend kOnnxRuntime{"onnxruntime", missing, load, version};
 
 }  // namespace cmt

@@ -1,9 +1,9 @@
-#include "openvino_backend.hpp"
-
 #include <algorithm>
 #include <memory>
 #include <mutex>
 #include <openvino/openvino.hpp>
+
+#include "backends.hpp"
 
 namespace cmt {
 namespace {
@@ -77,13 +77,18 @@ class OpenVinoModel : public Model {
   ov::CompiledModel compiled_;
 };
 
-}  // namespace
+std::optional<std::string> missing() { return std::nullopt; }
 
-std::shared_ptr<const Model> load_openvino(const Bundle& bundle, const Artefact& artefact,
-                                           int threads) {
+std::shared_ptr<const Model> load(const Bundle& bundle, const Artefact& artefact, int threads) {
   return std::make_shared<OpenVinoModel>(bundle, artefact, threads);
 }
 
-std::string openvino_version() { return ov::get_openvino_version().buildNumber; }
+std::pair<std::string, std::string> version() {
+  return {"openvino", ov::get_openvino_version().buildNumber};
+}
+
+}  // namespace
+
+const Backend kOpenVino{"openvino", missing, load, version};
 
 }  // namespace cmt

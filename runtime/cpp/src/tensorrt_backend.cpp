@@ -1,5 +1,3 @@
-#include "tensorrt_backend.hpp"
-
 #include <NvInferRuntime.h>
 #include <cuda_runtime_api.h>
 
@@ -8,6 +6,7 @@
 #include <numeric>
 #include <utility>
 
+#include "backends.hpp"
 #include "files.hpp"
 
 namespace cmt {
@@ -103,6 +102,18 @@ struct Port {
   }
 };
 
+/// `tensorrt` or `tensorrt_rtx`, and the version of the library that is loaded.
+std::pair<std::string, std::string> version() {
+#ifdef TRT_MAJOR_RTX
+  const char* library = "tensorrt_rtx";
+#else
+  const char* library = "tensorrt";
+#endif
+  return {library, std::to_string(getInferLibMajorVersion()) + "." +
+                       std::to_string(getInferLibMinorVersion()) + "." +
+                       std::to_string(getInferLibPatchVersion())};
+}
+
 class TensorRtModel : public Model {
  public:
   TensorRtModel(const Bundle& bundle, const Artefact& artefact) {
@@ -118,8 +129,8 @@ class TensorRtModel : public Model {
     if (artefact.dla_core) runtime_->setDLACore(*artefact.dla_core);
     engine_.reset(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
     if (engine_ == nullptr) {
-      const auto [library, version] = tensorrt_version();
-      throw InputError(name + " was built with " + artefact.built + "; " + library + " " + version +
+      const auto [library, ours] = version();
+      throw InputError(name + " was built with " + artefact.built + "; " + library + " " + ours +
                        " cannot load it on this GPU (" + logger_.last() + "): export it anew");
     }
     check_signature(bundle.manifest(), artefact, signature(bundle.manifest().batch));
@@ -219,28 +230,19 @@ std::unique_ptr<Session> TensorRtModel::make_session() const {
   return std::make_unique<TensorRtSession>(*this);
 }
 
-}  // namespace
-
-std::optional<std::string> missing_cuda_device() {
+std::optional<std::string> missing() {
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status == cudaSuccess && count > 0) return std::nullopt;
   return std::string("no CUDA device (") + cudaGetErrorString(status) + ")";
 }
 
-std::shared_ptr<const Model> load_tensorrt(const Bundle& bundle, const Artefact& artefact) {
+std::shared_ptr<const Model> load(const Bundle& bundle, const Artefact& artefact, int /*threads*/) {
   return std::make_shared<TensorRtModel>(bundle, artefact);
 }
 
-std::pair<std::string, std::string> tensorrt_version() {
-#ifdef TRT_MAJOR_RTX
-  const char* library = "tensorrt_rtx";
-#else
-  const char* library = "tensorrt";
-#endif
-  return {library, std::to_string(getInferLibMajorVersion()) + "." +
-                       std::to_string(getInferLibMinorVersion()) + "." +
-                       std::to_string(getInferLibPatchVersion())};
-}
+}  // namespace
+
+const Backend kTensorRt{"tensorrt", missing, load, version};
 
 }  // namespace cmt
