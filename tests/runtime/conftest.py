@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -124,3 +125,12 @@ def library() -> Callable[[Path], Path]:
         return build / "libcmt_runtime.a"
 
     return make
+
+
+@pytest.fixture
+def stored_bundle(tmp_path: Path) -> Path:
+    """A small bundle of an earlier release with OpenVINO's and ONNX Runtime's INT8; to change."""
+    archive = Path(__file__).parents[1] / "reference" / "bundles" / "schema_1.zip"
+    with zipfile.ZipFile(archive) as content:
+        content.extractall(tmp_path / "stored")
+    return tmp_path / "stored"

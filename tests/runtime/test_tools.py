@@ -281,5 +281,9 @@ def test_another_project_finds_the_installed_library(
     result = run(build / "example", openvino_bundle, image)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"{image}: ")
+    for arguments in ((), (openvino_bundle,), (tmp_path / "none", image)):
+        result = run(build / "example", *arguments)
+        assert result.returncode == 2
+        assert len(result.stderr.splitlines()) == 1
     installed = run(prefix / "bin" / "cmt_check", openvino_bundle)
     assert installed.returncode == 0, installed.stderr

@@ -4,6 +4,7 @@
 #include <cmt/error.hpp>
 
 #include "backends.hpp"
+#include "translate.hpp"
 
 namespace cmt {
 namespace {
@@ -29,6 +30,39 @@ const Backend* find_backend(const std::string& target) {
                                   [&](const Backend* one) { return one->target == target; });
   return found == backends().end() ? nullptr : *found;
 }
+
+/// A runtime's session whose exceptions leave as Errors.
+class GuardedSession : public Session {
+ public:
+  GuardedSession(std::string file, std::unique_ptr<Session> session)
+      : file_(std::move(file)), session_(std::move(session)) {}
+
+  void* input() override { return session_->input(); }
+  void infer() override {
+    translated(file_, [&] { session_->infer(); });
+  }
+  const std::vector<Output>& outputs() const override { return session_->outputs(); }
+
+ private:
+  std::string file_;
+  std::unique_ptr<Session> session_;
+};
+
+/// The same of a loaded file.
+class GuardedModel : public Model {
+ public:
+  GuardedModel(std::string file, std::shared_ptr<const Model> model)
+      : file_(std::move(file)), model_(std::move(model)) {}
+
+  std::unique_ptr<Session> make_session() const override {
+    return translated(
+        file_, [&] { return std::make_unique<GuardedSession>(file_, model_->make_session()); });
+  }
+
+ private:
+  std::string file_;
+  std::shared_ptr<const Model> model_;
+};
 
 }  // namespace
 
@@ -58,7 +92,11 @@ std::shared_ptr<const Model> load_model(const Bundle& bundle, const Artefact& ar
   if (const auto reason = missing_backend(artefact.target)) {
     throw InputError(artefact.file.path + ": " + *reason);
   }
-  return find_backend(artefact.target)->load(bundle, artefact, threads);
+  const std::string& file = artefact.file.path;
+  return translated(file, [&] {
+    auto model = find_backend(artefact.target)->load(bundle, artefact, threads);
+    return std::make_shared<GuardedModel>(file, std::move(model));
+  });
 }
 
 std::vector<std::pair<std::string, std::string>> backend_versions() {

@@ -15,6 +15,7 @@ struct Output {
 };
 
 /// One inference at a time on a loaded file; each thread has its own. Its Model must outlive it.
+/// Those that `load_model` leads to throw Errors alone.
 class Session {
  public:
   Session() = default;
@@ -55,7 +56,7 @@ void check_signature(const Manifest& manifest, const Artefact& artefact,
 /// Why this build cannot run a target's files on this machine; nothing where it can.
 std::optional<std::string> missing_backend(const std::string& target);
 
-/// Loads a file of the bundle; `threads` 0 takes all CPUs. Throws InputError without a backend.
+/// Loads a file of the bundle; `threads` 0 takes all CPUs. Throws Errors alone.
 std::shared_ptr<const Model> load_model(const Bundle& bundle, const Artefact& artefact,
                                         int threads);
 

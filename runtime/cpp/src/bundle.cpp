@@ -16,6 +16,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr const char* kManifest = "manifest.json";
+constexpr std::uint64_t kLargestManifest = std::uint64_t{1} << 26;  // as in cmt/strict_json.py
 constexpr const char* kSeal = "manifest.json.sha256";
 
 [[noreturn]] void refuse(const std::string& name, const std::string& problem) {
@@ -278,7 +279,7 @@ std::filesystem::path inside(const std::filesystem::path& folder, const std::str
     throw InputError("'" + name + "' leads out of the bundle: copy the bundle again, links " +
                      "followed");
   }
-  if (!std::filesystem::is_regular_file(path)) refuse(name, "it is no file");  // a pipe never ends
+  if (!std::filesystem::is_regular_file(path, error)) refuse(name, "it is no file");
   return path;
 }
 
@@ -290,7 +291,7 @@ void check_file(const std::filesystem::path& folder, const FileEntry& entry) {
   if (size != entry.bytes) {
     refuse(entry.path, std::to_string(size) + " bytes in place of " + std::to_string(entry.bytes));
   }
-  if (sha256_file(path) != entry.sha256) refuse(entry.path, "its sha256 differs");
+  if (sha256_file(path, entry.bytes) != entry.sha256) refuse(entry.path, "its sha256 differs");
 }
 
 }  // namespace
@@ -304,12 +305,14 @@ Manifest parse_manifest(std::string_view text) {
 }
 
 Bundle::Bundle(std::filesystem::path folder) : folder_(std::move(folder)) {
-  if (!std::filesystem::is_regular_file(folder_ / kManifest)) {
+  std::error_code error;
+  if (!std::filesystem::is_regular_file(folder_ / kManifest, error)) {
     throw InputError(folder_.string() + " is no bundle: it has no " + kManifest);
   }
-  const std::string text = read_file(inside(folder_, kManifest));
+  const std::string text = read_file(inside(folder_, kManifest), kLargestManifest);
   manifest_ = parse_manifest(text);
-  if (read_file(inside(folder_, kSeal)) != sha256(text) + "  " + kManifest + "\n") {
+  if (read_file(inside(folder_, kSeal), kLargestManifest) !=
+      sha256(text) + "  " + kManifest + "\n") {
     refuse(kManifest, std::string("its sha256 is not that of ") + kSeal);
   }
   for (const FileEntry& entry : manifest_.files) check_file(folder_, entry);

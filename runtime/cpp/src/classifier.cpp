@@ -8,6 +8,7 @@
 #include "backend.hpp"
 #include "bundle.hpp"
 #include "preprocessing.hpp"
+#include "translate.hpp"
 
 namespace cmt {
 namespace {
@@ -84,7 +85,8 @@ struct Classifier::State {
 
   void rank(const float* logits, std::size_t top_k, std::vector<Prediction>& result) {
     if (!std::all_of(logits, logits + classes, [](float x) { return std::isfinite(x); })) {
-      throw std::runtime_error(loaded->artefact + " answered with NaN or infinity");
+      throw InputError(loaded->artefact +
+                       " answered with NaN or infinity: export the bundle again");
     }
     const std::size_t count = std::min(top_k, classes);
     std::iota(order.begin(), order.end(), std::size_t{0});
@@ -106,6 +108,11 @@ struct Classifier::State {
   }
 
   void classify(const std::vector<ImageView>& images, std::size_t top_k) {
+    translated(loaded->artefact, [&] { answer(images, top_k); });
+  }
+
+ private:
+  void answer(const std::vector<ImageView>& images, std::size_t top_k) {
     const Manifest& manifest = loaded->manifest;
     results.resize(images.size());
     for (std::size_t begin = 0; begin < images.size(); begin += manifest.batch) {
@@ -123,14 +130,18 @@ struct Classifier::State {
 };
 
 Classifier::Classifier(const std::filesystem::path& bundle, const Options& options)
-    : Classifier(std::make_unique<State>(load(bundle, options))) {}
+    : Classifier(translated(bundle.string(),
+                            [&] { return std::make_unique<State>(load(bundle, options)); })) {}
 
 Classifier::Classifier(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Classifier::Classifier(Classifier&& other) noexcept = default;
 Classifier& Classifier::operator=(Classifier&& other) noexcept = default;
 Classifier::~Classifier() = default;
 
-Classifier Classifier::share() const { return Classifier(std::make_unique<State>(state_->loaded)); }
+Classifier Classifier::share() const {
+  return Classifier(translated(state_->loaded->artefact,
+                               [&] { return std::make_unique<State>(state_->loaded); }));
+}
 
 const std::vector<Prediction>& Classifier::classify(const ImageView& image, std::size_t top_k) {
   state_->one.front() = image;

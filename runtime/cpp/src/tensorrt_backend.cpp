@@ -14,7 +14,7 @@ namespace {
 
 void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
-  throw std::runtime_error(std::string("CUDA cannot ") + what + ": " + cudaGetErrorString(status));
+  throw MachineError(std::string("CUDA cannot ") + what + ": " + cudaGetErrorString(status));
 }
 
 /// Keeps the last error, for TensorRT's functions only say that there was one.
@@ -119,7 +119,7 @@ class TensorRtModel : public Model {
   TensorRtModel(const Bundle& bundle, const Artefact& artefact) {
     const std::string& name = artefact.file.path;
     runtime_.reset(nvinfer1::createInferRuntime(logger_));
-    if (runtime_ == nullptr) throw std::runtime_error("TensorRT does not start: " + logger_.last());
+    if (runtime_ == nullptr) throw MachineError("TensorRT does not start: " + logger_.last());
     // An engine is executable: what is hashed are the bytes that TensorRT gets.
     const std::string plan = read_file(bundle.path(artefact.file));
     if (sha256(plan) != artefact.file.sha256) {
@@ -212,7 +212,7 @@ class TensorRtSession : public Session {
 
  private:
   [[noreturn]] void fail(const char* what) const {
-    throw std::runtime_error(std::string("TensorRT cannot ") + what + ": " + logger_.last());
+    throw MachineError(std::string("TensorRT cannot ") + what + ": " + logger_.last());
   }
   void bind(const Port& port, const Buffer& buffer) {
     if (!context_->setTensorAddress(port.name.c_str(), buffer.device())) fail("bind a buffer");

@@ -145,7 +145,17 @@ Json row(const Candidate& candidate, const std::vector<Candidate>& all, std::siz
           {"reasons", reasons}};
 }
 
+/// Refused before anything is measured: the report takes no other name.
+std::string machine_name(const cmt::tools::Arguments& arguments) {
+  const std::string given = arguments.text("machine", cmt::printable(cmt::tools::host_name()));
+  if (given.empty() || cmt::printable(given) != given) {
+    throw cmt::InputError("--machine '" + given + "' is no name: give visible characters in UTF-8");
+  }
+  return given;
+}
+
 int bench(const cmt::tools::Arguments& arguments) {
+  const std::string machine = machine_name(arguments);
   const double seconds = arguments.number("seconds", 5, 1e-3, 3600);
   const int threads = arguments.count("threads", 0, 1, 4096);
   const std::string wanted = arguments.text("artefact", "");
@@ -154,7 +164,8 @@ int bench(const cmt::tools::Arguments& arguments) {
   for (const cmt::Artefact& artefact : bundle.manifest().artefacts) {
     if (!wanted.empty() && wanted != artefact.name() && wanted != artefact.precision) continue;
     if (const auto reason = cmt::missing_backend(artefact.target)) {
-      std::cerr << "skipped " << artefact.file.path << ": " << *reason << '\n';
+      std::cerr << "skipped " << cmt::printable(artefact.file.path) << ": "
+                << cmt::printable(*reason) << '\n';
       continue;
     }
     candidates.push_back(load(bundle, artefact, threads_of(artefact, threads)));
@@ -168,16 +179,19 @@ int bench(const cmt::tools::Arguments& arguments) {
   }
   if (arguments.has("json")) {
     std::string command = "cmt_bench";
-    for (const std::string& word : arguments.positional) command.append(" ").append(word);
-    for (const auto& [name, value] : arguments.options) {
-      command.append(" --").append(name).append(value.empty() ? "" : " ").append(value);
+    for (const std::string& word : arguments.positional) {
+      command.append(" ").append(cmt::printable(word));
     }
-    const Json entry{{"machine", arguments.text("machine", cmt::tools::host_name())},
+    for (const auto& [name, value] : arguments.options) {
+      command.append(" --").append(name).append(value.empty() ? "" : " ");
+      command.append(cmt::printable(value));
+    }
+    const Json entry{{"machine", machine},
                      {"measured", cmt::tools::timestamp()},
                      {"command", command},
                      {"environment", cmt::tools::describe_machine()},
                      {"results", rows}};
-    std::cout << entry.dump(1) << '\n';
+    std::cout << cmt::tools::to_text(entry, 1) << '\n';
     return 0;
   }
   std::printf("%-24s %8s %8s %8s %9s %8s\n", "file", "p50 ms", "p90 ms", "p99 ms", "images/s",
@@ -185,7 +199,7 @@ int bench(const cmt::tools::Arguments& arguments) {
   for (const Json& r : rows) {
     const Json& latency = r["latency_ms"];
     const std::string name =
-        r["target"].get<std::string>() + " " + r["precision"].get<std::string>();
+        cmt::printable(r["target"].get<std::string>() + " " + r["precision"].get<std::string>());
     const Json& ratio = r["speedup_vs_fp32_graph"];
     std::printf("%-24s %8.3f %8.3f %8.3f %9.1f", name.c_str(), latency["p50"].get<double>(),
                 latency["p90"].get<double>(), latency["p99"].get<double>(),

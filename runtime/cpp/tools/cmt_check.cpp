@@ -21,7 +21,8 @@ constexpr const char* kUsage =
     "\n"
     "Checks the sha256 of every file, prepares the golden photo, and runs every file that this\n"
     "build can on the golden images. Exit status: 0 all is as it was when the bundle was made;\n"
-    "1 something differs; 2 the bundle is unusable, or nothing in it can be run.\n";
+    "1 something differs; 2 the bundle is unusable, or nothing in it can be run; 3 the machine\n"
+    "failed, or what was found could not be written.\n";
 
 template <typename T>
 cmt::Array<T> expect_shape(cmt::Array<T> array, const std::vector<std::size_t>& shape,
@@ -41,7 +42,8 @@ cmt::Array<std::uint8_t> read_pixels(const cmt::Bundle& bundle, const cmt::FileE
 }
 
 bool report(bool passed, const std::string& name, const std::string& detail) {
-  std::printf("%-8s%s: %s\n", passed ? "ok" : "FAILED", name.c_str(), detail.c_str());
+  std::printf("%-8s%s: %s\n", passed ? "ok" : "FAILED", cmt::printable(name).c_str(),
+              detail.c_str());
   return passed;
 }
 
@@ -129,7 +131,8 @@ int check(const cmt::tools::Arguments& arguments) {
   bool ran = false;
   for (const cmt::Artefact& artefact : bundle.manifest().artefacts) {
     if (const auto reason = cmt::missing_backend(artefact.target)) {
-      std::printf("%-8s%s: %s\n", "skipped", artefact.file.path.c_str(), reason->c_str());
+      std::printf("%-8s%s: %s\n", "skipped", cmt::printable(artefact.file.path).c_str(),
+                  cmt::printable(*reason).c_str());
       continue;
     }
     ran = true;

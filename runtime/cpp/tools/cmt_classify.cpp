@@ -4,7 +4,6 @@
 #include <cmt/error.hpp>
 #include <cstdio>
 #include <iostream>
-#include <nlohmann/json.hpp>
 
 #include "command.hpp"
 
@@ -25,16 +24,14 @@ void print_json(const std::string& path, const std::vector<cmt::Prediction>& pre
     classes.push_back({{"index", p.index}, {"label", p.label}, {"probability", p.probability}});
   }
   const nlohmann::ordered_json line{{"image", path}, {"classes", classes}};
-  // Paths need not be UTF-8.
-  std::cout << line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << '\n';
+  std::cout << cmt::tools::to_text(line, -1) << '\n';
 }
 
 void print_text(const std::string& path, const std::vector<cmt::Prediction>& predictions) {
-  std::cout << path << '\n';
+  std::cout << cmt::printable(path) << '\n';
   for (const cmt::Prediction& p : predictions) {
-    std::printf("  %8.4f  %s\n", static_cast<double>(p.probability),
-                p.label.empty() ? std::to_string(p.index).c_str() : std::string(p.label).c_str());
-    std::fflush(stdout);
+    const std::string name = p.label.empty() ? std::to_string(p.index) : cmt::printable(p.label);
+    std::printf("  %8.4f  %s\n", static_cast<double>(p.probability), name.c_str());
   }
 }
 
@@ -43,7 +40,7 @@ int classify(const cmt::tools::Arguments& arguments) {
   const cmt::Options options{arguments.text("artefact", ""),
                              arguments.count("threads", 0, 1, 4096)};
   cmt::Classifier classifier(arguments.positional.front(), options);
-  std::cerr << "running " << classifier.artefact() << '\n';
+  std::cerr << "running " << cmt::printable(classifier.artefact()) << '\n';
   for (std::size_t i = 1; i < arguments.positional.size(); ++i) {
     const std::string& path = arguments.positional[i];
     const cmt::Image image = cmt::read_image(path);

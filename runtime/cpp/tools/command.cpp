@@ -1,11 +1,15 @@
 #include "command.hpp"
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
 #include <cmt/error.hpp>
+#include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <iostream>
+#include <new>
 
 namespace cmt::tools {
 namespace {
@@ -39,10 +43,23 @@ Arguments parse(int argc, char** argv, const Usage& usage) {
   return arguments;
 }
 
-std::string one_line(std::string text) {
-  std::replace_if(
-      text.begin(), text.end(), [](unsigned char c) { return c < ' '; }, ' ');
-  return text;
+int run_body(int argc, char** argv, const Usage& usage,
+             const std::function<int(const Arguments&)>& body) {
+  if (std::any_of(argv, argv + argc, [](const std::string& word) { return word == "--help"; })) {
+    std::cout << usage.text;
+    return 0;
+  }
+  return body(parse(argc, argv, usage));
+}
+
+/// What was printed lies in buffers still: only now it shows whether it can be written.
+void finish_output() {
+  errno = 0;
+  std::cout.flush();
+  const bool lost = std::fflush(stdout) != 0 || std::ferror(stdout) != 0 || !std::cout.good();
+  if (!lost) return;
+  const std::string reason = errno == 0 ? "its end is gone" : std::strerror(errno);
+  throw MachineError("cannot write the output (" + reason + "): free space where it goes");
 }
 
 }  // namespace
@@ -70,21 +87,28 @@ int Arguments::count(const std::string& name, int otherwise, int low, int high) 
   return static_cast<int>(value);
 }
 
+std::string to_text(const nlohmann::ordered_json& value, int indent) {
+  return value.dump(indent, ' ', true, nlohmann::json::error_handler_t::replace);
+}
+
 int run(int argc, char** argv, const Usage& usage,
         const std::function<int(const Arguments&)>& body) {
-  const std::string name = std::filesystem::path(argc > 0 ? argv[0] : "cmt").filename().string();
+  const std::string name =
+      printable(std::filesystem::path(argc > 0 ? argv[0] : "cmt").filename().string());
+  const auto fail = [&](const std::string& message, int status) {
+    std::cerr << name << ": " << message << '\n';
+    return status;
+  };
   try {
-    if (std::any_of(argv, argv + argc, [](const std::string& word) { return word == "--help"; })) {
-      std::cout << usage.text;
-      return 0;
-    }
-    return body(parse(argc, argv, usage));
+    const int status = run_body(argc, argv, usage, body);
+    finish_output();
+    return status;
   } catch (const InputError& error) {
-    std::cerr << name << ": " << one_line(error.what()) << '\n';
-    return 2;
+    return fail(error.what(), 2);
+  } catch (const std::bad_alloc&) {
+    return fail("out of memory: free some", 3);
   } catch (const std::exception& error) {
-    std::cerr << name << ": " << one_line(error.what()) << '\n';
-    return 3;
+    return fail(printable(error.what()), 3);
   }
 }
 

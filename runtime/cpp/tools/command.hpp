@@ -2,8 +2,11 @@
 
 #include <functional>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
+
+#include "../src/text.hpp"
 
 namespace cmt::tools {
 
@@ -28,8 +31,12 @@ struct Usage {
 };
 
 /// Parses, runs `body` and returns the exit status: its own; 2 for an InputError, which becomes
-/// one line on standard error; 3 where the machine or the runtime failed.
+/// one line on standard error; 3 where the machine failed or the output was lost.
 int run(int argc, char** argv, const Usage& usage,
         const std::function<int(const Arguments&)>& body);
+
+/// JSON in ASCII, so that nothing in a name reaches a terminal as it is; what of a path is no UTF-8
+/// becomes a replacement character. `indent` -1 makes one line.
+std::string to_text(const nlohmann::ordered_json& value, int indent);
 
 }  // namespace cmt::tools

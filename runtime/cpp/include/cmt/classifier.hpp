@@ -29,7 +29,8 @@ struct Options {
 ///
 /// One Classifier is for one thread at a time; `share` makes another for each further thread.
 /// Calls reuse their memory: once images of the same sizes have been seen, this library
-/// allocates nothing.
+/// allocates nothing. All that it throws is an Error: InputError where the bundle, an image or an
+/// argument is unusable, MachineError where the machine or its memory fails.
 class Classifier {
  public:
   /// Opens a bundle, checks the sha256 of every file in it and loads one.
@@ -44,8 +45,8 @@ class Classifier {
   Classifier share() const;
 
   /// The `top_k` most probable classes, best first; of equal ones the lower index comes first.
-  /// The result lasts until the next call. Throws InputError for an empty image, and
-  /// std::runtime_error if the network answers with something else than numbers.
+  /// The result lasts until the next call. Throws InputError for an empty image, and if the network
+  /// answers with something else than numbers.
   const std::vector<Prediction>& classify(const ImageView& image, std::size_t top_k = 5);
 
   /// The same for several images of any sizes, in as many inferences as the file's batch needs.
