@@ -75,8 +75,20 @@ void check_signature(const Manifest& manifest, const Artefact& artefact,
   const std::vector<std::size_t> pixels{manifest.batch, height, width, 3};
   if (!signature.known || signature.takes_bytes != p.in_graph ||
       signature.input != (p.in_graph ? pixels : planes) ||
-      signature.outputs != manifest.outputs.size()) {
+      signature.outputs.size() != manifest.outputs.size()) {
     throw InputError(artefact.file.path + " does not have the manifest's input and outputs: " +
+                     "export the bundle again");
+  }
+  for (const std::vector<std::size_t>& output : signature.outputs) {
+    if (output.empty() || output.front() != manifest.batch) {
+      throw InputError(artefact.file.path + " does not answer with an entry for each image: " +
+                       "export the bundle again");
+    }
+  }
+  const std::size_t labels = manifest.labels.size();
+  const bool classifies = signature.outputs.size() == 1 && signature.outputs.front().size() == 2;
+  if (labels != 0 && classifies && signature.outputs.front()[1] != labels) {
+    throw InputError(artefact.file.path + " does not answer with one number for each label: " +
                      "export the bundle again");
   }
 }

@@ -43,13 +43,14 @@ class Model {
 
 /// What a loaded file takes and gives, in the file's own words.
 struct Signature {
-  std::vector<std::size_t> input;  ///< shape
-  bool takes_bytes = false;        ///< the input is uint8, else float32
-  std::size_t outputs = 0;
+  std::vector<std::size_t> input;                 ///< shape
+  bool takes_bytes = false;                       ///< the input is uint8, else float32
+  std::vector<std::vector<std::size_t>> outputs;  ///< shapes
   bool known = false;  ///< one input of those types, float32 outputs, all shapes fixed
 };
 
-/// Throws InputError unless a file takes and gives what the manifest says.
+/// Throws InputError unless a file takes and gives what the manifest says: the input, as many
+/// outputs, an entry of each for every image, and a number for every label.
 void check_signature(const Manifest& manifest, const Artefact& artefact,
                      const Signature& signature);
 

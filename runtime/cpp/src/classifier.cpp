@@ -75,10 +75,10 @@ struct Classifier::State {
         session(loaded->model->make_session()),
         one(1) {
     const Output& logits = session->outputs().front();
-    const std::size_t labels = loaded->manifest.labels.size();
     if (logits.shape.size() == 2) classes = logits.shape[1];
-    if (classes == 0 || (labels != 0 && labels != classes)) {
-      throw InputError(loaded->artefact + " does not answer with one number for each label");
+    if (classes == 0) {
+      throw InputError(loaded->artefact + " does not answer with a number for each class: export " +
+                       "the bundle again");
     }
     order.resize(classes);
   }

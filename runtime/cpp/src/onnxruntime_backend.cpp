@@ -38,7 +38,7 @@ class OrtModel : public Model {
     environment_.DisableTelemetryEvents();
     const Ort::AllocatorWithDefaultOptions allocator;
     Signature signature;
-    signature.outputs = session_.GetOutputCount();
+    const std::size_t outputs = session_.GetOutputCount();
     signature.known = session_.GetInputCount() == 1;
     const auto add = [&](const Ort::AllocatedStringPtr& name, const Ort::TypeInfo& type) {
       const auto tensor = type.GetTensorTypeAndShapeInfo();
@@ -58,8 +58,9 @@ class OrtModel : public Model {
     if (signature.known) {
       add(session_.GetInputNameAllocated(0, allocator), session_.GetInputTypeInfo(0));
       signature.input.assign(shapes_.front().begin(), shapes_.front().end());
-      for (std::size_t i = 0; i < signature.outputs; ++i) {
+      for (std::size_t i = 0; i < outputs; ++i) {
         add(session_.GetOutputNameAllocated(i, allocator), session_.GetOutputTypeInfo(i));
+        signature.outputs.emplace_back(shapes_.back().begin(), shapes_.back().end());
       }
     }
     check_signature(bundle.manifest(), artefact, signature);

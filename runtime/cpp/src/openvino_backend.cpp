@@ -70,7 +70,10 @@ class OpenVinoModel : public Model {
         (bytes || (inputs.size() == 1 && is_fixed(inputs.front(), ov::element::f32))) &&
         std::all_of(outputs.begin(), outputs.end(),
                     [&](const auto& port) { return is_fixed(port, ov::element::f32); });
-    return {good ? inputs.front().get_shape() : ov::Shape(), bytes, outputs.size(), good};
+    if (!good) return {};
+    std::vector<std::vector<std::size_t>> shapes;
+    for (const auto& port : outputs) shapes.push_back(port.get_shape());
+    return {inputs.front().get_shape(), bytes, shapes, good};
   }
 
   std::shared_ptr<ov::Core> core_ = shared_core();

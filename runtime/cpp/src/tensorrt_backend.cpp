@@ -168,7 +168,9 @@ class TensorRtModel : public Model {
         outputs_.push_back(std::move(port));
       }
     }
-    return {input_.shape, input_.type == DataType::kUINT8, outputs_.size(), known && inputs == 1};
+    std::vector<std::vector<std::size_t>> shapes;
+    for (const Port& port : outputs_) shapes.push_back(port.shape);
+    return {input_.shape, input_.type == DataType::kUINT8, shapes, known && inputs == 1};
   }
 
   Logger logger_;

@@ -71,6 +71,17 @@ Character first_character(std::string_view text) {
 
 }  // namespace
 
+std::wstring to_wide(std::string_view text) {
+  static_assert(sizeof(wchar_t) >= sizeof(char32_t), "a character must fit");
+  std::wstring wide;
+  while (!text.empty()) {
+    const auto [point, size] = first_character(text);
+    wide += static_cast<wchar_t>(size == 0 ? U'\xFFFD' : point);
+    text.remove_prefix(std::max<std::size_t>(size, 1));
+  }
+  return wide;
+}
+
 std::string printable(std::string_view text) {
   std::string line;
   bool blank = false;

@@ -12,4 +12,7 @@ namespace cmt {
 /// space; what is not visible, and every byte that is no UTF-8, a replacement character.
 std::string printable(std::string_view text);
 
+/// The characters of a text, one each; a byte that is no UTF-8 becomes a replacement character.
+std::wstring to_wide(std::string_view text);
+
 }  // namespace cmt

@@ -93,9 +93,6 @@ bool check_artefact(const cmt::Bundle& bundle, const cmt::Artefact& artefact, in
   for (std::size_t o = 0; o < manifest.outputs.size(); ++o) {
     const cmt::FileEntry& entry = artefact.golden_outputs[o];
     std::vector<std::size_t> shape = session->outputs()[o].shape;
-    if (shape.empty() || shape[0] != manifest.batch) {
-      throw cmt::InputError(artefact.file.path + " does not answer with an entry for each image");
-    }
     shape[0] = count;
     expected.push_back(expect_shape(
         cmt::parse_npy_floats(cmt::read_file(bundle.path(entry)), entry.path), shape, entry.path));
