@@ -93,15 +93,23 @@ void check_signature(const Manifest& manifest, const Artefact& artefact,
   }
 }
 
-std::optional<std::string> missing_backend(const std::string& target) {
-  const Backend* backend = find_backend(target);
-  if (backend == nullptr) return "cmt_runtime was built without a backend for " + target;
-  return backend->missing();
+std::optional<std::string> not_runnable(const Bundle& bundle, const Artefact& artefact) {
+  const Backend* backend = find_backend(artefact.target);
+  if (backend == nullptr) return "cmt_runtime was built without a backend for " + artefact.target;
+  if (auto reason = backend->missing()) return reason;
+  if (!backend->runs_native_code) return std::nullopt;
+  const auto [library, version] = backend->version();
+  if (artefact.built_with != library) {
+    return "it was built with " + artefact.built + "; this build has " + library + " " + version;
+  }
+  if (bundle.trusts_engines()) return std::nullopt;
+  return "an engine is native code and nobody vouches for this one: give the public key of " +
+         std::string("whoever signed the bundle, or say that unsigned engines are trusted");
 }
 
 std::shared_ptr<const Model> load_model(const Bundle& bundle, const Artefact& artefact,
                                         int threads) {
-  if (const auto reason = missing_backend(artefact.target)) {
+  if (const auto reason = not_runnable(bundle, artefact)) {
     throw InputError(artefact.file.path + ": " + *reason);
   }
   const std::string& file = artefact.file.path;

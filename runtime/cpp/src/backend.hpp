@@ -54,8 +54,8 @@ struct Signature {
 void check_signature(const Manifest& manifest, const Artefact& artefact,
                      const Signature& signature);
 
-/// Why this build cannot run a target's files on this machine; nothing where it can.
-std::optional<std::string> missing_backend(const std::string& target);
+/// Why this build cannot, or may not, run a file on this machine; nothing where it does.
+std::optional<std::string> not_runnable(const Bundle& bundle, const Artefact& artefact);
 
 /// Loads a file of the bundle; `threads` 0 takes all CPUs. Throws Errors alone.
 std::shared_ptr<const Model> load_model(const Bundle& bundle, const Artefact& artefact,

@@ -12,6 +12,7 @@ struct Backend {
   std::shared_ptr<const Model> (*load)(const Bundle& bundle, const Artefact& artefact, int threads);
   /// Name and version of the library.
   std::pair<std::string, std::string> (*version)();
+  bool runs_native_code = false;  ///< that its files bring, each for one library
 };
 
 // Each exists in builds with its CMT_WITH_ alone.

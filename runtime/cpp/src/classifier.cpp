@@ -34,7 +34,7 @@ const Artefact& choose(const Bundle& bundle, const std::string& wanted) {
   std::string reason;
   for (const Artefact& artefact : bundle.manifest().artefacts) {
     const bool meant = wanted.empty() || wanted == artefact.precision || wanted == artefact.name();
-    if (const auto missing = missing_backend(artefact.target)) {
+    if (const auto missing = not_runnable(bundle, artefact)) {
       if (meant) reason = artefact.file.path + ": " + *missing;
       continue;
     }
@@ -47,7 +47,7 @@ const Artefact& choose(const Bundle& bundle, const std::string& wanted) {
 }
 
 std::shared_ptr<const Loaded> load(const std::filesystem::path& folder, const Options& options) {
-  const Bundle bundle(folder);
+  const Bundle bundle(folder, options.trust);
   const Manifest& manifest = bundle.manifest();
   if (manifest.outputs.size() != 1) {
     throw InputError(folder.string() + " gives feature maps, no classes: export it anew with " +

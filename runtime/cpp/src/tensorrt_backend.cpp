@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "backends.hpp"
-#include "files.hpp"
 
 namespace cmt {
 namespace {
@@ -121,10 +120,7 @@ class TensorRtModel : public Model {
     runtime_.reset(nvinfer1::createInferRuntime(logger_));
     if (runtime_ == nullptr) throw MachineError("TensorRT does not start: " + logger_.last());
     // An engine is executable: what is hashed are the bytes that TensorRT gets.
-    const std::string plan = read_file(bundle.path(artefact.file));
-    if (sha256(plan) != artefact.file.sha256) {
-      throw InputError(name + " is not the file of this bundle: copy the bundle again");
-    }
+    const std::string plan = bundle.read(artefact.file);
     runtime_->setEngineHostCodeAllowed(artefact.brings_runtime);
     if (artefact.dla_core) runtime_->setDLACore(*artefact.dla_core);
     engine_.reset(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
@@ -245,6 +241,6 @@ std::shared_ptr<const Model> load(const Bundle& bundle, const Artefact& artefact
 
 }  // namespace
 
-const Backend kTensorRt{"tensorrt", missing, load, version};
+const Backend kTensorRt{"tensorrt", missing, load, version, true};
 
 }  // namespace cmt

@@ -8,7 +8,6 @@
 #include <thread>
 
 #include "../src/backend.hpp"
-#include "../src/files.hpp"
 #include "../src/npy.hpp"
 #include "command.hpp"
 #include "machine.hpp"
@@ -21,7 +20,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr const char* kUsage =
     "usage: cmt_bench BUNDLE [--artefact NAME] [--seconds S] [--threads N] [--machine NAME] "
-    "[--json]\n"
+    "[--json] [--trust KEY | --trust-unsigned]\n"
     "\n"
     "Times the files that this build can run, in alternating bursts.\n"
     "  --artefact NAME  only this one, such as openvino/int8\n"
@@ -78,8 +77,8 @@ Candidate load(const cmt::Bundle& bundle, const cmt::Artefact& artefact, int thr
   candidate.session = candidate.model->make_session();
   candidate.load = milliseconds_since(begin);
   const cmt::Manifest& manifest = bundle.manifest();
-  const auto images = cmt::parse_npy_bytes(cmt::read_file(bundle.path(manifest.golden_images)),
-                                           manifest.golden_images.path);
+  const auto images =
+      cmt::parse_npy_bytes(bundle.read(manifest.golden_images), manifest.golden_images.path);
   const cmt::Preprocessing& p = manifest.preprocessing;
   const std::size_t count = images.values.size() / p.area();
   if (count == 0) throw cmt::InputError(manifest.golden_images.path + " holds no image");
@@ -159,11 +158,11 @@ int bench(const cmt::tools::Arguments& arguments) {
   const double seconds = arguments.number("seconds", 5, 1e-3, 3600);
   const int threads = arguments.count("threads", 0, 1, 4096);
   const std::string wanted = arguments.text("artefact", "");
-  const cmt::Bundle bundle(arguments.positional.front());
+  const cmt::Bundle bundle(arguments.positional.front(), cmt::tools::trust(arguments));
   std::vector<Candidate> candidates;
   for (const cmt::Artefact& artefact : bundle.manifest().artefacts) {
     if (!wanted.empty() && wanted != artefact.name() && wanted != artefact.precision) continue;
-    if (const auto reason = cmt::missing_backend(artefact.target)) {
+    if (const auto reason = cmt::not_runnable(bundle, artefact)) {
       std::cerr << "skipped " << cmt::printable(artefact.file.path) << ": "
                 << cmt::printable(*reason) << '\n';
       continue;

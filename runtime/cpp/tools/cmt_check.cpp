@@ -8,7 +8,6 @@
 #include <cstdlib>
 
 #include "../src/backend.hpp"
-#include "../src/files.hpp"
 #include "../src/npy.hpp"
 #include "../src/preprocessing.hpp"
 #include "command.hpp"
@@ -16,12 +15,13 @@
 namespace {
 
 constexpr const char* kUsage =
-    "usage: cmt_check BUNDLE [--threads N]\n"
+    "usage: cmt_check BUNDLE [--threads N] [--trust KEY | --trust-unsigned]\n"
     "\n"
     "Checks the sha256 of every file, prepares the golden photo, and runs every file that this\n"
     "build can on the golden images. Exit status: 0 all is as it was when the bundle was made;\n"
     "1 something differs; 2 the bundle is unusable, or nothing in it can be run; 3 the machine\n"
-    "failed, or what was found could not be written.\n";
+    "failed, or what was found could not be written.\n"
+    "  --threads N      CPU threads; default: all\n";
 
 template <typename T>
 cmt::Array<T> expect_shape(cmt::Array<T> array, const std::vector<std::size_t>& shape,
@@ -36,8 +36,7 @@ cmt::Array<T> expect_shape(cmt::Array<T> array, const std::vector<std::size_t>& 
 
 cmt::Array<std::uint8_t> read_pixels(const cmt::Bundle& bundle, const cmt::FileEntry& entry,
                                      const std::vector<std::size_t>& shape) {
-  return expect_shape(cmt::parse_npy_bytes(cmt::read_file(bundle.path(entry)), entry.path), shape,
-                      entry.path);
+  return expect_shape(cmt::parse_npy_bytes(bundle.read(entry), entry.path), shape, entry.path);
 }
 
 bool report(bool passed, const std::string& name, const std::string& detail) {
@@ -94,8 +93,8 @@ bool check_artefact(const cmt::Bundle& bundle, const cmt::Artefact& artefact, in
     const cmt::FileEntry& entry = artefact.golden_outputs[o];
     std::vector<std::size_t> shape = session->outputs()[o].shape;
     shape[0] = count;
-    expected.push_back(expect_shape(
-        cmt::parse_npy_floats(cmt::read_file(bundle.path(entry)), entry.path), shape, entry.path));
+    expected.push_back(
+        expect_shape(cmt::parse_npy_floats(bundle.read(entry), entry.path), shape, entry.path));
   }
   std::vector<Difference> differences(expected.size());
   for (std::size_t begin = 0; begin < count; begin += manifest.batch) {
@@ -123,11 +122,12 @@ bool check_artefact(const cmt::Bundle& bundle, const cmt::Artefact& artefact, in
 
 int check(const cmt::tools::Arguments& arguments) {
   const int threads = arguments.count("threads", 0, 1, 4096);
-  const cmt::Bundle bundle(arguments.positional.front());
+  const cmt::Bundle bundle(arguments.positional.front(), cmt::tools::trust(arguments));
+  if (arguments.has("trust")) report(true, "signature", "made with the key of --trust");
   bool passed = check_preprocessing(bundle);
   bool ran = false;
   for (const cmt::Artefact& artefact : bundle.manifest().artefacts) {
-    if (const auto reason = cmt::missing_backend(artefact.target)) {
+    if (const auto reason = cmt::not_runnable(bundle, artefact)) {
       std::printf("%-8s%s: %s\n", "skipped", cmt::printable(artefact.file.path).c_str(),
                   cmt::printable(*reason).c_str());
       continue;

@@ -10,7 +10,8 @@
 namespace {
 
 constexpr const char* kUsage =
-    "usage: cmt_classify BUNDLE IMAGE... [--artefact NAME] [--top-k N] [--threads N] [--json]\n"
+    "usage: cmt_classify BUNDLE IMAGE... [--artefact NAME] [--top-k N] [--threads N] [--json] "
+    "[--trust KEY | --trust-unsigned]\n"
     "\n"
     "Prints the most probable classes of JPEG and PNG files.\n"
     "  --artefact NAME  int8, or openvino/int8; default: int8, else fp16, else fp32\n"
@@ -37,8 +38,8 @@ void print_text(const std::string& path, const std::vector<cmt::Prediction>& pre
 
 int classify(const cmt::tools::Arguments& arguments) {
   const auto top_k = static_cast<std::size_t>(arguments.count("top-k", 5, 1, 1000000));
-  const cmt::Options options{arguments.text("artefact", ""),
-                             arguments.count("threads", 0, 1, 4096)};
+  const cmt::Options options{arguments.text("artefact", ""), arguments.count("threads", 0, 1, 4096),
+                             cmt::tools::trust(arguments)};
   cmt::Classifier classifier(arguments.positional.front(), options);
   std::cerr << "running " << cmt::printable(classifier.artefact()) << '\n';
   for (std::size_t i = 1; i < arguments.positional.size(); ++i) {

@@ -14,10 +14,14 @@
 namespace cmt::tools {
 namespace {
 
+constexpr const char* kTrust = "trust";
+constexpr const char* kTrustUnsigned = "trust-unsigned";
+
 Arguments parse(int argc, char** argv, const Usage& usage) {
   Arguments arguments;
-  const auto contains = [](const std::vector<std::string>& names, const std::string& name) {
-    return std::find(names.begin(), names.end(), name) != names.end();
+  const auto contains = [](const std::vector<std::string>& names, const std::string& of_all,
+                           const std::string& name) {
+    return name == of_all || std::find(names.begin(), names.end(), name) != names.end();
   };
   for (int i = 1; i < argc; ++i) {
     const std::string word = argv[i];
@@ -27,11 +31,11 @@ Arguments parse(int argc, char** argv, const Usage& usage) {
     }
     const std::size_t equals = word.find('=');
     const std::string name = word.substr(2, equals - 2);
-    if (contains(usage.flags, name) && equals == std::string::npos) {
+    if (contains(usage.flags, kTrustUnsigned, name) && equals == std::string::npos) {
       arguments.options[name] = "";
-    } else if (contains(usage.valued, name) && equals != std::string::npos) {
+    } else if (contains(usage.valued, kTrust, name) && equals != std::string::npos) {
       arguments.options[name] = word.substr(equals + 1);
-    } else if (contains(usage.valued, name) && i + 1 < argc) {
+    } else if (contains(usage.valued, kTrust, name) && i + 1 < argc) {
       arguments.options[name] = argv[++i];
     } else {
       throw InputError("cannot use '" + word + "': see --help");
@@ -46,7 +50,7 @@ Arguments parse(int argc, char** argv, const Usage& usage) {
 int run_body(int argc, char** argv, const Usage& usage,
              const std::function<int(const Arguments&)>& body) {
   if (std::any_of(argv, argv + argc, [](const std::string& word) { return word == "--help"; })) {
-    std::cout << usage.text;
+    std::cout << usage.text << kTrustUsage;
     return 0;
   }
   return body(parse(argc, argv, usage));
@@ -85,6 +89,14 @@ int Arguments::count(const std::string& name, int otherwise, int low, int high) 
   const double value = number(name, otherwise, low, high);
   if (value != std::floor(value)) throw InputError("--" + name + " must be a whole number");
   return static_cast<int>(value);
+}
+
+Trust trust(const Arguments& arguments) {
+  // An empty variable of a shell's must not stand for no key at all.
+  if (arguments.has(kTrust) && arguments.text(kTrust, "").empty()) {
+    throw InputError("--trust needs the file of a public key");
+  }
+  return {arguments.text(kTrust, ""), arguments.has(kTrustUnsigned)};
 }
 
 std::string to_text(const nlohmann::ordered_json& value, int indent) {

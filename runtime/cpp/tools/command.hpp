@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cmt/classifier.hpp>
 #include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -22,7 +23,15 @@ struct Arguments {
   int count(const std::string& name, int otherwise, int low, int high) const;
 };
 
-/// What a tool takes: options with a value and without one, beside --help.
+/// What every tool says of the options that say whose engines may run.
+constexpr const char* kTrustUsage =
+    "  --trust KEY      public key (PEM) that the bundle must be signed with; its engines may run\n"
+    "  --trust-unsigned run engines of a bundle without a signature: of one that was made here\n";
+
+/// Those options; every tool has them.
+Trust trust(const Arguments& arguments);
+
+/// What a tool takes beside --help and those for trust: options with a value and without one.
 struct Usage {
   std::string text;
   std::vector<std::string> valued;
