@@ -57,6 +57,16 @@ def made_folder(path: Path) -> None:
     path.mkdir()
 
 
+def made_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def made_device(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
 MODEL = "openvino/cmt_tiny.int8.xml"
 UNUSABLE: dict[str, Callable[[Path], object]] = {
     "no model": lambda b: replaced(b, MODEL, b"this is no network"),
@@ -78,6 +88,13 @@ UNUSABLE: dict[str, Callable[[Path], object]] = {
         (b / "manifest.json").unlink(),
         (b / "manifest.json").symlink_to("manifest.json"),
     ),
+    "a manifest without an end": lambda b: os.truncate(b / "manifest.json", 2**26 + 1),
+    "a seal without an end": lambda b: os.truncate(b / "manifest.json.sha256", 2**40),
+    "a pipe as manifest": lambda b: made_pipe(b / "manifest.json"),
+    "a pipe as seal": lambda b: made_pipe(b / "manifest.json.sha256"),
+    "a pipe as a file": lambda b: made_pipe(b / "golden" / "images.npy"),
+    "a device as manifest": lambda b: made_device(b / "manifest.json"),
+    "a device as a file": lambda b: made_device(b / "golden" / "pixels.npy"),
     "a file as bundle": lambda b: (shutil.rmtree(b), b.write_bytes(b"x")),
 }
 PATHS = ("x" * 300, "x/" * 3000, "bundle/manifest.json", "", ".", "/dev/null", "/proc/self/mem")

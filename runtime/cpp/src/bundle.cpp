@@ -89,7 +89,7 @@ std::string state_of(const fs::path& folder) {
 }  // namespace
 
 Bundle::Bundle(fs::path folder, const Trust& trust) : folder_(std::move(folder)) {
-  constexpr int kMostTries = 50;
+  constexpr int kMostTries = 100;
   constexpr std::chrono::milliseconds kBetween(20);
   for (int tries = 1;; ++tries) {
     const std::string before = state_of(folder_);
@@ -124,7 +124,7 @@ void Bundle::open(const Trust& trust) {
 fs::path Bundle::path(const FileEntry& entry) const { return place_of(folder_, entry.path); }
 
 std::string Bundle::read(const FileEntry& entry) const {
-  std::string content = read_file(inside(folder_, entry.path), entry.bytes);
+  std::string content = read_file(inside(folder_, entry.path), std::min(entry.bytes, kLargestFile));
   if (sha256(content) != entry.sha256) refuse(entry.path, "its sha256 differs");
   return content;
 }
