@@ -29,7 +29,7 @@ from cmt.export.images import Selection
 from cmt.export.inputs import resolve
 from cmt.export.onnx_graph import export_onnx, simplify_onnx
 from cmt.export.options import ExportOptions
-from cmt.export.pipeline import export
+from cmt.export.pipeline import export, source_digest
 from cmt.export.stages import Stages
 from cmt.measure.latency import ROUNDS, measure_alternately
 from cmt.measure.progress import ProgressBars
@@ -72,7 +72,7 @@ class Contender:
 
     Attributes:
         name: unique in the set.
-        runtime: one of `measure.runners.LOADERS`.
+        runtime: one of `targets.registry.LOADERS`.
         stage: that made the file.
         settings: OpenVINO's properties.
         version: of what made it, where that is not among the environment's packages.
@@ -157,7 +157,7 @@ class ImageSet:
             )
 
         inputs = {
-            "sources": fingerprint("cmt", "export", "quantize", "measure", "calib_data"),
+            "sources": source_digest(),
             "targets": self.options.targets,
         }
         with self.progress.step("exporting ours"):

@@ -48,7 +48,12 @@ MEASUREMENTS = (
 )
 """Fields of a contender's row; null where it was not measured, for its `reason`."""
 
-_TIMERS = ("measure/runners.py", "measure/worker.py", "measure/latency.py", "benchmarks/worker.py")
+_TIMERS = (
+    "targets",
+    "measure/worker.py",
+    "measure/latency.py",
+    "benchmarks/contender_worker.py",
+)
 """What loads, runs and times the files."""
 
 Row = dict[str, Any]

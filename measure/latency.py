@@ -53,7 +53,7 @@ class Worker:
 
     Args:
         batch: the input of every run. It is sent, not saved: a run that is killed leaves no file.
-        module: what the process runs, in place of `cmt.measure.worker` something that speaks the same.
+        module: what the process runs, in its place something that speaks the same.
     """
 
     def __init__(

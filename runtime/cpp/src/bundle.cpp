@@ -19,7 +19,7 @@ constexpr std::uint64_t kLargestManifest = std::uint64_t{1} << 26;  // as in cmt
 constexpr const char* kSeal = "manifest.json.sha256";
 constexpr const char* kSignature = "manifest.json.sig";
 constexpr std::uint64_t kLongestSeal = 200;           // of a signature too
-constexpr const char* kReplacement = ".replacement";  // of measure/replacing.py
+constexpr const char* kReplacement = ".replacement";  // of bundle/replacing.py
 
 [[noreturn]] void refuse(const std::string& name, const std::string& problem) {
   throw InputError(name.substr(0, 200) + " is not the file of this bundle (" + problem +

@@ -14,7 +14,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-// --- what a schema cannot say, as `_problems` of measure/bundle.py
+// --- what a schema cannot say, as `_problems` of bundle/manifest.py
 // --------------------------------
 
 void check_relative(const std::string& path) {

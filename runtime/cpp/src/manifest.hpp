@@ -37,7 +37,7 @@ struct Artefact {
   std::string name() const { return target + "/" + precision; }
 };
 
-/// manifest.json; see measure/schema/manifest.schema.json.
+/// manifest.json; see bundle/schema/manifest.schema.json.
 struct Manifest {
   std::size_t batch = 0;
   Preprocessing preprocessing;

@@ -48,7 +48,7 @@ std::string cpu_name(const fs::path& root, const char* architecture) {
 }
 
 /// GPU 0 as its driver names it, with the CUDA version that the driver supports; null without one.
-/// As `find_gpu` of export/tensorrt.py, which Jetsons answer too.
+/// As `find_gpu` of targets/tensorrt/device.py, which Jetsons answer too.
 nlohmann::ordered_json gpu_name() {
   const std::unique_ptr<void, int (*)(void*)> driver(dlopen("libcuda.so.1", RTLD_NOW), dlclose);
   if (driver == nullptr) return nullptr;
@@ -77,7 +77,7 @@ nlohmann::ordered_json describe_machine(const fs::path& root) {
   std::istringstream words(cpu_info(root, "flags") + cpu_info(root, "Features"));
   const std::set<std::string> present{std::istream_iterator<std::string>(words), {}};
   nlohmann::ordered_json flags = nlohmann::ordered_json::array();
-  // Those that measure/environment.py looks for, in its order.
+  // Those that targets/machine.py looks for, in its order.
   for (const char* flag : {"avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8",
                            "amx_bf16", "asimd", "asimddp", "i8mm", "bf16"}) {
     if (present.count(flag) != 0) flags.push_back(flag);
