@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from new_report import replace_report
 
-from cmt.bundle import reader as bundles
+from cmt.bundle import writer
 from cmt.bundle.locking import lock
 from cmt.bundle.manifest import MANIFEST, SEAL, file_entries
 from cmt.bundle.reader import OpenBundle, open_bundle
@@ -123,7 +123,7 @@ def test_a_bundle_opens_after_a_kill_at_any_step_of_replacing_its_report(copy: P
     for number in (0, 4, 5, 6, 8, 10):  # 4 makes it valid, 5 to 9 move the files
         new = {**report_of(bundle), "command": f"{number}"}
         killed.append(killed_at_rename(number, lambda new=new: replace_report(bundle, new)))
-        report = (open_bundle(copy) if number % 4 else read_source(str(copy))).report
+        report = report_of(open_bundle(copy)) if number % 4 else read_source(str(copy)).report
         assert report["command"] == (before if number <= 4 else f"{number}")
         before = report["command"]
     assert killed == [True] * 5 + [False]
@@ -160,6 +160,6 @@ def test_results_of_two_runs_at_once_are_both_kept(
     bench.save(first, entry_of(first, "one"))
     bench.save(second, entry_of(second, "two"))
     assert [m["machine"] for m in report_of(open_bundle(copy))["machines"]] == ["one", "two"]
-    monkeypatch.setattr(bundles, "WAITING_SECONDS", 0.1)
+    monkeypatch.setattr(writer, "WAITING_SECONDS", 0.1)
     with lock(copy / ".report.lock"), pytest.raises(InputError, match="another cmt-bench"):
         bench.save(first, entry_of(first, "one"))
