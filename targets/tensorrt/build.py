@@ -78,9 +78,7 @@ def build_engine(
         _refuse_impossible(found, builder, settings, batches)
         # The parser owns the weights that the network refers to, so it lives until the build ends.
         parser = trt.OnnxParser(network, logger)
-        problems = _parse(parser, onnx_path)
-        if problems:
-            raise InputError(f"TensorRT cannot read {onnx_path}: {'; '.join(problems)}")
+        _parse_all(parser, onnx_path)
         config = builder.create_builder_config()
         built_for = _select_gpus(trt, found, config, archs)
         timings = _configure(trt, found, config, settings)
@@ -103,21 +101,27 @@ def build_engine(
         "workspace_bytes": config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
         "messages": messages,
     }
-    if batches is not None:
-        info["batches"] = list(batches)
     if settings.dla is not None:
         info["dla"] = {"core": settings.dla, "layers": network.num_layers, "on_gpu": on_gpu}
-    return info | _limits(found, settings)
+    return info | _limits(found, settings, batches)
 
 
-def _limits(found: Availability, settings: BuildSettings) -> dict[str, Any]:
-    """Fields of the manifest that say where else than here an engine runs, and where not."""
-    limits: dict[str, Any] = {}
+def _limits(
+    found: Availability, settings: BuildSettings, batches: tuple[int, int, int] | None
+) -> dict[str, Any]:
+    """Fields of the manifest that say what an engine takes and where it runs."""
+    limits: dict[str, Any] = {} if batches is None else {"batches": list(batches)}
     if found.library == "tensorrt" and found.gpu is not None:
         limits |= {"gpu": found.gpu.name, "driver": found.gpu.driver}
     if settings.compatible:
         limits["compatible"] = list(settings.compatible)
     return limits
+
+
+def _parse_all(parser: Any, path: Path) -> None:
+    problems = _parse(parser, path)
+    if problems:
+        raise InputError(f"TensorRT cannot read {path}: {'; '.join(problems)}")
 
 
 def unsupported(onnx_path: Path) -> list[str]:
