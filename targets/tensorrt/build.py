@@ -57,8 +57,7 @@ def build_engine(
         archs: GPUs to build for, from `parse_archs`; TensorRT proper ignores them and builds
             for the GPU of this machine.
         task: shows the phases of the build.
-        batches: the least, usual and most images per inference, for a graph whose batch is a
-            symbol; None for one where it is fixed.
+        batches: the least, usual and most images of a graph whose batch is a symbol; None: fixed.
 
     Returns the manifest's fields: `built_with`, `built_for`, `onnx_sha256`, `gpu` and `driver`
     where the engine is for this machine's GPU, `seconds`, `workspace_bytes`, and `messages`, the
@@ -67,8 +66,7 @@ def build_engine(
     Raises InputError when TensorRT is missing, cannot read the graph, lacks GPU memory or has not
     what the settings ask for, GateError when the build fails.
     """
-    found = needed()
-    settings = settings or BuildSettings()
+    found, settings = needed(), settings or BuildSettings()
     trt = importlib.import_module(str(found.library))
     messages: list[str] = []
     logger = make_logger(trt, messages)
@@ -82,8 +80,7 @@ def build_engine(
         config = builder.create_builder_config()
         built_for = _select_gpus(trt, found, config, archs)
         timings = _configure(trt, found, config, settings)
-        if batches is not None:
-            config.add_optimization_profile(_make_profile(builder, network, batches))
+        _take_batches(builder, network, config, batches)
         on_gpu = _use_dla(trt, network, config, settings.dla)
         begin = time.perf_counter()
         if task is not None:
@@ -93,17 +90,17 @@ def build_engine(
         _explain_failure(f"{found.library} built no engine from {onnx_path}", messages)
     _keep_timings(timings, config)
     _write(out, engine)
-    info = {
+    dla = {"core": settings.dla, "layers": network.num_layers, "on_gpu": on_gpu}
+    return {
         "built_with": {found.library: found.version},
         "built_for": built_for,
         "onnx_sha256": sha256_file(onnx_path),
         "seconds": round(time.perf_counter() - begin, 2),
         "workspace_bytes": config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
         "messages": messages,
+        **_limits(found, settings, batches),
+        **({} if settings.dla is None else {"dla": dla}),
     }
-    if settings.dla is not None:
-        info["dla"] = {"core": settings.dla, "layers": network.num_layers, "on_gpu": on_gpu}
-    return info | _limits(found, settings, batches)
 
 
 def _limits(
@@ -162,13 +159,17 @@ def _refuse_impossible(
         )
 
 
-def _make_profile(builder: Any, network: Any, batches: tuple[int, int, int]) -> Any:
+def _take_batches(
+    builder: Any, network: Any, config: Any, batches: tuple[int, int, int] | None
+) -> None:
+    if batches is None:
+        return
     source = network.get_input(0)
     image = tuple(source.shape)[1:]
     least, usual, most = ((batch, *image) for batch in batches)
     profile = builder.create_optimization_profile()
     profile.set_shape(source.name, least, usual, most)
-    return profile
+    config.add_optimization_profile(profile)
 
 
 def _use_dla(trt: Any, network: Any, config: Any, core: int | None) -> list[str]:
