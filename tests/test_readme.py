@@ -223,6 +223,12 @@ def test_files_that_pages_name_exist(page: Path) -> None:
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
+def test_links_of_the_readme_lead_somewhere() -> None:
+    linked = re.findall(r"\]\((?!https:)([^)#]+)\)", (ROOT / "README.md").read_text())
+    assert linked
+    assert [name for name in linked if not (ROOT / name).exists()] == []
+
+
 def test_the_drawn_rooms_are_those_that_imports_are_held_to() -> None:
     drawn = re.findall(r"^│ ([^│]+) │", (DOCS / "architecture.md").read_text(), re.MULTILINE)
     held = (ROOT / "pyproject.toml").read_text().split("\nlayers = [")[1].split("]")[0]
