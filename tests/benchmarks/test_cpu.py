@@ -249,7 +249,7 @@ def published() -> dict[str, Any]:
 
 
 def test_the_published_tables_are_those_of_the_results(published: dict[str, Any]) -> None:
-    page = (DOCS / "cpu_results.md").read_text()
+    page = (DOCS / "notebook" / "cpu_results.md").read_text()
     for table in make_tables(published):
         assert to_markdown(table) in page
 

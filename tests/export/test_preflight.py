@@ -43,7 +43,9 @@ def test_layers_add_up_to_the_networks_products_but_attentions() -> None:
 
 
 def test_the_documented_dry_run_gives_the_recipes_reasons() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "tensorrt.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "notebook" / "tensorrt.md").read_text(
+        encoding="utf-8"
+    )
     said = dict(re.findall(r"^- float: (.+?) \(\d+, .*?\): (.+)$", text, re.MULTILINE))
     assert said == {role.name: role.reason for role in ROLES if role.name in said}
     assert "reduction" in said
