@@ -159,10 +159,10 @@ def test_palette_with_transparency(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     image.save(tmp_path / "images" / "p.png", transparency=1)
     source = FolderImages(tmp_path / "images")
-    loaded = source.load(0)
-    assert loaded.mode == "P"
-    assert "transparency" in loaded.info
-    assert (np.asarray(to_rgb(loaded)) == COLOUR).all()
+    assert (np.asarray(to_rgb(source.load(0))) == COLOUR).all()
+    with Image.open(tmp_path / "images" / "p.png") as opened:
+        assert "transparency" in opened.info
+        assert (np.asarray(to_rgb(opened)) == COLOUR).all()
 
 
 def stored_as(upright: np.ndarray, orientation: int) -> np.ndarray:

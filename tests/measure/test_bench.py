@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cmt.targets import base
-
 from cmt.bundle.golden import verify
 from cmt.bundle.reader import open_bundle
 from cmt.bundle.writer import describe_file, write_manifest
 from cmt.errors import InputError
+from cmt.targets import base
 
 
 @pytest.fixture
