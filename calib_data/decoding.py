@@ -118,7 +118,7 @@ def _by_pillow(file: IO[bytes], kind: str, size: int) -> Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with Image.open(file, formats=[kind]) as image:
-            check_size(*image.size, most=_most_pixels(image, kind, size))
+            check_size(image.width, image.height, _most_pixels(image, kind, size))
             tiles = list(image.tile)
             image.load()
     return _in_eight_bits(image, kind, tiles)

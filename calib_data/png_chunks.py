@@ -1,7 +1,8 @@
 """The chunks of a PNG file; runtime/cpp/src/png_chunks.cpp reads and refuses the same.
 
 A PNG is read where it is whole: each chunk up to and with IEND is there and has the checksum that
-it says, of text as of pixels; what comes after IEND is ignored. A file with a wrong checksum has
+it says, of text as of pixels, and there are as many pixels as the header says; what comes after
+IEND is ignored. A file with a wrong checksum has
 been damaged, and nothing tells by how much. Decoders are then given the chunks that make pixels
 alone: texts, profiles and animations cannot cost memory or end in an error.
 """
@@ -23,8 +24,18 @@ _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 
 _PALETTE = 3
 _MOST_DEFLATED = 1040
 """Times, a little more than DEFLATE can make of a byte."""
-_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2))
-_PASSES += ((0, 1, 1, 2),)
+_PIECE = 2**16
+"""Bytes that are unpacked at once: into sixty megabytes, at most."""
+_PASSES = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
+"""Of interlaced pixels: first column and row, and from one to the next."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +65,7 @@ def read_png(content: bytes) -> Png:
     if colour == _PALETTE:
         kept.append((b"PLTE", _palette(chunks, depth)))
     bodies = _image_data(chunks)
-    _check_held(header, sum(map(len, bodies)))
+    _check_held(header, bodies)
     kept += [(b"IDAT", body) for body in bodies]
     exif, xmp = _metadata(chunks)
     pixels = SIGNATURE + b"".join(_chunk(*chunk) for chunk in [*kept, (b"IEND", b"")])
@@ -102,14 +113,27 @@ def _check_header(chunks: list[tuple[bytes, bytes]]) -> bytes:
     return header
 
 
-def _check_held(header: bytes, deflated: int) -> None:
-    """Raise UnreadableImageError for more pixels than so many bytes can make."""
+def _check_held(header: bytes, bodies: list[bytes]) -> None:
+    """Raise UnreadableImageError for other than as many pixels as the header says.
+
+    Decoders make up what is missing, each its own.
+    """
     width, height, depth, colour = struct.unpack_from(">IIBB", header)
     check_size(width, height, width * height)
-    if unpacked_size(width, height, depth * _CHANNELS[colour], header[12] == 1) > (
-        _MOST_DEFLATED * deflated
-    ):
+    size = unpacked_size(width, height, depth * _CHANNELS[colour], header[12] == 1)
+    if size > _MOST_DEFLATED * sum(map(len, bodies)):
         check_size(width, height, 0)
+    unpacker, total = zlib.decompressobj(), 0
+    try:
+        for body in bodies:
+            for at in range(0, len(body), _PIECE):
+                total += len(unpacker.decompress(body[at : at + _PIECE]))
+                if total > size or unpacker.unused_data:
+                    raise zlib.error("too much of it")
+    except zlib.error as error:
+        raise UnreadableImageError("it is damaged (odd pixels): get it anew") from error
+    if total < size or not unpacker.eof:
+        raise UnreadableImageError("it is damaged (too few pixels): get it anew")
 
 
 def unpacked_size(width: int, height: int, bits: int, interlaced: bool) -> int:

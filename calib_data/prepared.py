@@ -67,8 +67,8 @@ class PreparedImages:
             )
         if self.unturned:
             lines.append(
-                f"{len(self.unturned)} {name} image(s) have EXIF data that cannot be read, and were "
-                f"taken as upright: {named(self.unturned)}"
+                f"{len(self.unturned)} {name} image(s) have EXIF data that cannot be read, and "
+                f"were taken as upright: {named(self.unturned)}"
             )
         return lines
 

@@ -92,6 +92,12 @@ def open_source(path: Path, split: str) -> ImageSource:
     return source
 
 
+def say(lines: Sequence[str]) -> None:
+    """Warn of each."""
+    for line in lines:
+        click.echo(f"warning: {line}", err=True)
+
+
 def require_all_classes(source: ImageSource) -> None:
     """Raise InputError for a class without an image, which nothing can be learned of."""
     having = set(source.labels or ())
@@ -334,8 +340,7 @@ class Run:
                         line = {"size": size, "step": self.step, "loss": round(loss, 4)}
                         with (self.out / "log.jsonl").open("a") as log:
                             log.write(json.dumps(line) + "\n")
-                for line in data.remarks():
-                    click.echo(f"warning: {line}", err=True)
+                say(data.remarks())
                 self.grow()
                 self.save()
 
@@ -375,8 +380,7 @@ def evaluate(
     with tempfile.TemporaryDirectory() as folder:
         prepare(source, preprocessing, Path(folder), count=None, seed=0)
         images = open_prepared(Path(folder), preprocessing)
-        for line in images.remarks("validation"):
-            click.echo(f"warning: {line}", err=True)
+        say(images.remarks("validation"))
         tensors = (torch.from_numpy(x) for x in images.batches(batch))
         answers = [model(x.to(memory_format=torch.channels_last)).argmax(1) for x in tensors]
     right = torch.cat(answers)[: len(images)].numpy() == images.labels
@@ -477,8 +481,7 @@ def main(
     if source.class_names != validation.class_names:
         raise InputError(f"{data} and {val} do not have the same classes")
     require_all_classes(source)
-    for line in (*source.remarks, *validation.remarks):
-        click.echo(f"warning: {line}", err=True)
+    say([*source.remarks, *validation.remarks])
     out.mkdir(parents=True, exist_ok=True)
     run = Run(recipe, source, out, init)
     run.train()
