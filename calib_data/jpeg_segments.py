@@ -16,8 +16,11 @@ from cmt.calib_data.limits import MOST_PIXELS, UnreadableImageError, check_size
 
 START = b"\xff\xd8"
 _SOS, _EOI, _APP0, _APP1, _APP14, _COM = 0xDA, 0xD9, 0xE0, 0xE1, 0xEE, 0xFE
+_PROGRESSIVE = 0xC2
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-_KNOWN_FRAMES = (0xC0, 0xC1, 0xC2)
+_KNOWN_FRAMES = (0xC0, 0xC1, _PROGRESSIVE)
+_KNOWN = {*_FRAMES, 0xC4, _SOS, 0xDB, 0xDD, *range(0xE0, 0xF0), _COM}
+"""Frames, tables, scans, and what is only said."""
 _MOST_SCANS = 100
 _MOST_SCANNED = 16 * MOST_PIXELS
 """Pixels in all scans: half a megabyte can say as much work as a minute's."""
@@ -44,21 +47,20 @@ class Jpeg:
 
 def read_jpeg(content: bytes) -> Jpeg:
     """Take a JPEG file apart; raises UnreadableImageError for one that is not whole."""
-    kept, exif, xmp, frames, scans, end = [START], b"", b"", [], 0, len(START)
-    for marker, begin, end in _segments(content):
-        data = content[begin + 4 : end] if marker != _SOS else b""
+    kept, exif, xmp, frames, scans = [START], b"", b"", [], []
+    for marker, data, whole in _segments(content):
         if marker in _FRAMES:
             frames.append((marker, data))
-        if marker == _SOS:
+        elif marker == _SOS:
             if not frames:
                 raise UnreadableImageError("it is damaged (no size before its pixels): get it anew")
-            scans += 1
+            scans.append(data)
         elif marker == _APP1 and data.startswith(_EXIF):
             exif += data[len(_EXIF) :] if exif else data
         elif marker == _APP1 and data.startswith(_XMP):
             xmp = data[len(_XMP) :]
         if not _only_said(marker, data):
-            kept.append(content[begin:end])
+            kept.append(whole)
     _check_frames(frames, scans, len(content))
     return Jpeg(b"".join([*kept, b"\xff\xd9"]), exif, xmp)
 
@@ -72,8 +74,8 @@ def _only_said(marker: int, data: bytes) -> bool:
     return marker == _COM or marker & 0xF0 == _APP0
 
 
-def _segments(content: bytes) -> Iterator[tuple[int, int, int]]:
-    """(marker, begin, end) of each segment before the end marker; a scan has its data with it."""
+def _segments(content: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+    """(marker, data, all bytes) of each segment before the end; a scan's coded data with it."""
     at = len(START)
     while True:
         match = _MARKER.match(content, at)
@@ -84,15 +86,16 @@ def _segments(content: bytes) -> Iterator[tuple[int, int, int]]:
             return
         length = int.from_bytes(content[begin + 2 : begin + 4], "big")
         at = begin + 2 + length
-        if length < 2 or at > len(content):
+        if length < 2 or at > len(content) or marker not in _KNOWN:
             raise UnreadableImageError("it is damaged (odd segment): get it anew")
+        data = content[begin + 4 : at]
         if marker == _SOS:
             match = _NEXT_MARKER.search(content, at)
             at = len(content) if match is None else match.start()
-        yield marker, begin, at
+        yield marker, data, content[begin:at]
 
 
-def _check_frames(frames: list[tuple[int, bytes]], scans: int, size: int) -> None:
+def _check_frames(frames: list[tuple[int, bytes]], scans: list[bytes], size: int) -> None:
     if len(frames) != 1 or not scans:
         raise UnreadableImageError("it is damaged (no pixels, or two pictures): get it anew")
     marker, data = frames[0]
@@ -102,5 +105,25 @@ def _check_frames(frames: list[tuple[int, bytes]], scans: int, size: int) -> Non
     if marker not in _KNOWN_FRAMES or data[0] != 8 or data[5] not in (1, 3, 4):
         raise UnreadableImageError("it is of a rare kind of JPEG: convert it")
     check_size(width, height, _PIXELS_PER_BYTE * size)
-    if scans > _MOST_SCANS or scans * width * height > _MOST_SCANNED:
-        raise UnreadableImageError(f"its {scans} scans are too much work: save it again")
+    if len(scans) > _MOST_SCANS or len(scans) * width * height > _MOST_SCANNED:
+        raise UnreadableImageError(f"its {len(scans)} scans are too much work: save it again")
+    if marker == _PROGRESSIVE and not _complete(set(data[6::3]), scans):
+        raise UnreadableImageError("it is damaged (scans are missing): get it anew")
+
+
+def _complete(components: set[int], scans: list[bytes]) -> bool:
+    """Whether each coefficient of each component has come to its last bit.
+
+    Decoders smooth over what is missing, each version its own way.
+    """
+    missing = {component: [-1] * 64 for component in components}
+    for scan in scans:
+        count = scan[0] if scan else 0
+        if len(scan) != 4 + 2 * count:
+            return False
+        first, last, bits = scan[-3:]
+        for component in scan[1 : 1 + 2 * count : 2]:
+            if component not in missing or not first <= last < 64:
+                return False
+            missing[component][first : last + 1] = [bits & 15] * (last + 1 - first)
+    return not any(any(bits) for bits in missing.values())

@@ -316,9 +316,25 @@ def mutate_bytes(data: bytes, rng: Rng) -> bytes:
     return bytes(result)
 
 
+def add_metadata(content: bytes, rng: Rng) -> bytes:
+    """The same pixels, with one or two things said of them."""
+    for _ in range(rng.randint(1, 2)):
+        if content.startswith(SIGNATURE):
+            chunks = split_png(content)
+            chunks.insert(rng.randint(1, len(chunks) - 1), _random_chunk(rng))
+            content = join_png(chunks)
+        else:
+            content = content[:2] + _random_segment(rng) + content[2:]
+    return content
+
+
 def mutate(content: bytes, rng: Rng) -> bytes:
     """A file that is nearly like this one."""
+    whole = content[:2] == b"\xff\xd8" or len(split_png(content)) > 1
+    what = rng.random()
     changes: Callable[[bytes, Rng], bytes] = mutate_bytes
-    if rng.random() < 0.85:
+    if what < 0.4 and whole:
+        changes = add_metadata
+    elif what < 0.85:
         changes = mutate_png if content.startswith(SIGNATURE) else mutate_jpeg
     return changes(content, rng)

@@ -1,7 +1,11 @@
 #include "jpeg_segments.hpp"
 
+#include <algorithm>
+#include <array>
 #include <cmt/error.hpp>
 #include <cstdint>
+#include <map>
+#include <vector>
 
 #include "decoders.hpp"
 
@@ -10,6 +14,7 @@ namespace {
 
 constexpr std::string_view kExif("Exif\0\0", 6);
 constexpr std::string_view kXmp("http://ns.adobe.com/xap/1.0/\0", 29);
+constexpr int kProgressive = 0xC2;
 constexpr int kScan = 0xDA;
 constexpr int kEnd = 0xD9;
 constexpr int kApp0 = 0xE0;
@@ -40,6 +45,12 @@ bool is_marker(int code) { return code != 0x00 && code != 0xFF && (code < 0xD0 |
 
 bool is_frame(int marker) {
   return marker >= 0xC0 && marker <= 0xCF && marker != 0xC4 && marker != 0xC8 && marker != 0xCC;
+}
+
+/// Frames, tables, scans, and what is only said.
+bool is_known(int marker) {
+  return is_frame(marker) || marker == 0xC4 || marker == kScan || marker == 0xDB ||
+         marker == 0xDD || (marker & 0xF0) == kApp0 || marker == kComment;
 }
 
 /// Where the marker after coded data begins, or the end.
@@ -80,23 +91,49 @@ struct Frames {
   int count = 0;
   int marker = 0;
   std::string_view data;
-  std::uint64_t scans = 0;
+  std::vector<std::string_view> scans;
 };
 
+/// Whether each coefficient of each component has come to its last bit. Decoders smooth over what
+/// is missing, each version its own way.
+bool complete(std::string_view frame, const std::vector<std::string_view>& scans) {
+  std::map<int, std::array<int, 64>> missing;
+  for (std::size_t at = 6; at < frame.size(); at += 3) missing[byte_at(frame, at)].fill(-1);
+  for (const std::string_view scan : scans) {
+    const std::size_t count = scan.empty() ? 0 : static_cast<std::uint8_t>(scan[0]);
+    if (scan.size() != 4 + 2 * count) return false;
+    const int first = byte_at(scan, scan.size() - 3);
+    const int last = byte_at(scan, scan.size() - 2);
+    const int bits = byte_at(scan, scan.size() - 1) & 15;
+    for (std::size_t i = 0; i < count; ++i) {
+      const auto found = missing.find(byte_at(scan, 1 + 2 * i));
+      if (found == missing.end() || first > last || last >= 64) return false;
+      std::fill(found->second.begin() + first, found->second.begin() + last + 1, bits);
+    }
+  }
+  return std::all_of(missing.begin(), missing.end(), [](const auto& component) {
+    const auto& bits = component.second;
+    return std::all_of(bits.begin(), bits.end(), [](int left) { return left == 0; });
+  });
+}
+
 void check(const Frames& frames, std::size_t size) {
-  if (frames.count != 1 || frames.scans == 0) refuse("no pixels, or two pictures");
+  if (frames.count != 1 || frames.scans.empty()) refuse("no pixels, or two pictures");
   if (frames.data.size() < 6) refuse("odd segment");
   const std::uint64_t height = number_at(frames.data, 1);
   const std::uint64_t width = number_at(frames.data, 3);
   const int components = byte_at(frames.data, 5);
-  if (frames.marker > 0xC2 || byte_at(frames.data, 0) != 8 ||
+  if (frames.marker > kProgressive || byte_at(frames.data, 0) != 8 ||
       (components != 1 && components != 3 && components != 4)) {
     throw InputError("it is of a rare kind of JPEG: convert it");
   }
   check_size(width, height, kPixelsPerByte * size);
-  if (frames.scans > kMostScans || frames.scans * width * height > kMostScanned) {
-    throw InputError("its " + std::to_string(frames.scans) +
-                     " scans are too much work: save it again");
+  const std::uint64_t scans = frames.scans.size();
+  if (scans > kMostScans || scans * width * height > kMostScanned) {
+    throw InputError("its " + std::to_string(scans) + " scans are too much work: save it again");
+  }
+  if (frames.marker == kProgressive && !complete(frames.data, frames.scans)) {
+    refuse("scans are missing");
   }
 }
 
@@ -111,7 +148,9 @@ Jpeg read_jpeg(std::string_view content) {
     const int marker = byte_at(content, begin + 1);
     if (marker == kEnd) break;
     const std::size_t length = content.size() - begin < 4 ? 0 : number_at(content, begin + 2);
-    if (length < 2 || length > content.size() - begin - 2) refuse("odd segment");
+    if (length < 2 || length > content.size() - begin - 2 || !is_known(marker)) {
+      refuse("odd segment");
+    }
     const std::string_view data = content.substr(begin + 4, length - 2);
     at = begin + 2 + length;
     if (is_frame(marker)) {
@@ -120,7 +159,7 @@ Jpeg read_jpeg(std::string_view content) {
       frames.data = data;
     } else if (marker == kScan) {
       if (frames.count == 0) refuse("no size before its pixels");
-      ++frames.scans;
+      frames.scans.push_back(data);
       at = next_marker(content, at);
     } else if (marker == kApp1) {
       collect_metadata(data, jpeg);
