@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.networks import CMT_TOP1, RIVALS, Rival, randomise
+from benchmarks.contender_worker import COMPILED
+from benchmarks.other_networks import CMT_TOP1, RIVALS, Rival, randomise
 from benchmarks.quantisers import nncf_int8, onnxruntime_int8, quiet
-from benchmarks.worker import COMPILED
 from cmt.bundle.reader import open_bundle
 from cmt.checkpoints import to_public_layout
 from cmt.export.onnx_graph import INPUT_NAME, OPSET, export_onnx, simplify_onnx
@@ -64,7 +64,7 @@ class Contender:
         name: unique in its group.
         network: what it computes, such as `CMT-Ti` or `ResNet-50`.
         precision: FP32, BF16 or INT8.
-        runtime: one of `measure.runners.LOADERS` or of `benchmarks.worker`.
+        runtime: one of `measure.runners.LOADERS` or of `benchmarks.contender_worker`.
         shape: of the input, one inference.
         macs: multiply-adds of one inference, as counted in the torch network.
         top1: published ImageNet top-1 in percent; None for what is no classifier.

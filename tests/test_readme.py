@@ -20,8 +20,9 @@ from documented import BLOCKS, ROOT, commands
 
 from cmt.bundle.reader import open_bundle
 from cmt.commands import main
-from cmt.commands.export import export_cli
+from cmt.commands.cmt_export import export_cli
 from cmt.export.pipeline import Bundle
+from cmt.report.document import report_of
 from cmt.targets.registry import TARGETS
 
 README = (ROOT / "README.md").read_text()
@@ -129,7 +130,9 @@ def test_bundles_are_measured(
     shutil.copytree(openvino_bundle, tmp_path / "bundle")
     monkeypatch.chdir(tmp_path)
     assert run(f"{command} --seconds 0.1", monkeypatch) == 0
-    assert ("--verify" in command) is ("machines" not in open_bundle(tmp_path / "bundle").report)
+    assert ("--verify" in command) is (
+        "machines" not in report_of(open_bundle(tmp_path / "bundle"))
+    )
 
 
 @pytest.mark.parametrize("command", commands("cmt-report "))
@@ -164,7 +167,7 @@ def test_networks_are_trained(
     assert len(shown) == 2
     for command in shown:  # the second starts from what the first made
         words = shlex.split(command)
-        result = CliRunner().invoke(main, [*words[1:], *small], catch_exceptions=False)
+        result = CliRunner().invoke(recipe.main, [*words[1:], *small], catch_exceptions=False)
         assert result.exit_code == 0
         assert (tmp_path / words[words.index("--out") + 1] / "cmt_ti.safetensors").is_file()
 

@@ -93,9 +93,7 @@ def build_engine(
         engine = builder.build_serialized_network(network, config)
     if engine is None:
         _explain_failure(f"{found.library} built no engine from {onnx_path}", messages)
-    if timings is not None:
-        with suppress(OSError):  # a cache that cannot be kept costs time, not the engine
-            _write(timings, config.get_timing_cache().serialize())
+    _keep_timings(timings, config)
     _write(out, engine)
     info = {
         "built_with": {found.library: found.version},
@@ -105,15 +103,21 @@ def build_engine(
         "workspace_bytes": config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
         "messages": messages,
     }
-    if found.library == "tensorrt" and found.gpu is not None:
-        info |= {"gpu": found.gpu.name, "driver": found.gpu.driver}
     if batches is not None:
         info["batches"] = list(batches)
-    if settings.compatible:
-        info["compatible"] = list(settings.compatible)
     if settings.dla is not None:
         info["dla"] = {"core": settings.dla, "layers": network.num_layers, "on_gpu": on_gpu}
-    return info
+    return info | _limits(found, settings)
+
+
+def _limits(found: Availability, settings: BuildSettings) -> dict[str, Any]:
+    """Fields of the manifest that say where else than here an engine runs, and where not."""
+    limits: dict[str, Any] = {}
+    if found.library == "tensorrt" and found.gpu is not None:
+        limits |= {"gpu": found.gpu.name, "driver": found.gpu.driver}
+    if settings.compatible:
+        limits["compatible"] = list(settings.compatible)
+    return limits
 
 
 def unsupported(onnx_path: Path) -> list[str]:
@@ -194,6 +198,12 @@ def _configure(trt: Any, found: Availability, config: Any, settings: BuildSettin
     cache = config.create_timing_cache(earlier) or config.create_timing_cache(b"")
     config.set_timing_cache(cache, ignore_mismatch=False)
     return path
+
+
+def _keep_timings(path: Path | None, config: Any) -> None:
+    if path is not None:
+        with suppress(OSError):  # a cache that cannot be kept costs time, not the engine
+            _write(path, config.get_timing_cache().serialize())
 
 
 def timing_cache_folder() -> Path:

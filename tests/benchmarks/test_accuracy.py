@@ -24,7 +24,7 @@ from benchmarks.accuracy import (
     regressions,
     reviewed,
 )
-from benchmarks.tables import to_markdown
+from benchmarks.result_tables import to_markdown
 from cmt import load_model, rewrite_for_inference
 from cmt.calib_data.prepared import open_prepared, prepare
 from cmt.calib_data.preprocessing import Preprocessing

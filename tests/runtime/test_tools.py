@@ -20,6 +20,7 @@ from cmt.bundle.golden import run_artefact
 from cmt.bundle.reader import open_bundle
 from cmt.bundle.writer import describe_file, write_manifest
 from cmt.export.pipeline import Bundle
+from cmt.report.document import report_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -173,8 +174,8 @@ def test_bench_gives_what_the_report_takes(runtime: Path, copy: Path) -> None:
     assert [row["precision"] for row in entry["results"]] == ["fp32", "int8"]
     assert all(row["latency_ms"]["iterations"] >= 24 for row in entry["results"])
     bundle = open_bundle(copy)
-    replace_report(bundle, {**bundle.report, "machines": [entry]})
-    assert open_bundle(copy).report["machines"] == [entry]
+    replace_report(bundle, {**report_of(bundle), "machines": [entry]})
+    assert report_of(open_bundle(copy))["machines"] == [entry]
 
 
 def test_a_tuned_number_of_threads_holds_unless_another_is_asked_for(

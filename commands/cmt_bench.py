@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cmt.commands.console import print_table
 from cmt.commands.parameters import COUNT, FOLDER, MEGABYTES, SECONDS
-from cmt.commands.printing import print_table
 from cmt.errors import GateError, InputError
 from cmt.printing import printable
 
@@ -80,9 +80,7 @@ def bench_cli(
 
         check(opened, trust)
     if compatible or dla is not None:
-        if verify:
-            raise InputError("--verify builds no engine: leave --compatible and --dla out")
-        reason = why_none_is_built(opened)
+        reason = "--verify builds none" if verify else why_none_is_built(opened)
         if reason is not None:
             raise InputError(
                 f"--compatible and --dla are for engines, and {reason}: leave them out"

@@ -12,8 +12,8 @@ import torch
 
 from benchmarks.hard_cases import scale_stage_ends
 from cmt.errors import GateError
+from cmt.export import epochs as tuning
 from cmt.export import export
-from cmt.export import fine_tuning as tuning
 from cmt.export.calibration import FITTED
 from cmt.network import CMT
 from cmt.quantize import fine_tuning

@@ -1,6 +1,6 @@
 """The processes of `benchmarks/cpu.py`: `measure.worker` and two more ways to run a network.
 
-    python -m benchmarks.worker RUNTIME FILE THREADS SETTINGS.json
+    python -m benchmarks.contender_worker RUNTIME FILE THREADS SETTINGS.json
 
 The protocol is that of `measure.worker`. In throughput mode a burst answers with one number: the
 time from the first start to the last end over the inferences in between.

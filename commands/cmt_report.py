@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from cmt.commands.console import print_table
 from cmt.commands.parameters import Folder
-from cmt.commands.printing import print_table
 from cmt.errors import GateError
 from cmt.printing import printable
 

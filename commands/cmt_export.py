@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
+from cmt.commands.console import print_table
 from cmt.commands.parameters import declared_by
-from cmt.commands.printing import print_table
 from cmt.export.options import ExportOptions
 from cmt.printing import printable
 
