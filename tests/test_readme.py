@@ -24,6 +24,7 @@ from cmt.commands.cmt_export import export_cli
 from cmt.export.pipeline import Bundle
 from cmt.report.document import report_of
 from cmt.targets.registry import TARGETS
+from cmt.training import recipe
 
 README = (ROOT / "README.md").read_text()
 NEEDS_HARDWARE = 'console title="Needs a'
