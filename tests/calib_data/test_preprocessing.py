@@ -293,6 +293,18 @@ def test_description_says_what_is_done() -> None:
     assert Preprocessing.from_description(described) == prepare
 
 
+@pytest.mark.parametrize("aspect", [1, 2, 64])
+def test_a_described_longest_aspect_is_the_one_that_cuts(aspect: int) -> None:
+    prepare = Preprocessing((32, 96), (32, 96), longest_aspect=aspect)
+    pixels = np.zeros((10, 600, 3), np.uint8)
+    pixels[:, 295:305] = 255
+    image = Image.fromarray(pixels)
+    again = Preprocessing.from_description(prepare.describe(1))
+    assert again == prepare
+    np.testing.assert_array_equal(again.apply(image), prepare.apply(image))
+    assert (prepare.apply(image).mean() > 200) == (aspect == 1)
+
+
 def test_files_that_normalise_inside_are_fed_pixels() -> None:
     prepare = Preprocessing((32, 64), (32, 64), in_graph=True)
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 64, 3), np.uint8)
