@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmt import strict_json
+from cmt.calib_data.orientation import ORIENTATION_KEYS, orientation_of, turned
 from cmt.errors import InputError
 from cmt.variants import LARGEST_SIDE
 
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-_LONGEST_ASPECT = 64
-_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+LONGEST_ASPECT = 64
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Preprocessing:
         mean, std: per channel (red, green, blue), for values in [0, 1].
         in_graph: the exported files scale, normalise and lay out by themselves, so they take
             what `apply` gives.
+        longest_aspect: first, sides longer than this many times the shorter one are cut to that.
     """
 
     size: tuple[int, int]
@@ -46,6 +47,7 @@ class Preprocessing:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     in_graph: bool = False
+    longest_aspect: int = LONGEST_ASPECT
 
     @classmethod
     def for_model(cls, size: tuple[int, int], metadata: Mapping[str, str]) -> Preprocessing:
@@ -76,7 +78,7 @@ class Preprocessing:
 
     def apply(self, image: Image) -> NDArray[np.uint8]:
         """Any image -> (height, width, 3) uint8, red first."""
-        image = _without_far_ends(to_rgb(image))
+        image = _without_far_ends(to_rgb(image), self.longest_aspect)
         tall, wide = self.resize
         resized = (
             max(wide, image.width * tall // image.height),
@@ -115,7 +117,7 @@ class Preprocessing:
                 "rule": "cover",
                 "box": list(self.resize),
                 "filter": "pillow-bicubic",
-                "longest_aspect": _LONGEST_ASPECT,
+                "longest_aspect": self.longest_aspect,
             },
             "crop": {"position": "centre", "size": list(self.size)},
             "range": [0.0, 1.0],
@@ -129,7 +131,8 @@ class Preprocessing:
         size, resize = described["crop"]["size"], described["resize"]["box"]
         mean, std = described["mean"], described["std"]
         in_graph = described["dtype"] == "uint8"
-        return cls(tuple(size), tuple(resize), tuple(mean), tuple(std), in_graph)
+        aspect = described["resize"]["longest_aspect"]
+        return cls(tuple(size), tuple(resize), tuple(mean), tuple(std), in_graph, aspect)
 
 
 def _three_numbers(text: str) -> tuple[float, float, float]:
@@ -141,9 +144,9 @@ def _three_numbers(text: str) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def _without_far_ends(image: Image) -> Image:
+def _without_far_ends(image: Image, longest_aspect: int) -> Image:
     """The middle of a strip: resized whole, a 1 x 65,000 image would take gigabytes."""
-    longest = _LONGEST_ASPECT * min(image.size)
+    longest = longest_aspect * min(image.size)
     if max(image.size) <= longest:
         return image
     width, height = min(image.width, longest), min(image.height, longest)
@@ -158,15 +161,21 @@ def _bicubic() -> Any:
 
 
 def to_rgb(image: Image) -> Image:
-    """Upright 8-bit RGB from any mode: EXIF orientation applied, 16 bit scaled, alpha dropped."""
-    from PIL import Image as PillowImage
-    from PIL import ImageOps
+    """Upright 8-bit RGB from any mode: orientation applied, 16 bit scaled, alpha dropped.
 
-    image = ImageOps.exif_transpose(image)
-    if image.mode in _SIXTEEN_BIT:
+    The orientation is that of `orientation.orientation_of`, upright where it cannot be read.
+    Values of 16 bits are taken as 0 to 65,535; `decoding.read_image` knows a file's own scale.
+    """
+    from cmt.calib_data.depth import SIXTEEN_BIT, grey_of
+
+    image.load()
+    image = turned(image, orientation_of(image)[0])
+    if image.mode in SIXTEEN_BIT:
         # Pillow's own conversion clips everything above 255 to white.
-        values = np.asarray(image).astype(np.int64)
-        image = PillowImage.fromarray((np.clip(values, 0, 65535) >> 8).astype(np.uint8))
+        image = grey_of(np.asarray(image))
     if image.mode == "La":  # the one mode without a direct way
         image = image.convert("LA")
-    return image.convert("RGB")
+    rgb = image.convert("RGB")
+    for name in ORIENTATION_KEYS:  # or it would be turned again
+        rgb.info.pop(name, None)
+    return rgb

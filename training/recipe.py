@@ -12,7 +12,6 @@ random choice comes from the seed and the step, so that the stop leaves no trace
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 import json
@@ -31,9 +30,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors.torch import save_file
 from torch import Tensor
 
+from cmt.calib_data.listing import named
 from cmt.calib_data.prepared import open_prepared, prepare
 from cmt.calib_data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, to_rgb
-from cmt.calib_data.sources import FolderImages, IdxImages, ImageSource, UnreadableImageError
+from cmt.calib_data.sources import (
+    FolderImages,
+    IdxImages,
+    ImageSource,
+    UnreadableImageError,
+    load_as,
+)
 from cmt.checkpoints import load_model, load_state, to_public_layout
 from cmt.errors import InputError
 from cmt.network import CMT, StageTable, build
@@ -86,6 +92,23 @@ def open_source(path: Path, split: str) -> ImageSource:
     return source
 
 
+def say(lines: Sequence[str]) -> None:
+    """Warn of each."""
+    for line in lines:
+        click.echo(f"warning: {line}", err=True)
+
+
+def require_all_classes(source: ImageSource) -> None:
+    """Raise InputError for a class without an image, which nothing can be learned of."""
+    having = set(source.labels or ())
+    lacking = [name for i, name in enumerate(source.class_names) if i not in having]
+    if lacking:
+        raise InputError(
+            f"{source.description} has {len(lacking)} class folder(s) without an image "
+            f"({named(lacking)}): fill or remove them"
+        )
+
+
 def augment(image: Image, size: int, rng: np.random.Generator, recipe: Recipe) -> NDArray[np.uint8]:
     """Random resized crop, flip and erasing of an RGB image -> (size, size, 3) uint8."""
     area = image.width * image.height * rng.uniform(recipe.min_crop, 1)
@@ -125,6 +148,9 @@ class Batches(torch.utils.data.Dataset):
         self.source, self.recipe, self.size, self.batch = source, recipe, size, batch
         self.start, self.first, self.count = start, first, count
         self.prepare = Preprocessing((size, size), (size, size))
+        # Shared, for another process does the reading.
+        self.unreadable = torch.zeros(len(source), dtype=torch.bool).share_memory_()
+        self.unturned = torch.zeros(len(source), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
         return self.count - self.first
@@ -144,9 +170,27 @@ class Batches(torch.utils.data.Dataset):
         start = int(_epoch_order(self.recipe.seed, epoch, count)[place])
         assert self.source.labels is not None
         for index in (i % count for i in range(start, start + count)):
-            with contextlib.suppress(UnreadableImageError):
-                return to_rgb(self.source.load(index)), self.source.labels[index]
+            try:
+                image, readable = load_as(self.source, index, to_rgb)
+            except UnreadableImageError:
+                self.unreadable[index] = True
+                continue
+            self.unturned[index] = not readable
+            return image, self.source.labels[index]
         raise InputError(f"no image of {self.source.description} can be decoded")
+
+    def remarks(self) -> list[str]:
+        """Lines for people on what could not be read so far."""
+        found = (
+            ("could not be decoded; others were taken instead", self.unreadable),
+            ("have EXIF data that cannot be read, and were taken as upright", self.unturned),
+        )
+        return [
+            f"{int(flags.sum())} training image(s) {what}: "
+            + named([self.source.key(int(i)) for i in flags.nonzero()[:, 0]])
+            for what, flags in found
+            if flags.any()
+        ]
 
 
 def channels_last(model: CMT) -> CMT:
@@ -296,6 +340,7 @@ class Run:
                         line = {"size": size, "step": self.step, "loss": round(loss, 4)}
                         with (self.out / "log.jsonl").open("a") as log:
                             log.write(json.dumps(line) + "\n")
+                say(data.remarks())
                 self.grow()
                 self.save()
 
@@ -335,6 +380,7 @@ def evaluate(
     with tempfile.TemporaryDirectory() as folder:
         prepare(source, preprocessing, Path(folder), count=None, seed=0)
         images = open_prepared(Path(folder), preprocessing)
+        say(images.remarks("validation"))
         tensors = (torch.from_numpy(x) for x in images.batches(batch))
         answers = [model(x.to(memory_format=torch.channels_last)).argmax(1) for x in tensors]
     right = torch.cat(answers)[: len(images)].numpy() == images.labels
@@ -434,6 +480,8 @@ def main(
     source, validation = open_source(data, "train"), open_source(val, "t10k")
     if source.class_names != validation.class_names:
         raise InputError(f"{data} and {val} do not have the same classes")
+    require_all_classes(source)
+    say([*source.remarks, *validation.remarks])
     out.mkdir(parents=True, exist_ok=True)
     run = Run(recipe, source, out, init)
     run.train()

@@ -287,6 +287,35 @@ def test_an_undecodable_training_image_is_replaced_by_the_next(
     assert labels.tolist().count(1) == 20  # b/0 stands in for a/1
 
 
+def test_what_could_not_be_read_in_training_is_said(
+    tiny: object,
+    make_images: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root = make_images("a/0.png", "b/0.png", "b/1.png")
+    Image.new("RGB", (8, 8)).save(root / "a" / "turned.jpg", exif=b"Exif\0\0broken")
+    (root / "b" / "1.png").write_bytes(b"no picture")
+    recipe = Recipe("tiny", ((32, 8, 4),), learning_rate=1e-2, resize_ratio=1.25)
+    (tmp_path / "run").mkdir()
+    Run(recipe, FolderImages(root), tmp_path / "run", None).train()
+    said = capsys.readouterr().err
+    assert "1 training image(s) could not be decoded; others were taken instead: b/1.png" in said
+    assert "1 training image(s) have EXIF data that cannot be read" in said
+    assert "a/turned.jpg" in said
+
+
+def test_a_class_without_an_image_cannot_be_trained(
+    make_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = make_images("a/0.png", "c/0.png")
+    (root / "b").mkdir()
+    arguments = ["--data", str(root), "--val", str(root), "--out", str(tmp_path / "run")]
+    with pytest.raises(InputError, match=r"1 class folder\(s\) without an image \(b\)"):
+        CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("text", ["160:100:0", "160:0:1", "160:8:16", "100:64:8", "160", "a:b:c"])
 def test_schedule_that_makes_no_sense_is_refused(text: str) -> None:
     with pytest.raises(InputError):
