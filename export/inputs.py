@@ -10,7 +10,7 @@ from typing import Any
 from cmt import strict_json
 from cmt.calib_data.preprocessing import Preprocessing
 from cmt.calib_data.sources import BUNDLED, FASHION_LABELS, FolderImages, ImageSource, bundled
-from cmt.checkpoints import load_model
+from cmt.checkpoints import load_noted
 from cmt.errors import InputError
 from cmt.export.options import BUNDLED_VAL_COUNT, ExportOptions
 from cmt.files import sha256_file
@@ -76,6 +76,7 @@ def resolve(options: ExportOptions, needs_calibration: bool) -> Inputs:
         label_map=label_map,
         not_labelled=reason,
         calibration=None,
+        warnings=[f"{source}: {note}" for note in model.notes],
     )
     if options.qat_data is not None:
         inputs.tuning = FolderImages(options.qat_data)
@@ -105,8 +106,12 @@ def _load(options: ExportOptions, path: Path | None) -> CMT:
     import torch
 
     torch.manual_seed(options.seed)
-    return load_model(
-        options.variant, path, options.img_size, features=options.output == "features"
+    return load_noted(
+        options.variant,
+        path,
+        options.img_size,
+        features=options.output == "features",
+        weights_key=options.weights_key,
     )
 
 

@@ -27,11 +27,11 @@ from cmt.checkpoints import (
     detect_family,
     detect_size,
     detect_variant,
-    read,
-    to_public_layout,
 )
+from cmt.layouts import to_public_layout
 from cmt.network import CMT, build
 from cmt.variants import HEADS
+from cmt.weight_files import read
 
 State = dict[str, Tensor]
 MakeTiny = Callable[..., CMT]
@@ -173,13 +173,15 @@ def test_family_variant_size_and_classes_are_detected(
     family: str, size: int, classes: int, make_tiny: MakeTiny, tmp_path: Path
 ) -> None:
     path = saved(to_public_layout(make_tiny(family, size, classes)), tmp_path)
-    state, metadata = read(path)
+    weights = read(path)
+    state = weights.state
     found = detect_family(state)
     assert found.name == family
     assert detect_variant(state, found) == "tiny"
     assert detect_size(state, found) == size
     assert detect_classes(state, found) == classes
-    assert metadata == {}
+    assert weights.metadata == {}
+    assert weights.notes == []
     model = load_model("tiny", path)
     assert (model.img_size, model.num_classes) == ((size, size), classes)
 
