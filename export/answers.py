@@ -44,6 +44,7 @@ def reference_network(context: Context) -> Path:
 
     inputs = {
         "weights": context.inputs.weights_sha256 or "random",
+        "weights_key": context.options.weights_key,
         "variant": model.variant.name,
         "size": model.img_size,
         "output": context.options.output,

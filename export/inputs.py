@@ -27,7 +27,7 @@ class Inputs:
 
     Attributes:
         model: the reference network, evaluation mode.
-        weights_source: `demo`, `random` or the file's path.
+        weights_source: `demo`, `random` or the file's path, and which of its weights if told.
         weights_sha256: of the weight file; None for random weights.
         class_names: from the weights' metadata, else from the validation folders, else empty.
         validation: images that every file is checked and measured on.
@@ -64,7 +64,7 @@ def resolve(options: ExportOptions, needs_calibration: bool) -> Inputs:
     validation, count, label_map, reason = _validation(options, model, names, fits_bundled, source)
     inputs = Inputs(
         model=model,
-        weights_source=source,
+        weights_source=": ".join(filter(None, [source, options.weights_key])),
         weights_sha256=None if path is None else sha256_file(path),
         class_names=labels or (validation.class_names if label_map else ()),
         preprocessing=replace(
