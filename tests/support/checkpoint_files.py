@@ -17,9 +17,9 @@ from cmt.network import CMT
 State = dict[str, Tensor]
 
 
-def saved(content: object, folder: Path) -> Path:
-    torch.save(content, folder / "weights.pth")
-    return folder / "weights.pth"
+def saved(content: object, folder: Path, name: str = "weights.pth") -> Path:
+    torch.save(content, folder / name)
+    return folder / name
 
 
 def refusal(weights: Path, variant: str = "tiny", **options: Any) -> str:
