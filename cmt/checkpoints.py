@@ -234,8 +234,10 @@ def load_noted(
     if not features and num_classes not in (None, classes):
         raise InputError(f"{weights} has {classes} classes, not {num_classes}")
     trained_size = detect_size(found.state, found_family)
-    # Before there is one: what weights claim to be may be of any size.
-    _check_fit(found.state, get_variant(variant), found_family, trained_size, classes, features)
+    try:  # before there is a network: what weights claim to be may be of any size
+        _check_fit(found.state, get_variant(variant), found_family, trained_size, classes, features)
+    except InputError as error:
+        raise InputError("; ".join([str(error), *found.notes])) from error
     model = build(variant, found_family.name, img_size or trained_size, classes, features)
     _fill(model, found.state, trained_size)
     model.metadata, model.notes = found.metadata, tuple(found.notes)

@@ -100,9 +100,8 @@ def test_the_average_is_taken_whatever_it_is_called(
 ) -> None:
     model = load(averaging(state, raw)[trainer], tmp_path)
     assert_holds(model, state)
-    assert any(
-        "the averaged weights were taken" in note and " not '" in note for note in model.notes
-    )
+    assert "the averaged weights were taken" in model.notes[0]
+    assert " not '" in model.notes[0]
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
@@ -115,6 +114,15 @@ def test_the_raw_weights_can_be_chosen_by_the_name_that_is_said(
     model = load(content, tmp_path, name)
     assert_holds(model, raw)
     assert not any("averaged" in note for note in model.notes)
+
+
+def test_an_average_that_lacks_entries_is_refused_with_its_name(
+    state: State, raw: State, tmp_path: Path
+) -> None:
+    parameters = {key: value for key, value in state.items() if "running_" not in key}
+    message = refusal(saved({"model": raw, "ema": parameters}, tmp_path))
+    assert "running_mean" in message
+    assert "'ema', not 'model'" in message
 
 
 def test_an_average_among_optimiser_states_is_none(state: State, tmp_path: Path) -> None:
@@ -266,7 +274,7 @@ def test_a_name_of_many_lines_stays_one_line(state: State, raw: State, tmp_path:
 
 
 def test_names_of_where_tensors_are_help_where_there_are_no_weights(tmp_path: Path) -> None:
-    message = refusal(saved({"net": {"conv1.weight": torch.ones(3)}, "epoch": 1}, tmp_path))
+    message = refusal(saved({"net": {"conv1.weight": torch.ones(3)}, "epoch": 1}, tmp_path), "ti")
     assert "no CMT weights" in message
     assert "'net'" in message
 

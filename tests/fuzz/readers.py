@@ -80,9 +80,9 @@ def _read_weights(data: bytes, path: Path) -> None:
     # Double the size at most: half precision becomes single.
     assert sum(value.nbytes for value in state.values()) <= 4 * len(data)
     assert all(isinstance(text, str) for text in metadata.values())
-    with suppress(InputError):
-        Preprocessing.for_model((32, 32), metadata)
     family = checkpoints.detect_family(state)
+    with suppress(InputError):
+        Preprocessing.for_model((32, 32), metadata, family)
     assert checkpoints.detect_variant(state, family) in VARIANTS
     checkpoints.detect_classes(state, family)
     checkpoints.detect_size(state, family)

@@ -29,6 +29,7 @@ READ_BY_CPP = (
 LATER = ("path", "sha256", "produced_by", "built_with", "built_for", "target", "precision")
 LATER += ("seconds", "workspace_bytes", "messages", "tuning", "layers", "on_gpu")
 VALUES: list[Any] = [
+    *("pillow-bilinear", "pillow-bicubic", "pillow-box", "bilinear"),
     *(None, True, False, "", "x", "é", [], {}, [[]], [0], [0, 1], [0.0, 1.0], {"x": 1}),
     *(0, -1, 1, 1.0, 2, 3, 3.0, 4, 32, 160, 160.0, 224, 1024, 4096, 4097, 16384, 16385, 0.5),
     *(

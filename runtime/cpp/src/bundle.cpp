@@ -134,9 +134,11 @@ Preprocessing preprocessing(const Json& input) {
   expect(input, "exif_orientation", "applied");
   expect(input, "range", Json::array({0.0, 1.0}));
   expect(input.at("resize"), "rule", "cover");
-  expect(input.at("resize"), "filter", "pillow-bicubic");
+  const bool is_bilinear = input.at("resize").at("filter") == "pillow-bilinear";
+  if (!is_bilinear) expect(input.at("resize"), "filter", "pillow-bicubic");
   expect(input.at("crop"), "position", "centre");
   Preprocessing result;
+  result.interpolation = is_bilinear ? Interpolation::bilinear : Interpolation::bicubic;
   result.in_graph = in_graph;
   std::tie(result.box_height, result.box_width) = size_of(input.at("resize").at("box"));
   std::tie(result.height, result.width) = size_of(input.at("crop").at("size"));
