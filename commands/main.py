@@ -23,7 +23,7 @@ COMMANDS = {
     "cmt-bench": ("cmt.commands.bench:bench_cli", AGAIN),
     "cmt-report": ("cmt.commands.report:report_cli", AGAIN),
     "cmt-train": (
-        "cmt.training.recipe:main",
+        "cmt.commands.train:train_cli",
         "the same command goes on from the last saved state",
     ),
 }

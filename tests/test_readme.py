@@ -21,9 +21,9 @@ from documented import BLOCKS, ROOT, commands
 from cmt.bundle.reader import open_bundle
 from cmt.commands import main
 from cmt.commands.export import export_cli
+from cmt.commands.train import train_cli
 from cmt.export.pipeline import Bundle
 from cmt.targets.registry import TARGETS
-from cmt.training import recipe
 
 README = (ROOT / "README.md").read_text()
 NEEDS_HARDWARE = 'console title="Needs a'
@@ -165,7 +165,7 @@ def test_networks_are_trained(
     assert len(shown) == 2
     for command in shown:  # the second starts from what the first made
         words = shlex.split(command)
-        result = CliRunner().invoke(main, [*words[1:], *small], catch_exceptions=False)
+        result = CliRunner().invoke(train_cli, [*words[1:], *small], catch_exceptions=False)
         assert result.exit_code == 0
         assert (tmp_path / words[words.index("--out") + 1] / "cmt_ti.safetensors").is_file()
 

@@ -29,7 +29,6 @@ READ_BY_CPP = (
 LATER = ("path", "sha256", "produced_by", "built_with", "built_for", "target", "precision")
 LATER += ("seconds", "workspace_bytes", "messages", "tuning", "layers", "on_gpu")
 VALUES: list[Any] = [
-    *("pillow-bilinear", "pillow-bicubic", "pillow-box", "bilinear"),
     *(None, True, False, "", "x", "é", [], {}, [[]], [0], [0, 1], [0.0, 1.0], {"x": 1}),
     *(0, -1, 1, 1.0, 2, 3, 3.0, 4, 32, 160, 160.0, 224, 1024, 4096, 4097, 16384, 16385, 0.5),
     *(
@@ -124,6 +123,16 @@ def test_every_place_with_any_value_is_read_alike(
     assert not differ, "what Python accepts and C++ does not, or the other way round"
     assert 20 < sum(map(accepted_by_python, texts)) < len(texts) / 2
     assert accepted_by_cpp([json.dumps(manifest).encode()]) == [True]
+
+
+def test_filters_are_read_alike(manifest: dict[str, Any], accepted_by_cpp: Accepts) -> None:
+    place = ("input", "resize", "filter")
+    known = ["pillow-bicubic", "pillow-bilinear"]
+    others = ["pillow-box", "bilinear", "pillow-", "pillow-Bilinear", "", 0, None]
+    texts = [changed(manifest, place, value) for value in [*known, *others]]
+    expected = [True] * len(known) + [False] * len(others)
+    assert list(map(accepted_by_python, texts)) == expected
+    assert accepted_by_cpp(texts) == expected
 
 
 @pytest.mark.parametrize(
