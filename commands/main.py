@@ -23,7 +23,7 @@ COMMANDS = {
     "cmt-bench": ("cmt.commands.cmt_bench:bench_cli", AGAIN),
     "cmt-report": ("cmt.commands.cmt_report:report_cli", AGAIN),
     "cmt-train": (
-        "cmt.training.recipe:main",
+        "cmt.commands.cmt_train:train_cli",
         "the same command goes on from the last saved state",
     ),
 }

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from cmt.checkpoints import save_torch
 from cmt.errors import InputError
 from cmt.export.answers import REFERENCE
 from cmt.export.context import Context
@@ -27,6 +26,7 @@ from cmt.quantize.fine_tuning import (
 )
 from cmt.quantize.ranges import METHODS, load_histograms, save_histograms
 from cmt.quantize.recipe import RECIPES, Recipe
+from cmt.weight_files import save_torch
 
 _START, _TUNED = "start.pt", "state.pt"
 """In stages: what the first epoch starts from, and what an epoch left."""

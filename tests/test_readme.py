@@ -26,12 +26,12 @@ from cmt.calib_data.preprocessing import Preprocessing
 from cmt.checkpoints import load_model, to_public_layout
 from cmt.commands import main
 from cmt.commands.cmt_export import export_cli
+from cmt.commands.cmt_train import train_cli
 from cmt.export.options import ExportOptions
 from cmt.export.pipeline import Bundle
 from cmt.option import options_of
 from cmt.report.document import report_of
 from cmt.targets.registry import TARGETS
-from cmt.training import recipe
 
 MOST_WORDS = 600
 """Of a page of the guide: what is read in three minutes."""
@@ -185,14 +185,14 @@ def test_networks_are_trained(
     assert len(shown) == 2
     for command in shown:  # the second starts from what the first made
         words = shlex.split(command)
-        result = CliRunner().invoke(recipe.main, [*words[1:], *small], catch_exceptions=False)
+        result = CliRunner().invoke(train_cli, [*words[1:], *small], catch_exceptions=False)
         assert result.exit_code == 0
         assert (tmp_path / words[words.index("--out") + 1] / "cmt_ti.safetensors").is_file()
 
 
 @pytest.mark.parametrize("command", commands("cmt-train ", pages=NOTEBOOK))
 def test_trainings_are_accepted(command: str) -> None:
-    recipe.main.make_context("cmt-train", shlex.split(command)[1:])
+    train_cli.make_context("cmt-train", shlex.split(command)[1:])
 
 
 def test_every_command_is_run_by_some_test_or_marked() -> None:

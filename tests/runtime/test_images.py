@@ -28,7 +28,7 @@ from image_mutations import (
 )
 from PIL import Image, PngImagePlugin
 
-from cmt.calib_data.preprocessing import Preprocessing
+from cmt.calib_data.preprocessing import INTERPOLATIONS, Preprocessing
 from cmt.calib_data.sources import FolderImages
 
 Prepare = Callable[..., list[np.ndarray | str]]
@@ -40,12 +40,15 @@ def prepare(runtime: Path, tmp_path: Path) -> Prepare:
     """`prepare(paths, size, box)`: what C++ makes of each file, or why it cannot."""
 
     def run(
-        paths: list[Path], size: tuple[int, int] = SIZE, box: tuple[int, int] = BOX
+        paths: list[Path],
+        size: tuple[int, int] = SIZE,
+        box: tuple[int, int] = BOX,
+        interpolation: str = "bicubic",
     ) -> list[np.ndarray | str]:
         out = tmp_path / "pixels.bin"
         numbers = [*size, *box, 64, 1]
         result = subprocess.run(
-            [runtime / "tests" / "prepare_images", *map(str, numbers), out],
+            [runtime / "tests" / "prepare_images", *map(str, numbers), out, interpolation],
             input="".join(f"{path}\n" for path in paths),
             capture_output=True,
             text=True,
@@ -60,7 +63,7 @@ def prepare(runtime: Path, tmp_path: Path) -> Prepare:
 
 def check(prepare: Prepare, paths: list[Path], preprocessing: Preprocessing | None = None) -> None:
     preprocessing = preprocessing or Preprocessing(SIZE, BOX)
-    prepared = prepare(paths, preprocessing.size, preprocessing.resize)
+    prepared = prepare(paths, preprocessing.size, preprocessing.resize, preprocessing.interpolation)
     assert len(prepared) == len(paths)
     for path, pixels in zip(paths, prepared, strict=True):
         with Image.open(path) as image:
@@ -78,7 +81,10 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 
 
-def test_any_size_is_resized_as_pillow_does(prepare: Prepare, tmp_path: Path) -> None:
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_any_size_is_resized_as_pillow_does(
+    interpolation: str, prepare: Prepare, tmp_path: Path
+) -> None:
     rng = np.random.default_rng(1)
     sizes = [(1, 1), (1, 200), (200, 1), (3, 3000), (3000, 3), (52, 40), (48, 32), (40, 52)]
     sizes += [
@@ -96,7 +102,7 @@ def test_any_size_is_resized_as_pillow_does(prepare: Prepare, tmp_path: Path) ->
     for i, (width, height) in enumerate(sizes):
         paths.append(tmp_path / f"{i}-{width}x{height}.png")
         picture(int(width), int(height), i).save(paths[-1])
-    check(prepare, paths)
+    check(prepare, paths, Preprocessing(SIZE, BOX, interpolation=interpolation))
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,16 @@ def test_every_place_with_any_value_is_read_alike(
     assert accepted_by_cpp([json.dumps(manifest).encode()]) == [True]
 
 
+def test_filters_are_read_alike(manifest: dict[str, Any], accepted_by_cpp: Accepts) -> None:
+    place = ("input", "resize", "filter")
+    known = ["pillow-bicubic", "pillow-bilinear"]
+    others = ["pillow-box", "bilinear", "pillow-", "pillow-Bilinear", "", 0, None]
+    texts = [changed(manifest, place, value) for value in [*known, *others]]
+    expected = [True] * len(known) + [False] * len(others)
+    assert list(map(accepted_by_python, texts)) == expected
+    assert accepted_by_cpp(texts) == expected
+
+
 @pytest.mark.parametrize(
     "change",
     [

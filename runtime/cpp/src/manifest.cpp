@@ -117,6 +117,8 @@ Preprocessing preprocessing(const Json& input) {
   result.box_height = resize.at("box")[0].get<int>();
   result.box_width = resize.at("box")[1].get<int>();
   result.longest_aspect = resize.at("longest_aspect").get<int>();
+  result.interpolation = resize.at("filter") == "pillow-bilinear" ? Interpolation::bilinear
+                                                                  : Interpolation::bicubic;
   result.height = crop[0].get<int>();
   result.width = crop[1].get<int>();
   result.mean = per_channel(input.at("mean"), finite_number);
