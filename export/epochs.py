@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,11 @@ _START, _TUNED = "start.pt", "state.pt"
 """In stages: what the first epoch starts from, and what an epoch left."""
 _HISTOGRAMS = "histograms.npz"
 """In stages: of the inputs, to set the next epoch's ranges."""
+
+
+def least(errors: Sequence[float | None]) -> int:
+    """The place of the least error, the first of equals; an epoch that diverged has None."""
+    return int(np.argmin([np.inf if error is None else error for error in errors]))
 
 
 class FineTuning:
@@ -76,7 +82,7 @@ class FineTuning:
                 break
         errors = [json.loads(self._file(stage, "error.json").read_text()) for stage in stages]
         held_out = [error["held_out"] for error in errors]
-        chosen = int(np.argmin([np.inf if error is None else error for error in held_out]))
+        chosen = least(held_out)
         self.recipes[recipe.name] = {
             "training": [error["training"] for error in errors[1:]],
             "held_out": held_out,
