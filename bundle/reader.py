@@ -15,7 +15,7 @@ from cmt.bundle.manifest import (
     MANIFEST,
     SEAL,
     Entry,
-    file_entries,
+    files_of,
     parse_manifest,
     refuse,
     seal_of,
@@ -71,7 +71,7 @@ def open_bundle(folder: Path) -> OpenBundle:
     manifest = parse_manifest(content)
     if read_text(folder, SEAL) != seal_of(content):
         refuse(MANIFEST, f"its sha256 is not that of {SEAL}")
-    for entry in file_entries(manifest):
+    for entry in files_of(manifest):
         check_file(folder, entry)
     return OpenBundle(folder, manifest)
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from cmt.errors import InputError
+from cmt.files import write_whole
 from cmt.network import CMT, build
 from cmt.position import resize_relative_table, resize_stage_table
 from cmt.variants import (
@@ -138,10 +139,10 @@ def _join_kv(state: State) -> State:
 
 
 def save_torch(content: object, path: Path) -> None:
-    """`torch.save`, but a full disk is an OSError that says so."""
+    """`torch.save`, but a full disk is an OSError that says so, and no file is half written."""
     buffer = io.BytesIO()  # torch's own writing does not say
     torch.save(content, buffer)
-    path.write_bytes(buffer.getbuffer())
+    write_whole(path, buffer.getbuffer())
 
 
 def read(path: Path) -> tuple[State, dict[str, str]]:

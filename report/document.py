@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmt import strict_json
+from cmt.bundle.manifest import SCHEMA as MANIFEST_SCHEMA
 from cmt.bundle.manifest import parse_versioned, strict_validator
 from cmt.bundle.reader import OpenBundle
 from cmt.bundle.replacing import replacing
@@ -92,7 +93,8 @@ def _not_finite(value: Any, place: str) -> Iterator[str]:
 def _validator(name: str) -> Any:
     from referencing import Registry, Resource
 
-    files = {path.name: json.loads(path.read_text("utf-8")) for path in SCHEMAS.glob("*.json")}
+    paths = [MANIFEST_SCHEMA, *SCHEMAS.glob("*.json")]
+    files = {path.name: json.loads(path.read_text("utf-8")) for path in paths}
     registry: Any = Registry().with_resources(
         (file, Resource.from_contents(schema)) for file, schema in files.items()
     )
