@@ -80,7 +80,9 @@ def _problems(manifest: dict[str, Any]) -> Iterator[str]:
         least, usual, most = artefact.get("batches", [described["shape"][0]] * 3)
         if not least <= usual == described["shape"][0] <= most:
             yield f"the batches of {artefact['path']} do not rise around the input's"
-        if "golden" in artefact and len(artefact["golden"]["outputs"]) != len(manifest["outputs"]):
+        golden = artefact.get("golden", {})
+        kinds = [golden[key] for key in ("outputs", "outputs_f32") if key in golden]
+        if any(len(entries) != len(manifest["outputs"]) for entries in kinds):
             yield f"golden outputs of {artefact['path']} do not match the outputs"
 
 

@@ -18,7 +18,7 @@ def open_regular(path: Path) -> BinaryIO:
 
     A pipe would wait for somebody to write, a device such as /dev/zero has no end.
     """
-    file = open(path, "rb", opener=_without_waiting)  # noqa: PTH123, SIM115 - takes an opener
+    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - takes an opener
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError(errno.EINVAL, "it is no regular file", str(path))

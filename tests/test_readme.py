@@ -23,7 +23,6 @@ from cmt.commands import main
 from cmt.commands.export import export_cli
 from cmt.export.pipeline import Bundle
 from cmt.targets.registry import TARGETS
-from cmt.training import recipe
 
 README = (ROOT / "README.md").read_text()
 NEEDS_HARDWARE = 'console title="Needs a'

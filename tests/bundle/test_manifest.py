@@ -1,11 +1,10 @@
-"""What a manifest may say: every value of its type and in its range, every name one visible line."""
+"""What a manifest may say: every value of its type and in its range, names of one visible line."""
 
 from __future__ import annotations
 
+import copy
 import json
-import zipfile
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +16,7 @@ from cmt.bundle.reader import open_bundle
 from cmt.bundle.writer import write_manifest
 from cmt.errors import InputError
 
-STORED = Path(__file__).parents[1] / "reference" / "bundles" / "schema_1.zip"
 Manifest = dict[str, Any]
-
-
-@cache
-def _stored() -> str:
-    with zipfile.ZipFile(STORED) as archive:
-        return archive.read(MANIFEST).decode()
-
-
-@pytest.fixture
-def manifest() -> Manifest:
-    return json.loads(_stored())
-
-
-@pytest.fixture
-def stored(tmp_path: Path) -> Path:
-    with zipfile.ZipFile(STORED) as archive:
-        archive.extractall(tmp_path / "bundle")
-    return tmp_path / "bundle"
 
 
 def parse(manifest: Manifest) -> Manifest:
@@ -65,16 +45,21 @@ def put(manifest: Any, place: tuple[Any, ...], value: Any) -> None:
     manifest[place[-1]] = value
 
 
+def refused(manifest: Manifest) -> str:
+    """What is said of a manifest; empty of a good one."""
+    try:
+        parse(manifest)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
 @pytest.mark.parametrize("value", [5, "x", None, [], {}, [[]], -1, 1e300, True, "a\x1bb", 2**63])
-def test_no_value_of_another_kind_is_more_than_refused(value: Any) -> None:
-    for place in places(json.loads(_stored())):
-        changed = json.loads(_stored())
-        if place:
-            put(changed, place, value)
-            try:
-                parse(changed)
-            except InputError as error:
-                assert "\n" not in str(error)
+def test_no_value_of_another_kind_is_more_than_refused(manifest: Manifest, value: Any) -> None:
+    for place in list(places(manifest))[1:]:
+        changed = copy.deepcopy(manifest)
+        put(changed, place, value)
+        assert "\n" not in refused(changed)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +188,7 @@ NAMES: dict[str, Callable[[Manifest, str], Any]] = {
 @pytest.mark.parametrize("kind", NAMES)
 def test_names_are_one_visible_line(manifest: Manifest, kind: str) -> None:
     for text in HIDDEN.values():
-        changed = json.loads(json.dumps(manifest))
+        changed = copy.deepcopy(manifest)
         NAMES[kind](changed, text)
         with pytest.raises(InputError, match=MANIFEST):
             parse(changed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,12 +106,9 @@ def test_pages_of_a_killed_command_are_reclaimed_by_the_next(tmp_path: Path) -> 
 
 
 @pytest.fixture
-def copy(tmp_path: Path) -> Path:
+def copy(stored: Path) -> Path:
     """A bundle of one's own."""
-    stored = Path(__file__).parents[1] / "reference" / "bundles" / "schema_1.zip"
-    with zipfile.ZipFile(stored) as archive:
-        archive.extractall(tmp_path / "bundle")
-    return tmp_path / "bundle"
+    return stored
 
 
 @needs_fork
