@@ -6,7 +6,6 @@ import errno
 import hashlib
 import os
 import stat
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -75,6 +74,14 @@ def sync_all(path: Path) -> None:
         sync(path)
 
 
+def rename(source: Path, place: Path) -> None:
+    """Give what is on the disk another name, which is on the disk before this returns."""
+    source.replace(place)
+    sync(place.parent)
+    if source.parent != place.parent:
+        sync(source.parent)
+
+
 def move(source: Path, place: Path) -> None:
     """Rename what is complete, so that a power loss leaves the old thing or all of the new one.
 
@@ -82,10 +89,15 @@ def move(source: Path, place: Path) -> None:
     afterwards is not missed.
     """
     sync_all(source)
-    source.replace(place)
-    for folder in {place.parent, source.parent}:
-        with suppress(FileNotFoundError):  # another process has removed the emptied one
-            sync(folder)
+    rename(source, place)
+
+
+def is_own_folder(path: Path) -> bool:
+    """Whether this is a folder, no link to one, that this user made."""
+    made = path.lstat()
+    if not stat.S_ISDIR(made.st_mode):
+        return False
+    return os.name == "nt" or made.st_uid == os.geteuid()
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
