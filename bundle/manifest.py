@@ -34,7 +34,7 @@ Entry = dict[str, Any]
 
 
 def file_entries(manifest: Any) -> Iterator[Entry]:
-    """Every file of a bundle: wherever the manifest has a path and its sha256 together."""
+    """Every mention of a file: wherever the manifest has a path and its sha256 together."""
     if isinstance(manifest, dict):
         if {"path", "sha256"} <= manifest.keys():
             yield manifest
@@ -42,6 +42,11 @@ def file_entries(manifest: Any) -> Iterator[Entry]:
     if isinstance(manifest, list):
         for value in manifest:
             yield from file_entries(value)
+
+
+def files_of(manifest: dict[str, Any]) -> list[Entry]:
+    """Every file of a bundle once, however often the manifest names it."""
+    return list({entry["path"]: entry for entry in file_entries(manifest)}.values())
 
 
 def parse_manifest(content: bytes) -> dict[str, Any]:
@@ -57,6 +62,7 @@ def _problems(manifest: dict[str, Any]) -> Iterator[str]:
     """What breaks the schema, then what a schema cannot say."""
     for error in _validator().iter_errors(manifest):
         yield f"{error.json_path}: {error.message}"
+    yield from _file_problems(manifest)
     described = manifest["input"]
     crop, box = described["crop"]["size"], described["resize"]["box"]
     first = 1 if described["layout"] == "NHWC" else 2
@@ -74,8 +80,28 @@ def _problems(manifest: dict[str, Any]) -> Iterator[str]:
         least, usual, most = artefact.get("batches", [described["shape"][0]] * 3)
         if not least <= usual == described["shape"][0] <= most:
             yield f"the batches of {artefact['path']} do not rise around the input's"
-        if "golden" in artefact and len(artefact["golden"]["outputs"]) != len(manifest["outputs"]):
+        golden = artefact.get("golden", {})
+        kinds = [golden[key] for key in ("outputs", "outputs_f32") if key in golden]
+        if any(len(entries) != len(manifest["outputs"]) for entries in kinds):
             yield f"golden outputs of {artefact['path']} do not match the outputs"
+
+
+def _file_problems(manifest: dict[str, Any]) -> Iterator[str]:
+    known: dict[str, Entry] = {}
+    for entry in file_entries(manifest):
+        described = {key: entry.get(key) for key in ("path", "bytes", "sha256")}
+        if not follows("file", described):  # the environment may hold anything
+            yield f"{str(entry['path'])[:40]} has a sha256 and is no file of a bundle"
+        elif known.setdefault(entry["path"], described) != described:
+            yield f"{entry['path']} is there twice, with different contents"
+
+
+def follows(definition: str, value: Any) -> bool:
+    """Whether a value is what the manifest's schema defines under this name, such as `text`."""
+    validator = _validator()
+    definitions = validator.schema["$defs"]
+    schema = {"$defs": definitions, "$ref": f"#/$defs/{definition}"}
+    return validator.evolve(schema=schema).is_valid(value)
 
 
 def seal_of(manifest: bytes) -> bytes:

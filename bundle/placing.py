@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from cmt import strict_json
 from cmt.bundle.locking import lock
+from cmt.bundle.manifest import MANIFEST
 from cmt.bundle.reader import open_bundle
 from cmt.errors import InputError
+from cmt.files import is_own_folder, rename, sync_all
 
 
 def workspace_folder(bundle: Path) -> Path:
@@ -51,20 +54,37 @@ def _remove_empty(folders: Sequence[Path]) -> None:
             folder.rmdir()
 
 
+def _is_there(workspace: Path, to_be_read: bool) -> bool:
+    """Whether there is a workspace; raises InputError for another user's, or what others filled."""
+    if not os.path.lexists(workspace):
+        return False
+    writable = os.name != "nt" and workspace.stat().st_mode & 0o022
+    if not is_own_folder(workspace) or (to_be_read and writable):
+        raise InputError(
+            f"{workspace} is of another user, or others may write to it: remove it, "
+            "or choose another --out"
+        )
+    return True
+
+
 class Workspace:
     """The folder of a run's intermediate files, beside the bundle so that a rename completes it.
 
     Args:
         bundle: where the bundle will be, `locked`.
         resume: go on with what an interrupted run left, in place of starting afresh.
+
+    Raises:
+        InputError: what is there in its place is not this user's alone.
     """
 
     def __init__(self, bundle: Path, resume: bool) -> None:
         self.folder = workspace_folder(bundle)
-        self._resumed = resume and self.folder.is_dir()
+        self._resumed = _is_there(self.folder, to_be_read=resume) and resume
         if not self._resumed:
             shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(exist_ok=True)
+        self.folder.mkdir(mode=0o700, exist_ok=self._resumed)
+        self.folder.chmod(0o700)  # earlier versions let others read
 
     def remove(self) -> None:
         """Remove the intermediate files of a finished run."""
@@ -88,7 +108,7 @@ def _is_bundle(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = strict_json.parse(strict_json.read(folder / MANIFEST))
         return {"schema", "artefacts", "golden"} <= manifest.keys()
     except (OSError, ValueError, AttributeError):
         return not any(folder.iterdir())
@@ -96,9 +116,10 @@ def _is_bundle(folder: Path) -> bool:
 
 def recover(bundle: Path) -> None:
     """Bring back the old bundle of a run that was killed just as it was replacing it."""
-    old = workspace_folder(bundle) / "replaced"
-    if old.is_dir() and not bundle.exists():
-        old.replace(bundle)
+    workspace = workspace_folder(bundle)
+    old = workspace / "replaced"
+    if not bundle.exists() and _is_there(workspace, to_be_read=True) and old.is_dir():
+        rename(old, bundle)
 
 
 def finished_run(bundle: Path) -> str | None:
@@ -112,8 +133,9 @@ def finished_run(bundle: Path) -> str | None:
 def place(finished: Path, bundle: Path) -> None:
     """Rename the finished folder to its place; an old bundle goes only when the new one is in."""
     old = finished.with_name("replaced")
+    sync_all(finished)
     if bundle.exists():
         shutil.rmtree(old, ignore_errors=True)  # what a run that was killed left of it
-        bundle.replace(old)
-    finished.replace(bundle)
+        rename(bundle, old)
+    rename(finished, bundle)
     shutil.rmtree(old, ignore_errors=True)

@@ -5,7 +5,8 @@ Needs the base install alone. `runtime/cpp/src/bundle.cpp` keeps the same rules.
 
 from __future__ import annotations
 
-from contextlib import suppress
+import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,17 @@ from cmt.bundle.manifest import (
     MANIFEST,
     SEAL,
     Entry,
-    file_entries,
+    files_of,
     parse_manifest,
     refuse,
     seal_of,
 )
-from cmt.bundle.replacing import finish_replacing
+from cmt.bundle.replacing import newest, state_of
 from cmt.calib_data.preprocessing import Preprocessing
 from cmt.errors import InputError
 from cmt.files import sha256_file
+
+_MOST_TRIES, _BETWEEN_SECONDS = 50, 0.02
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,8 @@ class OpenBundle:
     manifest: dict[str, Any]
 
     def file(self, entry: Entry) -> Path:
-        """Where a file of the manifest is."""
-        return self.path / entry["path"]
+        """Where a file of the manifest is just now."""
+        return newest(self.path, entry["path"])
 
     @property
     def artefacts(self) -> list[Entry]:
@@ -53,26 +56,44 @@ class OpenBundle:
         return Preprocessing.from_description(self.manifest["input"])
 
 
-def open_bundle(folder: Path) -> OpenBundle:
+def open_bundle(folder: Path, only: Collection[str] | None = None) -> OpenBundle:
     """Open a bundle and check every file of it.
 
-    A replacement of its report that was killed half-way is finished first.
+    Nothing in it is changed. While another process replaces files of it, it is read again; a
+    replacement that was killed half-way is read from where it lies.
+
+    Args:
+        only: paths of the files to check, which the manifest must have; None checks all.
 
     Raises:
         InputError: no bundle, a newer schema, a path that leaves the bundle, or a file that is
             missing or not the one that was written; the message names the file.
     """
-    path = folder / MANIFEST
-    with suppress(OSError):  # then the hashes say that the bundle is not whole
-        finish_replacing(folder)
-    if not path.is_file():
+    for _ in range(_MOST_TRIES):
+        before = state_of(folder, (MANIFEST, SEAL))
+        try:
+            return _open(folder, only)
+        except InputError:
+            if state_of(folder, (MANIFEST, SEAL)) == before:
+                raise  # nothing has moved meanwhile: the bundle is what it seems to be
+        time.sleep(_BETWEEN_SECONDS)
+    return _open(folder, only)
+
+
+def _open(folder: Path, only: Collection[str] | None) -> OpenBundle:
+    if not newest(folder, MANIFEST).is_file():
         raise InputError(f"{folder} is no bundle: it has no {MANIFEST}")
     content = read_text(folder, MANIFEST)
     manifest = parse_manifest(content)
     if read_text(folder, SEAL) != seal_of(content):
         refuse(MANIFEST, f"its sha256 is not that of {SEAL}")
-    for entry in file_entries(manifest):
-        check_file(folder, entry)
+    files = files_of(manifest)
+    missing = {*(only or ())} - {entry["path"] for entry in files}
+    if missing:
+        refuse(min(missing), f"{MANIFEST} does not name it")
+    for entry in files:
+        if only is None or entry["path"] in only:
+            check_file(folder, entry)
     return OpenBundle(folder, manifest)
 
 
@@ -82,7 +103,7 @@ def inside(folder: Path, name: str) -> Path:
     if {"", ".", ".."} & set(parts) or any(char in name for char in "\\:\0"):
         raise InputError(f"{MANIFEST} names '{name}', which is no path within a bundle")
     try:
-        path = (folder / name).resolve()
+        path = newest(folder, name).resolve()
         is_odd = path.exists() and not path.is_file()
     except (OSError, RuntimeError, UnicodeError) as error:  # links in a circle, odd characters
         refuse(name, str(error))

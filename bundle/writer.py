@@ -8,15 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from cmt import strict_json
-from cmt.bundle.locking import lock
-from cmt.bundle.manifest import MANIFEST, SEAL, Entry, parse_manifest, seal_of
+from cmt.bundle.manifest import MANIFEST, SEAL, Entry, files_of, parse_manifest, seal_of
 from cmt.bundle.reader import OpenBundle, read_text
 from cmt.bundle.replacing import replacing
 from cmt.errors import InputError
 from cmt.files import sha256_file
-
-WAITING_SECONDS = 60
-"""How long another process may take to write into the bundle."""
 
 
 def describe_file(root: Path, path: Path) -> Entry:
@@ -47,12 +43,15 @@ def replacing_files(bundle: OpenBundle) -> Iterator[Path]:
     """
     from filelock import Timeout
 
+    def current_manifest() -> dict[str, Any]:
+        return parse_manifest(read_text(bundle.path, MANIFEST))
+
+    def names() -> set[str]:
+        return {MANIFEST, SEAL, *(entry["path"] for entry in files_of(current_manifest()))}
+
     try:
-        with (
-            lock(bundle.path / ".report.lock", WAITING_SECONDS),
-            replacing(bundle.path) as new,
-        ):
-            current = parse_manifest(read_text(bundle.path, MANIFEST))
+        with replacing(bundle.path, names) as new:
+            current = current_manifest()
             if current | {"reports": []} != bundle.manifest | {"reports": []}:
                 raise InputError(
                     f"{bundle.path} was replaced while it was measured: the same command measures "

@@ -10,20 +10,18 @@ import math
 from pathlib import Path
 from typing import Any, NoReturn
 
+from cmt.files import read_regular
+
 MAX_DEPTH = 64
 """Far above what this program's files need, far below what exhausts a stack."""
 
 LARGEST_BYTES = 2**26
-"""A hundred times a report of many machines; a device such as /dev/zero has no end."""
+"""A hundred times a report of many machines."""
 
 
 def read(path: Path) -> bytes:
-    """A file's content, for `parse`; raises ValueError for one above `LARGEST_BYTES`."""
-    with path.open("rb") as file:
-        content = file.read(LARGEST_BYTES + 1)
-    if len(content) > LARGEST_BYTES:
-        raise ValueError(f"it has more than {LARGEST_BYTES:,} bytes")
-    return content
+    """A file's content, for `parse`; raises ValueError for one above `LARGEST_BYTES`, OSError."""
+    return read_regular(path, LARGEST_BYTES)
 
 
 def parse(content: bytes | str) -> Any:

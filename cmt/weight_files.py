@@ -16,6 +16,7 @@ from torch.nn import Parameter
 
 from cmt.containers import choose
 from cmt.errors import InputError
+from cmt.files import write_whole
 from cmt.layouts import State
 from cmt.printing import printable
 
@@ -61,10 +62,10 @@ class Weights:
 
 
 def save_torch(content: object, path: Path) -> None:
-    """`torch.save`, but a full disk is an OSError that says so."""
+    """`torch.save`, but a full disk is an OSError that says so, and no file is half written."""
     buffer = io.BytesIO()  # torch's own writing does not say
     torch.save(content, buffer)
-    path.write_bytes(buffer.getbuffer())
+    write_whole(path, buffer.getbuffer())
 
 
 def save_safetensors(state: State, path: Path, metadata: dict[str, str]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cmt.commands.console import print_table
+from cmt.commands.console import print_table, say
 from cmt.commands.parameters import COUNT, FOLDER, MEGABYTES, SECONDS
 from cmt.errors import GateError, InputError
 from cmt.printing import printable
@@ -101,8 +101,8 @@ def bench_cli(
         return 0
     print_table(machine_table(entry))
     for line in notes(opened):
-        click.echo(printable(line))
-    click.echo(f"report: {bundle / 'report.html'}")
+        say(line)
+    say(f"report: {bundle / 'report.html'}")
     return 0
 
 
@@ -112,7 +112,7 @@ def _verify(bundle: OpenBundle, threads: int) -> int:
     failed = []
     words = {True: "ok", False: "FAILED", None: "skipped"}
     for check in verify(bundle, threads):
-        click.echo(f"{words[check.passed]:8}{check.name}: {check.detail}")
+        click.echo(f"{words[check.passed]:8}{printable(f'{check.name}: {check.detail}')}")
         if check.passed is False:
             failed.append(check.name)
     if failed:

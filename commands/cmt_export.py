@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from cmt.commands.console import print_table
+from cmt.commands.console import print_table, say
 from cmt.commands.parameters import declared_by
 from cmt.export.options import ExportOptions
 from cmt.printing import printable
@@ -29,8 +29,6 @@ def export_cli(
     **arguments: Any,
 ) -> int:
     """Export a CMT classifier, check every step against torch, and report cost and gain."""
-    from rich.console import Console
-
     from cmt.export.pipeline import export
     from cmt.report.terminal import terminal_table
 
@@ -51,10 +49,9 @@ def export_cli(
         return 0
     bundle = export(options, show_progress=True)
     print_table(terminal_table(bundle.report))
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
     for warning in bundle.report["warnings"]:
-        errors.print(f"warning: {printable(warning)}", markup=False, emoji=False)
+        say(f"warning: {warning}", err=True)
     for failure in bundle.failures:
-        errors.print(f"gate failed: {failure}", markup=False, emoji=False)
-    click.echo(f"report: {bundle.path / 'report.html'}")
+        say(f"gate failed: {failure}", err=True)
+    say(f"report: {bundle.path / 'report.html'}")
     return 1 if bundle.failures else 0

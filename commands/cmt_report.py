@@ -6,10 +6,9 @@ from pathlib import Path
 
 import click
 
-from cmt.commands.console import print_table
+from cmt.commands.console import print_table, say
 from cmt.commands.parameters import Folder
 from cmt.errors import GateError
-from cmt.printing import printable
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 100})
@@ -57,7 +56,7 @@ def report_cli(
     else:
         print_table(comparison_pages.terminal_table(chosen))
     for warning in chosen["warnings"]:
-        click.echo(f"warning: {printable(warning)}", err=True)
+        say(f"warning: {warning}", err=True)
     if clauses and chosen["requirements"]["failures"]:
         raise GateError("; ".join(chosen["requirements"]["failures"]))
     return 0

@@ -5,8 +5,17 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+import click
+
+from cmt.printing import printable
+
 if TYPE_CHECKING:
     from rich.table import Table
+
+
+def say(text: object, err: bool = False) -> None:
+    """One line, whatever the names in it hold."""
+    click.echo(printable(text), err=err)
 
 
 def print_table(table: Table) -> None:

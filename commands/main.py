@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import click
 
+from cmt.commands.console import say
 from cmt.errors import GateError, InputError, MachineError, is_out_of_memory
 from cmt.printing import printable
 
@@ -86,8 +87,17 @@ def _explain(name: str, error: BaseException, again: str) -> NoReturn:
 
 def _fail(name: str, message: str, status: int) -> NoReturn:
     if "-v" in sys.argv or "--verbose" in sys.argv:
-        import traceback
-
-        traceback.print_exc()
-    click.echo(f"{name}: {printable(message)}", err=True)
+        _show_frames(sys.exc_info()[1])
+    say(f"{name}: {message}", err=True)
     sys.exit(status)
+
+
+def _show_frames(error: BaseException | None) -> None:
+    """Where an error and what it came from were raised; their messages may hold names of others."""
+    if error is None:
+        return
+    import traceback
+
+    _show_frames(error.__cause__ or error.__context__)
+    click.echo("".join(traceback.format_tb(error.__traceback__)), err=True, nl=False)
+    click.echo(f"{type(error).__name__}: {printable(error)}\n", err=True)

@@ -22,6 +22,9 @@ from cmt.export.graphs import GRAPHS, Candidate
 from cmt.export.onnx_graph import output_names
 from cmt.export.summary import Results, build_manifest, build_report
 from cmt.report.document import write_report
+from cmt.targets.base import run_all
+from cmt.targets.registry import LOADERS
+from cmt.targets.settings import PRECISION, built_settings
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -43,7 +46,10 @@ def assemble(
     golden = write_golden_inputs(folder, pixels, inputs.preprocessing)
     names = output_names(results.options.output == "features")
     answers = {
-        c.name: write_golden_outputs(folder, c, names, results.outputs[c.name]) for c in candidates
+        c.name: write_golden_outputs(
+            folder, c, names, results.outputs[c.name], float32_answers(results, c)
+        )
+        for c in candidates
     }
     artefacts = copy_artefacts(
         folder, results.stem, results.graphs, candidates, results.built, answers
@@ -132,22 +138,48 @@ def write_golden_inputs(
     return {**entries, "max_grey_levels": MAX_GREY_LEVELS}
 
 
+def float32_answers(results: Results, candidate: Candidate) -> list[np.ndarray] | None:
+    """What a file that is run in BF16 answers on the golden images in float32; None of others.
+
+    CPUs without BF16 run the same file so, and differ by more than a wrong machine may.
+    """
+    built, batch = results.built[candidate.name], results.options.batch
+    settings = built_settings(built)
+    if settings.get(PRECISION) != "bf16":
+        return None
+    path = next(built.glob(f"*.{candidate.target.suffix}"))
+    own = {**settings, PRECISION: "f32"}
+    runner = LOADERS[candidate.target.runtime](path, results.context.threads, own, batch)
+    images = results.context.as_fed(results.validation)
+    total = min(IMAGES, len(results.validation))
+    return run_all(runner, images.batches(batch, np.arange(total)), total, lambda _: None)
+
+
 def write_golden_outputs(
-    folder: Path, candidate: Candidate, names: Sequence[str], outputs: Sequence[np.ndarray]
+    folder: Path,
+    candidate: Candidate,
+    names: Sequence[str],
+    outputs: Sequence[np.ndarray],
+    in_float32: Sequence[np.ndarray] | None = None,
 ) -> Entry:
     """What a file answered on the golden images; returns the `golden` of its manifest entry.
 
     Args:
         names: of the network's outputs.
         outputs: one array (N, ...) each; the first few images are taken.
+        in_float32: the same, of a file that is run in BF16, without it.
     """
-    entries = []
-    for name, array in zip(names, outputs, strict=True):
-        file = f"{candidate.target.name}-{candidate.precision}-{name}.npy"
-        np.save(folder / "golden" / file, array[:IMAGES])
-        entries.append(describe_file(folder, folder / "golden" / file))
+    kinds = {"outputs": ("", outputs)}
+    if in_float32 is not None:
+        kinds["outputs_f32"] = (".f32", in_float32)
+    entries: dict[str, list[Entry]] = {kind: [] for kind in kinds}
+    for kind, (ending, arrays) in kinds.items():
+        for name, array in zip(names, arrays, strict=True):
+            file = f"{candidate.target.name}-{candidate.precision}-{name}{ending}.npy"
+            np.save(folder / "golden" / file, array[:IMAGES])
+            entries[kind].append(describe_file(folder, folder / "golden" / file))
     return {
-        "outputs": entries,
+        **entries,
         "produced_by": candidate.target.runtime,
         "max_rel": TOLERANCES[candidate.precision],
     }

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cmt.files import sha256_file
+from cmt.files import move, sha256_file
 
 MARKER = "stage.key"
 
@@ -61,7 +61,7 @@ class Stages:
             temporary.mkdir(parents=True)
             make(temporary)
             (temporary / MARKER).write_text(f"{key} {_digest(temporary)}")
-            temporary.replace(folder)
+            move(temporary, folder)
         _, digest = (folder / MARKER).read_text().split()
         self._finished[name] = key, digest
         return folder

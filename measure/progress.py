@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from cmt.printing import printable
+
 
 class ProgressBars:
     """A context in which tasks draw bars; without `show` they draw nothing."""
@@ -21,7 +23,7 @@ class ProgressBars:
         )
 
         columns: tuple[Any, ...] = (
-            TextColumn("{task.description:<42}"),
+            TextColumn("{task.description:<42}", markup=False),
             BarColumn(20),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -42,13 +44,13 @@ class ProgressBars:
     @contextmanager
     def task(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
         """A bar of `total` steps; yields the function that advances it."""
-        task = self._progress.add_task(title, total=total)
+        task = self._progress.add_task(printable(title), total=total)
         yield lambda steps: self._progress.advance(task, steps)
         self._progress.update(task, completed=total)
 
     @contextmanager
     def step(self, title: str) -> Iterator[None]:
         """Work whose length is unknown: a moving bar until it is done."""
-        task = self._progress.add_task(title, total=None)
+        task = self._progress.add_task(printable(title), total=None)
         yield
         self._progress.update(task, total=1, completed=1)

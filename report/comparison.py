@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cmt import strict_json
-from cmt.bundle.manifest import MANIFEST, file_entries
-from cmt.bundle.reader import check_file
-from cmt.bundle.replacing import finish_replacing
+from cmt.bundle.manifest import MANIFEST
+from cmt.bundle.reader import open_bundle
+from cmt.bundle.replacing import newest
 from cmt.errors import InputError
 from cmt.printing import printable
-from cmt.report.document import read_report, schema_problems
+from cmt.report.document import REPORT_FILES, read_report, report_of, schema_problems
 from cmt.report.figures import decimal, is_simulated, row_name
 from cmt.report.policy import Clause
 from cmt.targets.machine import HARDWARE, hardware
@@ -58,24 +56,12 @@ def read_source(argument: str) -> Source:
 
 
 def _read(path: Path) -> Report:
-    file = path / "report.json" if path.is_dir() else path
-    with suppress(OSError):  # then the hash says that the report is not the manifest's
-        finish_replacing(file.parent)
+    """A report.json, which is the one of its bundle where the folder is one."""
     if not path.is_dir():
         return read_report(path)
-    try:
-        if (path / MANIFEST).is_file():
-            manifest = strict_json.parse(strict_json.read(path / MANIFEST))
-            for entry in file_entries(manifest):
-                if entry["path"] == file.name:
-                    check_file(path, entry)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"{path / MANIFEST} is damaged ({error}): copy the bundle again"
-        ) from error
-    return read_report(file)
+    if newest(path, MANIFEST).exists():
+        return report_of(open_bundle(path, only=REPORT_FILES[:1]))
+    return read_report(path / REPORT_FILES[0])
 
 
 def merge(sources: Sequence[Source], mix_images: bool = False) -> Report:

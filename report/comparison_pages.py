@@ -231,6 +231,8 @@ def write_comparison(comparison: Report, folder: Path) -> None:
     Raises:
         InputError: they cannot be written there, or the comparison breaks its schema.
     """
+    from filelock import Timeout
+
     data = to_json(comparison) + "\n"
     page = build_page(comparison)
     texts = (
@@ -240,6 +242,8 @@ def write_comparison(comparison: Report, folder: Path) -> None:
     )
     try:
         write_pages(dict(zip(FILES, texts, strict=True)), folder)
+    except Timeout as error:
+        raise InputError(f"another cmt-report is writing to {folder}: try again") from error
     except OSError as error:
         raise InputError(
             f"cannot write to {folder} ({error.strerror}): choose another --out"

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmt import strict_json
+from cmt.bundle.manifest import SCHEMA as MANIFEST_SCHEMA
 from cmt.bundle.manifest import parse_versioned, strict_validator
 from cmt.bundle.reader import OpenBundle
-from cmt.bundle.replacing import replacing
+from cmt.bundle.replacing import newest, replacing
 from cmt.bundle.writer import describe_file, write_manifest
 from cmt.errors import InputError
 from cmt.report import figures, pages
@@ -92,7 +93,8 @@ def _not_finite(value: Any, place: str) -> Iterator[str]:
 def _validator(name: str) -> Any:
     from referencing import Registry, Resource
 
-    files = {path.name: json.loads(path.read_text("utf-8")) for path in SCHEMAS.glob("*.json")}
+    paths = [MANIFEST_SCHEMA, *SCHEMAS.glob("*.json")]
+    files = {path.name: json.loads(path.read_text("utf-8")) for path in paths}
     registry: Any = Registry().with_resources(
         (file, Resource.from_contents(schema)) for file, schema in files.items()
     )
@@ -141,15 +143,20 @@ def write_report(report: dict[str, Any], folder: Path) -> None:
         "report.md": render_markdown(report),
         "report.html": render_html(report),
     }
-    write_pages(files, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_texts(files, folder)
 
 
 def write_pages(files: dict[str, str], folder: Path) -> None:
     """Write texts by file name into a folder, made where it is missing; all or none of them."""
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder) as new:
-        for name, text in files.items():
-            (new / name).write_text(text, encoding="utf-8", newline="\n")
+    with replacing(folder, lambda: files) as new:
+        _write_texts(files, new)
+
+
+def _write_texts(files: dict[str, str], folder: Path) -> None:
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
 
 
 def render_markdown(report: dict[str, Any]) -> str:
@@ -164,7 +171,7 @@ def render_html(report: dict[str, Any]) -> str:
 
 def report_of(bundle: OpenBundle) -> dict[str, Any]:
     """The report.json of a bundle; raises InputError where it breaks its schema."""
-    return read_report(bundle.path / REPORT_FILES[0])
+    return read_report(newest(bundle.path, REPORT_FILES[0]))
 
 
 def put_report(bundle: OpenBundle, report: dict[str, Any], folder: Path) -> None:

@@ -122,8 +122,17 @@ def float_arithmetic(precision: str) -> str:
     BF16 where the CPU has instructions for it, except for fp32, which means what it says. What
     INT8 leaves float is bound by memory for the most part, which BF16 halves.
     """
-    capabilities = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return "bf16" if precision != "fp32" and "BF16" in capabilities else "f32"
+    return "bf16" if precision != "fp32" and _has_bf16() else "f32"
+
+
+def _has_bf16() -> bool:
+    return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _computes_otherwise(settings: Settings) -> str | None:
+    if settings.get(PRECISION) == "bf16" and not _has_bf16():
+        return "this CPU has no BF16 and computes it in float32"
+    return None
 
 
 def load_openvino(
@@ -195,5 +204,6 @@ TARGET = Target(
     rival="fp16",
     unsupported=_unsupported,
     takes_streams=True,
+    computes_otherwise=_computes_otherwise,
     tune_space=tune_space,
 )

@@ -61,6 +61,11 @@ def not_runnable(artefact: Entry) -> str | None:
     return TARGETS[artefact["target"]].not_for_here(artefact) if reason is None else reason
 
 
+def computes_otherwise(artefact: Entry) -> str | None:
+    """How this machine computes a file of a manifest where that is not as its settings say."""
+    return TARGETS[artefact["target"]].computes_otherwise(artefact["settings"])
+
+
 def load_settings(artefact: Entry, settings: Settings | None = None) -> Settings:
     """What a file's loader takes, where its settings are these, or the manifest's."""
     own = artefact["settings"] if settings is None else settings

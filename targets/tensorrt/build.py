@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cmt.errors import GateError, InputError
-from cmt.files import sha256_file
+from cmt.files import sha256_file, write_whole
 from cmt.targets.base import Task
 from cmt.targets.tensorrt.library import Availability, make_logger, needed, network_flags
 
@@ -302,9 +302,4 @@ def _select_gpus(trt: Any, found: Availability, config: Any, archs: Sequence[str
 
 def _write(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, content)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from cmt.errors import InputError
 from cmt.targets.base import Array, Batch
 from cmt.targets.settings import CUDA_GRAPH
-from cmt.targets.tensorrt.library import availability, import_library, read_engine
+from cmt.targets.tensorrt.library import availability, built_with, import_library, read_engine
 
 
 def missing_tensorrt() -> str | None:
@@ -37,7 +37,7 @@ def missing_tensorrt() -> str | None:
 
 def engine_settings(artefact: Mapping[str, Any]) -> dict[str, Any]:
     """What `load_engine` is to know of an engine in a manifest."""
-    (library,) = artefact["built_with"]
+    library, _ = built_with(artefact)
     return {
         "library": library,
         "sha256": artefact["sha256"],

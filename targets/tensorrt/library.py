@@ -23,6 +23,10 @@ _INSTALL = (
 )
 
 
+LIBRARIES = ("tensorrt", "tensorrt_rtx")
+"""All that is ever imported: the name in a manifest chooses between these."""
+
+
 @dataclass(frozen=True)
 class Availability:
     """Which TensorRT builds engines here.
@@ -44,8 +48,8 @@ def availability() -> Availability:
     """Look for TensorRT: proper where there is a GPU to build on, else TensorRT-RTX."""
     gpu = device.find_gpu()
     reason = _INSTALL
-    for library in ("tensorrt", "tensorrt_rtx") if gpu else ("tensorrt_rtx", "tensorrt"):
-        if importlib.util.find_spec(library) is None:
+    for library in LIBRARIES if gpu else reversed(LIBRARIES):
+        if not _is_installed(library):
             continue
         try:
             version = importlib.import_module(library).__version__
@@ -62,6 +66,11 @@ def availability() -> Availability:
         else:
             return Availability(library, version, None, gpu)
     return Availability(None, None, reason, gpu)
+
+
+def _is_installed(library: str) -> bool:
+    # Even looking for a dotted name would import what is before the dot.
+    return library in LIBRARIES and importlib.util.find_spec(library) is not None
 
 
 def _major(version: str | None) -> int:
@@ -82,13 +91,13 @@ def not_for_here(engine: Mapping[str, Any], graph_sha256: str | None = None) -> 
     found = availability()
     if found.gpu is None:
         return "no NVIDIA GPU on this machine"
-    ((library, version),) = engine["built_with"].items()
+    library, version = built_with(engine)
     built = f"built with {library} {version} for {', '.join(engine['built_for'])}"
     if graph_sha256 not in (None, engine.get("onnx_sha256", graph_sha256)):
         return f"{built} from another ONNX file"
-    if importlib.util.find_spec(library) is None:
+    if not _is_installed(library):
         return f"{built}; {library} is not installed here"
-    ours = importlib.import_module(library).__version__
+    ours = import_library(library).__version__
     gpu = found.gpu
     compatible = engine.get("compatible", ())
     same_version = ours == version or ("version" in compatible and _outlives(version, ours))
@@ -99,6 +108,19 @@ def not_for_here(engine: Mapping[str, Any], graph_sha256: str | None = None) -> 
             return None
         return f"{built} ({engine['gpu']}); this GPU is {gpu.name}"
     return f"{built}; here are {library} {ours} and {gpu.arch}"
+
+
+def built_with(engine: Mapping[str, Any]) -> tuple[str, str]:
+    """The library, one of `LIBRARIES`, and its version that an engine of a manifest names.
+
+    Raises InputError where it names anything else, which is never imported.
+    """
+    named = list(engine["built_with"].items())
+    if len(named) != 1 or named[0][0] not in LIBRARIES:
+        raise InputError(
+            f"{engine['path']} names no TensorRT that built it: export the bundle again"
+        )
+    return named[0]
 
 
 def _outlives(built: str, running: str) -> bool:
@@ -126,7 +148,7 @@ def parse_archs(text: str) -> tuple[str, ...]:
 
 
 def _valid_archs() -> tuple[str, ...]:
-    if importlib.util.find_spec("tensorrt_rtx") is None:
+    if not _is_installed("tensorrt_rtx"):
         raise InputError("GPU architectures are chosen for tensorrt-rtx: pip install tensorrt-rtx")
     names = importlib.import_module("tensorrt_rtx").ComputeCapability.__members__
     archs = [name.lower() for name in names if name.startswith("SM")]
@@ -142,7 +164,9 @@ def needed() -> Availability:
 
 
 def import_library(name: str) -> Any:
-    """`tensorrt` or `tensorrt_rtx`; raises InputError where it is missing or does not load."""
+    """One of `LIBRARIES`; raises InputError for another, one that is missing or does not load."""
+    if name not in LIBRARIES:
+        raise InputError(f"{name} is no TensorRT: export the bundle again")
     try:
         return importlib.import_module(name)
     except (ImportError, OSError) as error:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from new_report import replace_report
 
-from cmt.bundle import writer
+from cmt.bundle import replacing as exchange
 from cmt.bundle.locking import lock
 from cmt.bundle.manifest import MANIFEST, SEAL, file_entries
 from cmt.bundle.reader import OpenBundle, open_bundle
-from cmt.bundle.replacing import COMPLETE, finish_replacing, replacing
+from cmt.bundle.replacing import COMPLETE, LOCK, newest, replacing
 from cmt.bundle.writer import write_manifest
 from cmt.errors import InputError
 from cmt.measure import bench
@@ -48,7 +47,7 @@ def killed_at_rename(number: int, work: Callable[[], object]) -> bool:
 
 
 def write(folder: Path, text: str) -> None:
-    with replacing(folder) as new:
+    with replacing(folder, lambda: "abc") as new:
         for name in "abc":
             (new / name).write_text(text)
 
@@ -59,8 +58,7 @@ def test_killed_at_every_step_the_files_are_all_old_or_all_new(tmp_path: Path) -
     for number in range(10):
         write(tmp_path, "old")
         killed = killed_at_rename(number, lambda: write(tmp_path, "new"))
-        finish_replacing(tmp_path)
-        texts = {(tmp_path / name).read_text() for name in "abc"}
+        texts = {newest(tmp_path, name).read_text() for name in "abc"}
         assert len(texts) == 1
         seen |= texts
         write(tmp_path, "newer")
@@ -75,7 +73,7 @@ def test_an_error_while_writing_changes_nothing_and_leaves_nothing(tmp_path: Pat
     write(tmp_path, "old")
 
     def fail() -> None:
-        with replacing(tmp_path) as new:
+        with replacing(tmp_path, lambda: "abc") as new:
             (new / "a").write_text("new")
             raise OSError("full")
 
@@ -93,7 +91,10 @@ def test_a_link_is_no_replacement(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / COMPLETE).symlink_to(precious)
-    finish_replacing(folder)
+    (folder / "file").write_text("own")
+    assert newest(folder, "file").read_text() == "own"
+    with pytest.raises(InputError, match="not of this user"):
+        write(folder, "new")
     assert (precious / "file").exists()
 
 
@@ -107,12 +108,14 @@ def test_pages_of_a_killed_command_are_reclaimed_by_the_next(tmp_path: Path) -> 
 
 
 @pytest.fixture
-def copy(tmp_path: Path) -> Path:
+def copy(stored: Path) -> Path:
     """A bundle of one's own."""
-    stored = Path(__file__).parents[1] / "reference" / "bundles" / "schema_1.zip"
-    with zipfile.ZipFile(stored) as archive:
-        archive.extractall(tmp_path / "bundle")
-    return tmp_path / "bundle"
+    return stored
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 @needs_fork
@@ -120,13 +123,15 @@ def test_a_bundle_opens_after_a_kill_at_any_step_of_replacing_its_report(copy: P
     bundle, before = open_bundle(copy), "old"
     replace_report(bundle, {**report_of(bundle), "command": before})
     killed = []
-    for number in (0, 4, 5, 6, 8, 10):  # 4 makes it valid, 5 to 9 move the files
+    for number in range(7):  # 0 makes it valid, 1 to 5 move the files
         new = {**report_of(bundle), "command": f"{number}"}
         killed.append(killed_at_rename(number, lambda new=new: replace_report(bundle, new)))
-        report = report_of(open_bundle(copy)) if number % 4 else read_source(str(copy)).report
-        assert report["command"] == (before if number <= 4 else f"{number}")
+        left = contents(copy)
+        for report in (report_of(open_bundle(copy)), read_source(str(copy)).report):
+            assert report["command"] == (before if number == 0 else f"{number}")
+        assert contents(copy) == left, "reading changes nothing"
         before = report["command"]
-    assert killed == [True] * 5 + [False]
+    assert killed == [True] * 6 + [False]
     listed = {entry["path"] for entry in file_entries(open_bundle(copy).manifest)}
     present = {p.relative_to(copy).as_posix() for p in copy.rglob("*") if p.is_file()}
     assert present == listed | {MANIFEST, SEAL}
@@ -160,6 +165,6 @@ def test_results_of_two_runs_at_once_are_both_kept(
     bench.save(first, entry_of(first, "one"))
     bench.save(second, entry_of(second, "two"))
     assert [m["machine"] for m in report_of(open_bundle(copy))["machines"]] == ["one", "two"]
-    monkeypatch.setattr(writer, "WAITING_SECONDS", 0.1)
-    with lock(copy / ".report.lock"), pytest.raises(InputError, match="another cmt-bench"):
+    monkeypatch.setattr(exchange, "WAITING_SECONDS", 0.1)
+    with lock(copy / LOCK), pytest.raises(InputError, match="another cmt-bench"):
         bench.save(first, entry_of(first, "one"))
