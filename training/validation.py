@@ -23,7 +23,7 @@ _SHARE = 0.1
 """Of a run's time, at most, that looking at them takes."""
 _LONGEST_SECONDS = 1800.0
 """Between two looks, where an epoch takes longer."""
-Advance = Callable[[int], object]
+Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
