@@ -1,7 +1,8 @@
 """The one place where an image becomes the network's input.
 
 Everything is data, so that the bundle can carry it and another language can repeat it:
-decode, resize with a filter of Pillow's until the image covers the `resize` box, crop the centre, scale to [0, 1], subtract the mean, divide by the standard deviation.
+decode, resize with a filter of Pillow's until the image covers the `resize` box, crop the centre,
+scale to [0, 1], subtract the mean, divide by the standard deviation.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmt import strict_json
+from cmt.calib_data.orientation import ORIENTATION_KEYS, orientation_of, turned
 from cmt.errors import InputError
 from cmt.variants import LARGEST_SIDE, OFFICIAL, Family
 
@@ -24,8 +26,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 INTERPOLATIONS = ("bicubic", "bilinear")
 _PILLOW = "pillow-"
-_LONGEST_ASPECT = 64
-_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+LONGEST_ASPECT = 64
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Preprocessing:
         mean, std: per channel (red, green, blue), for values in [0, 1].
         in_graph: the exported files scale, normalise and lay out by themselves, so they take
             what `apply` gives.
+        longest_aspect: first, sides longer than this many times the shorter one are cut to that.
         interpolation: what resizes, `bicubic` or `bilinear`, as Pillow does it.
     """
 
@@ -47,6 +49,7 @@ class Preprocessing:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     in_graph: bool = False
+    longest_aspect: int = LONGEST_ASPECT
     interpolation: str = OFFICIAL.interpolation
 
     @classmethod
@@ -84,7 +87,7 @@ class Preprocessing:
 
     def apply(self, image: Image) -> NDArray[np.uint8]:
         """Any image -> (height, width, 3) uint8, red first."""
-        image = _without_far_ends(to_rgb(image))
+        image = _without_far_ends(to_rgb(image), self.longest_aspect)
         tall, wide = self.resize
         resized = (
             max(wide, image.width * tall // image.height),
@@ -124,7 +127,7 @@ class Preprocessing:
                 "rule": "cover",
                 "box": list(self.resize),
                 "filter": f"{_PILLOW}{self.interpolation}",
-                "longest_aspect": _LONGEST_ASPECT,
+                "longest_aspect": self.longest_aspect,
             },
             "crop": {"position": "centre", "size": list(self.size)},
             "range": [0.0, 1.0],
@@ -138,8 +141,15 @@ class Preprocessing:
         size, resize = described["crop"]["size"], described["resize"]["box"]
         mean, std = described["mean"], described["std"]
         in_graph = described["dtype"] == "uint8"
-        interpolation = described["resize"]["filter"].removeprefix(_PILLOW)
-        return cls(tuple(size), tuple(resize), tuple(mean), tuple(std), in_graph, interpolation)
+        return cls(
+            tuple(size),
+            tuple(resize),
+            tuple(mean),
+            tuple(std),
+            in_graph,
+            longest_aspect=described["resize"]["longest_aspect"],
+            interpolation=described["resize"]["filter"].removeprefix(_PILLOW),
+        )
 
 
 def _three_numbers(text: str) -> tuple[float, float, float]:
@@ -151,9 +161,9 @@ def _three_numbers(text: str) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def _without_far_ends(image: Image) -> Image:
+def _without_far_ends(image: Image, longest_aspect: int) -> Image:
     """The middle of a strip: resized whole, a 1 x 65,000 image would take gigabytes."""
-    longest = _LONGEST_ASPECT * min(image.size)
+    longest = longest_aspect * min(image.size)
     if max(image.size) <= longest:
         return image
     width, height = min(image.width, longest), min(image.height, longest)
@@ -168,15 +178,21 @@ def _pillows(interpolation: str) -> Any:
 
 
 def to_rgb(image: Image) -> Image:
-    """Upright 8-bit RGB from any mode: EXIF orientation applied, 16 bit scaled, alpha dropped."""
-    from PIL import Image as PillowImage
-    from PIL import ImageOps
+    """Upright 8-bit RGB from any mode: orientation applied, 16 bit scaled, alpha dropped.
 
-    image = ImageOps.exif_transpose(image)
-    if image.mode in _SIXTEEN_BIT:
+    The orientation is that of `orientation.orientation_of`, upright where it cannot be read.
+    Values of 16 bits are taken as 0 to 65,535; `decoding.read_image` knows a file's own scale.
+    """
+    from cmt.calib_data.depth import SIXTEEN_BIT, grey_of
+
+    image.load()
+    image = turned(image, orientation_of(image)[0])
+    if image.mode in SIXTEEN_BIT:
         # Pillow's own conversion clips everything above 255 to white.
-        values = np.asarray(image).astype(np.int64)
-        image = PillowImage.fromarray((np.clip(values, 0, 65535) >> 8).astype(np.uint8))
+        image = grey_of(np.asarray(image))
     if image.mode == "La":  # the one mode without a direct way
         image = image.convert("LA")
-    return image.convert("RGB")
+    rgb = image.convert("RGB")
+    for name in ORIENTATION_KEYS:  # or it would be turned again
+        rgb.info.pop(name, None)
+    return rgb

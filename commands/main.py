@@ -17,13 +17,13 @@ EXPORT_PACKAGES = ("torch", "safetensors", "onnx", "onnxscript", "onnxsim", "onn
 AGAIN = "the same command starts again"
 COMMANDS = {
     "cmt-export": (
-        "cmt.commands.export:export_cli",
+        "cmt.commands.cmt_export:export_cli",
         "the same command with --resume goes on where it stopped",
     ),
-    "cmt-bench": ("cmt.commands.bench:bench_cli", AGAIN),
-    "cmt-report": ("cmt.commands.report:report_cli", AGAIN),
+    "cmt-bench": ("cmt.commands.cmt_bench:bench_cli", AGAIN),
+    "cmt-report": ("cmt.commands.cmt_report:report_cli", AGAIN),
     "cmt-train": (
-        "cmt.commands.train:train_cli",
+        "cmt.commands.cmt_train:train_cli",
         "the same command goes on from the last saved state",
     ),
 }

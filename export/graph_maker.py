@@ -21,7 +21,7 @@ from cmt.export.calibration import (
     ranges_stage,
 )
 from cmt.export.context import Context
-from cmt.export.fine_tuning import FineTuning
+from cmt.export.epochs import FineTuning
 from cmt.export.graphs import (
     EXACT,
     GRAPHS,

@@ -91,6 +91,8 @@ def resolve(options: ExportOptions, needs_calibration: bool) -> Inputs:
     elif options.precisions and (options.calib_data is not None or fits_bundled):
         # FP16 sets no ranges, but the accuracy gate chooses on them.
         inputs.calibration = _calibration(options, fits_bundled)
+    sources = (inputs.validation, inputs.calibration, inputs.tuning)
+    inputs.warnings += dict.fromkeys(line for s in sources if s is not None for line in s.remarks)
     if path is None:
         inputs.warnings.append(
             "the weights are random: files and latencies are real, answers mean nothing"

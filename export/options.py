@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cmt.errors import InputError
-from cmt.options import at_least, check_options, option
+from cmt.option import at_least, check_options, option
 from cmt.targets.base import PRECISIONS
 from cmt.targets.machine import usable_cores
 from cmt.targets.registry import TARGETS

@@ -31,9 +31,9 @@ from cmt.export.image_warnings import image_warnings
 from cmt.export.images import HELD_OUT, MOST_HELD_OUT, Selection, prepare_all, select
 from cmt.export.inputs import Inputs, resolve
 from cmt.export.options import ExportOptions
-from cmt.export.sensitivity import Sensitivity
 from cmt.export.stages import Stages
 from cmt.export.summary import Results
+from cmt.export.unit_sensitivity import Sensitivity
 from cmt.measure.parity import require
 from cmt.measure.progress import ProgressBars
 from cmt.quantize.search import Units

@@ -105,7 +105,7 @@ class GpuAdvice:
     doubts: Callable[[float, int], list[str]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # rows are their own identity, and keys of what a run makes
 class Target:
     """One row of the table.
 

@@ -14,7 +14,7 @@ from cmt.measure import bench
 from cmt.report.comparison import choose, merge, read_source
 from cmt.report.comparison_pages import write_comparison
 from cmt.report.document import VERSION as REPORT_VERSION
-from cmt.report.document import render_html, render_markdown, validate
+from cmt.report.document import render_html, render_markdown, report_of, validate
 
 STORED = sorted((Path(__file__).parents[1] / "reference" / "bundles").glob("schema_*.zip"))
 
@@ -44,18 +44,18 @@ def test_a_stored_bundle_opens_and_its_files_answer_as_they_did(stored: Path) ->
 
 def test_a_stored_report_is_shown_compared_and_added_to(stored: Path, tmp_path: Path) -> None:
     bundle = open_bundle(stored)
-    validate(bundle.report)
-    assert "CMT" in render_html(bundle.report)
-    assert render_markdown(bundle.report)
+    validate(report_of(bundle))
+    assert "CMT" in render_html(report_of(bundle))
+    assert render_markdown(report_of(bundle))
     source = read_source(f"then={stored}")
     write_comparison(choose(merge([source], False), (), ()), tmp_path / "comparison")
     assert (tmp_path / "comparison" / "comparison.html").is_file()
     entry = {
         "machine": "here",
-        "measured": bundle.report["created"],
+        "measured": report_of(bundle)["created"],
         "command": "cmt-bench",
-        "environment": bundle.report["environment"],
-        "results": bundle.report["results"][:1],
+        "environment": report_of(bundle)["environment"],
+        "results": report_of(bundle)["results"][:1],
     }
     bench.save(bundle, entry)
-    assert open_bundle(stored).report["machines"] == [entry]
+    assert report_of(open_bundle(stored))["machines"] == [entry]

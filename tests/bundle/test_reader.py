@@ -19,6 +19,7 @@ from cmt.bundle.manifest import MANIFEST, SEAL, file_entries, parse_manifest
 from cmt.bundle.reader import inside, open_bundle
 from cmt.bundle.writer import describe_file, write_manifest
 from cmt.errors import InputError
+from cmt.report.document import report_of
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -40,7 +41,7 @@ def test_a_moved_bundle_opens_and_knows_its_preprocessing(copy: Path) -> None:
     bundle = open_bundle(copy)
     assert {a["precision"] for a in bundle.artefacts} == {"fp32", "int8"}
     assert bundle.preprocessing.size == (32, 32)
-    assert bundle.report["variant"] == "ti"
+    assert report_of(bundle)["variant"] == "ti"
 
 
 def test_one_byte_changed_anywhere_is_refused_and_the_file_named(copy: Path) -> None:
@@ -218,7 +219,7 @@ def test_a_report_that_breaks_its_schema_is_refused(copy: Path, content: bytes) 
         ),
     )
     with pytest.raises(InputError, match=r"report\.json"):
-        assert open_bundle(copy).report
+        assert report_of(open_bundle(copy))
 
 
 def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
@@ -228,9 +229,9 @@ def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
 
 def test_a_replaced_report_leaves_a_bundle_that_opens(copy: Path) -> None:
     bundle = open_bundle(copy)
-    replace_report(bundle, {**bundle.report, "command": "another"})
+    replace_report(bundle, {**report_of(bundle), "command": "another"})
     again = open_bundle(copy)
-    assert again.report["command"] == "another"
+    assert report_of(again)["command"] == "another"
     listed = {entry["path"] for entry in file_entries(again.manifest)} | {MANIFEST, SEAL}
     present = {p.relative_to(copy).as_posix() for p in copy.rglob("*") if p.is_file()}
     assert listed == present
@@ -239,6 +240,6 @@ def test_a_replaced_report_leaves_a_bundle_that_opens(copy: Path) -> None:
 def test_an_unusable_report_changes_nothing(copy: Path) -> None:
     bundle = open_bundle(copy)
     with pytest.raises(InputError, match="report"):
-        replace_report(bundle, {**bundle.report, "schema": 9})
-    assert open_bundle(copy).report == bundle.report
+        replace_report(bundle, {**report_of(bundle), "schema": 9})
+    assert report_of(open_bundle(copy)) == report_of(bundle)
     assert not list(copy.glob(".report-*"))

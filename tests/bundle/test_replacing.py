@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from new_report import replace_report
 
-from cmt.bundle import reader as bundles
+from cmt.bundle import writer
 from cmt.bundle.locking import lock
 from cmt.bundle.manifest import MANIFEST, SEAL, file_entries
 from cmt.bundle.reader import OpenBundle, open_bundle
@@ -20,7 +20,7 @@ from cmt.bundle.writer import write_manifest
 from cmt.errors import InputError
 from cmt.measure import bench
 from cmt.report.comparison import read_source
-from cmt.report.document import write_pages
+from cmt.report.document import report_of, write_pages
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")
 
@@ -118,12 +118,12 @@ def copy(tmp_path: Path) -> Path:
 @needs_fork
 def test_a_bundle_opens_after_a_kill_at_any_step_of_replacing_its_report(copy: Path) -> None:
     bundle, before = open_bundle(copy), "old"
-    replace_report(bundle, {**bundle.report, "command": before})
+    replace_report(bundle, {**report_of(bundle), "command": before})
     killed = []
     for number in (0, 4, 5, 6, 8, 10):  # 4 makes it valid, 5 to 9 move the files
-        new = {**bundle.report, "command": f"{number}"}
+        new = {**report_of(bundle), "command": f"{number}"}
         killed.append(killed_at_rename(number, lambda new=new: replace_report(bundle, new)))
-        report = (open_bundle(copy) if number % 4 else read_source(str(copy))).report
+        report = report_of(open_bundle(copy)) if number % 4 else read_source(str(copy)).report
         assert report["command"] == (before if number <= 4 else f"{number}")
         before = report["command"]
     assert killed == [True] * 5 + [False]
@@ -133,13 +133,13 @@ def test_a_bundle_opens_after_a_kill_at_any_step_of_replacing_its_report(copy: P
 
 
 def entry_of(bundle: OpenBundle, machine: str) -> bench.Row:
-    environment = bundle.report["environment"]
+    environment = report_of(bundle)["environment"]
     return {
         "machine": machine,
-        "measured": bundle.report["created"],
+        "measured": report_of(bundle)["created"],
         "command": "cmt-bench",
         "environment": environment,
-        "results": bundle.report["results"][:1],
+        "results": report_of(bundle)["results"][:1],
     }
 
 
@@ -159,7 +159,7 @@ def test_results_of_two_runs_at_once_are_both_kept(
     first, second = open_bundle(copy), open_bundle(copy)
     bench.save(first, entry_of(first, "one"))
     bench.save(second, entry_of(second, "two"))
-    assert [m["machine"] for m in open_bundle(copy).report["machines"]] == ["one", "two"]
-    monkeypatch.setattr(bundles, "WAITING_SECONDS", 0.1)
+    assert [m["machine"] for m in report_of(open_bundle(copy))["machines"]] == ["one", "two"]
+    monkeypatch.setattr(writer, "WAITING_SECONDS", 0.1)
     with lock(copy / ".report.lock"), pytest.raises(InputError, match="another cmt-bench"):
         bench.save(first, entry_of(first, "one"))

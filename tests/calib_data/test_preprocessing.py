@@ -188,10 +188,10 @@ def test_palette_with_transparency(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     image.save(tmp_path / "images" / "p.png", transparency=1)
     source = FolderImages(tmp_path / "images")
-    loaded = source.load(0)
-    assert loaded.mode == "P"
-    assert "transparency" in loaded.info
-    assert (np.asarray(to_rgb(loaded)) == COLOUR).all()
+    assert (np.asarray(to_rgb(source.load(0))) == COLOUR).all()
+    with Image.open(tmp_path / "images" / "p.png") as opened:
+        assert "transparency" in opened.info
+        assert (np.asarray(to_rgb(opened)) == COLOUR).all()
 
 
 def stored_as(upright: np.ndarray, orientation: int) -> np.ndarray:
@@ -323,6 +323,18 @@ def test_description_says_what_is_done() -> None:
     assert described["std"] == list(IMAGENET_STD)
     assert described["shape"] == [4, 3, 192, 256]
     assert Preprocessing.from_description(described) == prepare
+
+
+@pytest.mark.parametrize("aspect", [1, 2, 64])
+def test_a_described_longest_aspect_is_the_one_that_cuts(aspect: int) -> None:
+    prepare = Preprocessing((32, 96), (32, 96), longest_aspect=aspect)
+    pixels = np.zeros((10, 600, 3), np.uint8)
+    pixels[:, 295:305] = 255
+    image = Image.fromarray(pixels)
+    again = Preprocessing.from_description(prepare.describe(1))
+    assert again == prepare
+    np.testing.assert_array_equal(again.apply(image), prepare.apply(image))
+    assert (prepare.apply(image).mean() > 200) == (aspect == 1)
 
 
 def test_files_that_normalise_inside_are_fed_pixels() -> None:

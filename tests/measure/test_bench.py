@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cmt.targets import base
-
 from cmt.bundle.golden import verify
 from cmt.bundle.reader import open_bundle
 from cmt.bundle.writer import describe_file, write_manifest
 from cmt.errors import InputError
+from cmt.report.document import report_of
+from cmt.targets import base
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_results_are_added_as_this_machines_without_torch(copy: Path) -> None:
     first = cmt_bench(copy, *quick, "--batch", "3", "--batch", "2", "--streams", "2", "--json")
     assert first.returncode == 0, first.stderr
     entry = json.loads(first.stdout)
-    report = open_bundle(copy).report
+    report = report_of(open_bundle(copy))
     assert report["machines"] == [entry]
     fp32, int8, smaller, _ = entry["results"]
     assert (fp32["precision"], int8["precision"]) == ("fp32", "int8")
@@ -89,7 +89,7 @@ def test_results_are_added_as_this_machines_without_torch(copy: Path) -> None:
     second = cmt_bench(copy, *quick)
     assert second.returncode == 0, second.stderr
     assert "openvino int8" in second.stdout
-    machines = open_bundle(copy).report["machines"]
+    machines = report_of(open_bundle(copy))["machines"]
     assert [machine["machine"] for machine in machines] == ["elsewhere", "here"]
     assert machines[0] == theirs
 

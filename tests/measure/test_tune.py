@@ -13,14 +13,14 @@ from cmt.bundle.reader import open_bundle
 from cmt.export import export
 from cmt.measure import tune
 from cmt.measure.latency import Timing
-from cmt.targets.openvino import OPENVINO_SETTINGS
-from cmt.targets.settings import THREADS
+from cmt.targets.openvino import OPENVINO_SETTINGS, TARGET, tune_space
+from cmt.targets.settings import PRECISION, THREADS
 
-BF16 = {**OPENVINO_SETTINGS, tune.PRECISION: "bf16"}
+BF16 = {**OPENVINO_SETTINGS, PRECISION: "bf16"}
 
 
 def choices(settings: dict[str, Any], threads: int) -> list[tuple[int, str]]:
-    return [(c[THREADS], c[tune.PRECISION]) for c in tune.search_space(settings, threads)]
+    return [(c[THREADS], c[PRECISION]) for c in tune_space(settings, threads)]
 
 
 def test_fewer_threads_and_float32_are_tried() -> None:
@@ -45,7 +45,7 @@ def test_settings_change_only_for_what_is_clearly_faster(
     untuned = Timing(1.0, 1.0, [[10.0, 10.0], [20.0, 20.0], [10.0, 10.0]])
     timings = {"0": untuned, "1": Timing(1.0, 1.0, second)}
     monkeypatch.setattr(tune, "measure_alternately", lambda *_: timings)
-    settings, rows = tune.tune(Path(), None, OPENVINO_SETTINGS, 2, 1.0, print)  # type: ignore[arg-type]
+    settings, rows = tune.tune(TARGET, Path(), None, OPENVINO_SETTINGS, 2, 1.0, print)  # type: ignore[arg-type]
     assert settings.get(THREADS) == found
     assert [row["settings"][THREADS] for row in rows] == [2, 1]
     assert [row["p50_ms"] for row in rows] == [timings[i].latency["p50"] for i in "01"]

@@ -26,8 +26,9 @@ from example_report import (
 from rich.console import Console
 
 from cmt.errors import InputError
-from cmt.report.document import render_html, render_markdown, terminal_table, validate, write_report
+from cmt.report.document import render_html, render_markdown, validate, write_report
 from cmt.report.render import escape_markdown
+from cmt.report.terminal import terminal_table
 
 Report = dict[str, Any]
 HOSTILE = '<script>alert("x")</script>|**b**\n# [y](http://e.example) \x1b[31m\u202e_z_ `&lt;'

@@ -23,8 +23,9 @@ from cmt.export.pipeline import Bundle
 from cmt.measure import bench
 from cmt.measure.bench import Sweep
 from cmt.measure.latency import Timing
-from cmt.measure.rebuild import build_for_here, on_dla, require_engines
+from cmt.measure.rebuild import build_for_here, notes, why_none_is_built
 from cmt.measure.worker import burst
+from cmt.report.document import report_of
 from cmt.targets.base import SIMULATED
 from cmt.targets.registry import LOADERS, TARGETS, not_runnable
 from cmt.targets.tensorrt.build import BuildSettings
@@ -237,7 +238,7 @@ def test_an_engine_is_built_anew_for_what_it_is_asked_to_be_compatible_with(
 ) -> None:
     machine = device(dla_cores=1)
     opened = build_for_here(open_bundle(copy), BuildSettings(), no_bar)
-    assert on_dla(opened) == []
+    assert notes(opened) == []
     asked = BuildSettings(compatible=("version",), dla=0)
     for _ in range(2):  # the second time it is what is asked for
         opened = build_for_here(open_bundle(copy), asked, no_bar)
@@ -245,7 +246,7 @@ def test_an_engine_is_built_anew_for_what_it_is_asked_to_be_compatible_with(
     assert machine.asked.count("Builder.build_serialized_network") == 2
     entry = entry_of(copy, "tensorrt")
     assert (entry["compatible"], entry["dla"]["core"]) == (["version"], 0)
-    (line,) = on_dla(opened)
+    (line,) = notes(opened)
     assert line.endswith("DLA core 0 can run 1 of 2 layers; on the GPU: softmax")
 
 
@@ -269,7 +270,7 @@ def test_an_engine_of_several_batches_is_built_anew_as_one_and_timed_at_each(
     assert entry_of(copy, "tensorrt")["batches"] == [1, 3, 4]
     entry = bench.measure(opened, Sweep(batches=(1, 4, 5)), "orin", "cmt-bench", no_bar)
     bench.save(opened, entry)  # against the schema
-    rows = open_bundle(copy).report["machines"][0]["results"]
+    rows = report_of(open_bundle(copy))["machines"][0]["results"]
     timed = [(row["settings"]["batch"], row["latency_ms"] is not None) for row in rows]
     assert timed == [(1, True), (1, True), (4, True), (4, True), (5, False)]
     assert "the engine takes 1 to 4 images at once" in rows[-1]["reasons"]["latency_ms"]
@@ -282,10 +283,9 @@ def test_settings_of_a_build_are_refused_where_nothing_is_built(
     device: Callable[..., Machine], install: Install, copy: Path
 ) -> None:
     install("tensorrt 10.3.0", gpu=None)
-    with pytest.raises(InputError, match="are for engines, and no NVIDIA GPU on this machine"):
-        require_engines(open_bundle(copy))
+    assert why_none_is_built(open_bundle(copy)) == "no NVIDIA GPU on this machine"
     device()
-    require_engines(open_bundle(copy))
+    assert why_none_is_built(open_bundle(copy)) is None
 
 
 @needs_engines
@@ -334,7 +334,7 @@ def test_engines_are_timed_with_a_cuda_graph_and_without(
     own = opened.manifest["input"]["shape"][0]
     entry = bench.measure(opened, Sweep(batches=(own, 8)), "orin", "cmt-bench", no_bar)
     bench.save(opened, entry)  # against the schema
-    graph, plain, other = open_bundle(copy).report["machines"][0]["results"]
+    graph, plain, other = report_of(open_bundle(copy))["machines"][0]["results"]
     assert graph["settings"]["cuda_graph"] == "on"
     assert plain["settings"]["cuda_graph"] == "off"
     assert graph["measured_by"] == "tensorrt"

@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 
 from cmt import InputError, load_model
-from cmt.commands.train import train_cli
+from cmt.commands.cmt_train import train_cli
 
 
 def test_validation_must_have_the_same_classes(
