@@ -69,6 +69,7 @@ class Preprocessing:
             mean = _three_numbers(metadata["mean"]) if "mean" in metadata else IMAGENET_MEAN
             std = _three_numbers(metadata["std"]) if "std" in metadata else IMAGENET_STD
             interpolation = metadata.get("interpolation", family.interpolation)
+            interpolation = interpolation.split(",")[0]  # "bilinear, antialias": Pillow always is
             if interpolation not in INTERPOLATIONS:
                 raise ValueError(f"interpolation is not {' or '.join(INTERPOLATIONS)}")
             if not 0 < trained <= resize:

@@ -30,6 +30,8 @@ _AVERAGE_WORDS = {"swa", "avg", "average", "averaged", "averaging", "polyak", "s
 _OPTIMISERS = re.compile(r"optimi[sz]er|opt(im)?(_|$)|exp_avg", re.IGNORECASE)
 """Their averages are of gradients, by the weights' own names."""
 _SHOWN = 6
+_DEEPEST = 16
+"""Of dicts within dicts, where weights are looked for."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def _choice(chosen: Found, found: list[Found]) -> list[str]:
 
 
 def _only(found: list[Found], source: object) -> Found:
-    """The one; the first where all hold the same values."""
+    """The one; the first where all are the same under several names."""
     first = found[0]
     if all(_same(first.entries, one.entries) for one in found[1:]):
         return first
@@ -109,18 +111,22 @@ def _only(found: list[Found], source: object) -> Found:
 
 
 def _same(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
-    return one.keys() == other.keys() and all(
-        value is other[key] or _equal(value, other[key]) for key, value in one.items()
+    return one.keys() == other.keys() and all(_alias(v, other[k]) for k, v in one.items())
+
+
+def _alias(one: Any, other: Any) -> bool:
+    """Whether two plain tensors are one in memory; to compare values might take for ever."""
+    if type(one) is not Tensor or type(other) is not Tensor:
+        return one is other
+    strided = one.layout is other.layout is torch.strided and not (one.is_nested or other.is_nested)
+    # Of the class, for an attribute of a tensor may stand in a method's place.
+    return strided and all(
+        of(one) == of(other) for of in (Tensor.data_ptr, Tensor.size, Tensor.stride, _dtype)
     )
 
 
-def _equal(one: object, other: object) -> bool:
-    """Whether two plain tensors are equal; anything else is not."""
-    plain = type(one) is Tensor and type(other) is Tensor
-    try:
-        return plain and torch.equal(one, other)  # type: ignore[arg-type]
-    except (RuntimeError, NotImplementedError, TypeError):  # of kinds that are refused later
-        return False
+def _dtype(tensor: Tensor) -> torch.dtype:
+    return tensor.dtype
 
 
 def _named(found: list[Found], key: str, source: object) -> Found:
@@ -190,6 +196,8 @@ def _walk(content: object) -> Iterator[_Way]:
         way = pending.pop()
         value = way.value
         if not isinstance(value, Mapping | list | tuple) or id(value) in seen:
+            continue
+        if len(way.keys) > _DEEPEST:
             continue
         seen.add(id(value))
         yield way

@@ -171,6 +171,8 @@ def _clean(entries: Mapping[Any, Any], path: Path) -> State:
         counts = name.endswith("num_batches_tracked")
         if plain.dtype not in (_COUNTERS + _DTYPES if counts else _DTYPES):
             raise InputError(f"{path}: '{name}' has dtype {plain.dtype}, expected float16 to 64")
+        if counts and plain.numel() != 1:
+            raise InputError(f"{path}: '{name}' has {plain.numel()} values, expected a counter")
         out[key] = plain.to(torch.int64) if counts else plain.float()
         if not counts and not bool(torch.isfinite(out[key]).all()):
             raise InputError(f"{path}: '{name}' holds NaN or Inf: these weights are broken")

@@ -85,6 +85,8 @@ def test_the_weights_own_interpolation_goes_before_the_familys(family: Family) -
         assert prepare.interpolation == name
         assert prepare.describe(1)["resize"]["filter"] == f"pillow-{name}"
         assert Preprocessing.from_description(prepare.describe(1)) == prepare
+        more = Preprocessing.for_model((32, 32), {"interpolation": f"{name}, antialias (torch)"})
+        assert more.interpolation == name
     assert Preprocessing.for_model((32, 32), {}, family).interpolation == family.interpolation
 
 
@@ -284,6 +286,8 @@ def test_metadata_resize_scales_with_another_input_size() -> None:
         {"resize": "150", "image_size": "160"},
         {"interpolation": "nearest"},
         {"interpolation": "Bicubic"},
+        {"interpolation": "bicubic-ish"},
+        {"interpolation": ", bicubic"},
         {"interpolation": ""},
         {"mean": "0.5"},
         {"mean": "[0.5, 0.5]"},

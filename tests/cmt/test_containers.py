@@ -183,10 +183,25 @@ def test_a_key_that_is_not_there_is_refused_with_those_that_are(
 
 
 def test_the_same_weights_under_two_names_are_no_choice(state: State, tmp_path: Path) -> None:
-    again = {key: value.clone() for key, value in state.items()}
+    again = {key: value.detach() for key, value in state.items()}
     model = load({"model": state, "state_dict": again}, tmp_path)
     assert_holds(model, state)
     assert model.notes == ()
+    again["head.bias"] = again["head.bias"].clone()
+    assert "several networks" in refusal(saved({"model": state, "state_dict": again}, tmp_path))
+
+
+def test_what_is_made_to_be_compared_for_ever_is_refused_at_once(
+    state: State, tmp_path: Path
+) -> None:
+    state["head.bias"] = torch.zeros(1).expand(10**13)
+    other = {**state, "head.bias": torch.zeros(1).expand(10**13)}
+    assert "several networks" in refusal(saved({"a": state, "b": other}, tmp_path))
+    deep: dict[str, Any] = {}
+    for _ in range(300):
+        deep = {"a": deep}
+    other["head.bias"] = torch.zeros(5)
+    assert_holds(load({"deep": deep, "model": other}, tmp_path), other)
 
 
 # Containers and prefixes
