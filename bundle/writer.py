@@ -14,6 +14,7 @@ from cmt.bundle.replacing import replacing
 from cmt.errors import InputError
 from cmt.files import sha256_file
 
+
 def describe_file(root: Path, path: Path) -> Entry:
     """A file's entry in the manifest."""
     return {
