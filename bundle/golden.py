@@ -72,7 +72,7 @@ def verify(bundle: OpenBundle, threads: int) -> Iterator[Check]:
     batch = bundle.preprocessing.feed(golden_images(bundle))
     ran = False
     for artefact in bundle.artefacts:
-        reason = not_runnable(artefact)
+        reason = not_runnable(artefact, bundle.trusted)
         ran |= reason is None
         if reason is not None:
             yield Check(artefact["path"], None, reason)
@@ -173,8 +173,8 @@ def _largest_difference(outputs: list[Array], expected: list[Array]) -> float:
 def run_artefact(bundle: OpenBundle, artefact: Entry, images: Batch, threads: int) -> list[Array]:
     """A file's outputs on images as `Preprocessing.feed` gives them, in batches of its own size."""
     size = bundle.manifest["input"]["shape"][0]
-    load = LOADERS[artefact["target"]]
-    runner = load(bundle.file(artefact), threads, load_settings(artefact), size)
+    load, settings = LOADERS[artefact["target"]], load_settings(artefact, trusted=bundle.trusted)
+    runner = load(bundle.file(artefact), threads, settings, size)
     parts = []
     for begin in range(0, len(images), size):
         # The batch is fixed, so the last one starts over with the first images.

@@ -36,10 +36,12 @@ class OpenBundle:
     Attributes:
         path: the bundle's folder.
         manifest: the content of manifest.json (see `bundle/schema/manifest.schema.json`).
+        trusted: somebody who is trusted has signed it (`bundle.signature.check`).
     """
 
     path: Path
     manifest: dict[str, Any]
+    trusted: bool = False
 
     def file(self, entry: Entry) -> Path:
         """Where a file of the manifest is just now."""

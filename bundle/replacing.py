@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cmt.bundle.locking import lock
 from cmt.errors import InputError
-from cmt.files import is_own_folder, move, rename, sync
+from cmt.files import is_own_folder, move, sync
 
 STAGED = ".replacement.partial"
 COMPLETE = ".replacement"
@@ -116,12 +116,15 @@ def _move_to_places(folder: Path) -> None:
     complete = folder / COMPLETE
     if not complete.is_dir():
         return
+    changed = {folder}
     for path in _files(complete):
         place = folder / path.relative_to(complete)
         if place.parent.resolve().is_relative_to(folder.resolve()):  # no link leads elsewhere
-            rename(path, place)
+            path.replace(place)
+            changed.add(place.parent)
+    for parent in changed:
+        sync(parent)
     shutil.rmtree(complete)
-    sync(folder)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     "--dla", type=click.IntRange(0, 1), help="TensorRT's build: DLA core; the GPU runs the rest."
 )
 @click.option("--trust", type=FOLDER, metavar="KEY", help="Ed25519 public key (PEM) of the signer.")
+@click.option("--expect-run", "runs", multiple=True, help="With --trust: the export it must be.")
 @click.option("--machine", help="Name of this machine in the report.  [default: its host name]")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as in report.json.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
@@ -54,6 +55,7 @@ def bench_cli(
     compatible: tuple[str, ...],
     dla: int | None,
     trust: Path | None,
+    runs: tuple[str, ...],
     machine: str | None,
     as_json: bool,
     verbose: bool,
@@ -64,7 +66,8 @@ def bench_cli(
     --batch, --threads and --streams may repeat: every combination is measured. Earlier results
     of this machine are replaced, those of others never. Engines that do not run on this machine's
     GPU and TensorRT, or are not what --compatible and --dla ask for, are built anew from the
-    bundle's ONNX files, checked and put in their place.
+    bundle's ONNX files, checked and put in their place. So are those that others built, unless
+    --trust has the key of who signed the bundle: engines are native code.
     """
     from cmt.bundle.reader import open_bundle
     from cmt.measure import bench
@@ -75,10 +78,13 @@ def bench_cli(
     from cmt.targets.tensorrt.build import BuildSettings, timing_cache_folder
 
     opened = open_bundle(bundle)
+    if runs and trust is None:
+        raise InputError("--expect-run believes what the bundle says of itself: add --trust")
     if trust is not None:
-        from cmt.bundle.signature import check
+        from cmt.bundle.signature import check, expect_run
 
-        check(opened, trust)
+        opened = check(opened, trust)
+        expect_run(opened, runs)
     if compatible or dla is not None:
         reason = "--verify builds none" if verify else why_none_is_built(opened)
         if reason is not None:
@@ -111,6 +117,9 @@ def _verify(bundle: OpenBundle, threads: int) -> int:
 
     failed = []
     words = {True: "ok", False: "FAILED", None: "skipped"}
+    if bundle.trusted:
+        run = bundle.manifest.get("run", "unknown")
+        click.echo(f"{'ok':8}signature: made with the key of --trust, run {run}")
     for check in verify(bundle, threads):
         click.echo(f"{words[check.passed]:8}{printable(f'{check.name}: {check.detail}')}")
         if check.passed is False:

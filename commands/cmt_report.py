@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from cmt.commands.console import print_table, say
-from cmt.commands.parameters import Folder
-from cmt.errors import GateError
+from cmt.commands.parameters import FOLDER, Folder
+from cmt.errors import GateError, InputError
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 100})
@@ -22,6 +22,10 @@ from cmt.errors import GateError
     type=Folder(path_type=Path, file_okay=False),
     help="Write comparison.html, .md and .json here.",
 )
+@click.option(
+    "--trust", type=FOLDER, metavar="KEY", help="Ed25519 public key (PEM): signed rows alone."
+)
+@click.option("--expect-run", "runs", multiple=True, help="With --trust: the export it must be.")
 @click.option("--json", "as_json", is_flag=True, help="Print what comparison.json would hold.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
 def report_cli(
@@ -32,6 +36,8 @@ def report_cli(
     files: tuple[str, ...],
     mix_images: bool,
     out: Path | None,
+    trust: Path | None,
+    runs: tuple[str, ...],
     as_json: bool,
     verbose: bool,
 ) -> int:
@@ -39,12 +45,17 @@ def report_cli(
 
     BUNDLE is a bundle or a report.json; NAME is what to call the machine that exported it.
     With --require, on every machine some file must keep all clauses, else the exit status is 1.
+    Whoever may write to a bundle may write any figure into its report: --trust takes those alone
+    that its signer measured. An older bundle of the same signer passes too; --expect-run tells it.
     """
     from cmt.report import comparison, comparison_pages
     from cmt.report.policy import parse_policy
 
     clauses = parse_policy(policy) if policy is not None else ()
-    merged = comparison.merge([comparison.read_source(r) for r in reports], mix_images)
+    if runs and trust is None:
+        raise InputError("--expect-run believes what the bundle says of itself: add --trust")
+    trusted = None if trust is None else comparison.Trust(trust, runs)
+    merged = comparison.merge([comparison.read_source(r, trusted) for r in reports], mix_images)
     chosen = comparison.choose(merged, machines, files)
     if clauses:
         names = machines or comparison.machine_names(merged)

@@ -21,7 +21,7 @@ from cmt.calib_data.preprocessing import Preprocessing
 from cmt.export.graphs import GRAPHS, Candidate
 from cmt.export.onnx_graph import output_names
 from cmt.export.summary import Results, build_manifest, build_report
-from cmt.report.document import write_report
+from cmt.report.document import REPORT_FILES, write_report
 from cmt.targets.base import run_all
 from cmt.targets.registry import LOADERS
 from cmt.targets.settings import PRECISION, built_settings
@@ -62,10 +62,19 @@ def assemble(
         "sbom": sbom,
         "run": run,
     }
+    if key is not None:
+        manifest["exported"] = keep_exported(folder)
     write_manifest(folder, manifest)
     if key is not None:
         sign(folder, manifest, key)
     return report
+
+
+def keep_exported(folder: Path) -> Entry:
+    """The report once more, where nothing adds to it and it can be signed; its manifest entry."""
+    path = folder / "report.exported.json"
+    shutil.copyfile(folder / REPORT_FILES[0], path)
+    return describe_file(folder, path)
 
 
 def write_sbom(folder: Path, weights_sha256: str | None) -> Entry:

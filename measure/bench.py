@@ -81,7 +81,7 @@ def measure(
     Raises:
         InputError: there is no file that this machine can run.
     """
-    reasons = {a["path"]: not_runnable(a) for a in bundle.artefacts}
+    reasons = {a["path"]: not_runnable(a, bundle.trusted) for a in bundle.artefacts}
     if all(reasons.values()):
         raise InputError(
             f"this machine can run none of the bundle's files: {next(iter(reasons.values()))}"
@@ -141,7 +141,10 @@ def _measure_point(
             name: (run.artefact["target"], bundle.file(run.artefact).absolute())
             for name, run in ready.items()
         }
-        settings = {name: load_settings(run.artefact, run.own) for name, run in ready.items()}
+        settings = {
+            name: load_settings(run.artefact, run.own, bundle.trusted)
+            for name, run in ready.items()
+        }
         with task(f"timing {len(files)} files: {title}", ROUNDS) as advance:
             timings = measure_alternately(files, inputs, threads, sweep.seconds, advance, settings)
     plain = {
@@ -185,7 +188,7 @@ def _not_measured(
     bundle: OpenBundle, artefact: Entry, batch: int, streams: int | None
 ) -> str | None:
     """Why a file cannot be run like this on this machine; None where it can."""
-    reason = not_runnable(artefact)
+    reason = not_runnable(artefact, bundle.trusted)
     if reason is not None:
         return reason
     target = TARGETS[artefact["target"]]

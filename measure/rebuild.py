@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from cmt.bundle.writer import describe_file, replacing_files, write_manifest
 from cmt.errors import GateError
 from cmt.targets.base import OnDevice, Task
 from cmt.targets.machine import usable_cores
-from cmt.targets.registry import TARGETS, missing_runtime
+from cmt.targets.registry import TARGETS, distrusted, missing_runtime
 
 
 def build_for_here(bundle: OpenBundle, settings: Any, task: Task) -> OpenBundle:
     """Replace the files that are built on the device and cannot be loaded here, or are outdated.
+
+    Those of a bundle that nobody vouches for are never loaded, and so replaced too.
 
     Each is checked on the golden images before it gets into the bundle.
 
@@ -33,7 +36,8 @@ def build_for_here(bundle: OpenBundle, settings: Any, task: Task) -> OpenBundle:
         if maker is None:
             continue
         graph = _graph_of(bundle, artefact)
-        if not maker.outdated(artefact, graph["sha256"], settings):
+        usable = distrusted(artefact, bundle.trusted) is None
+        if usable and not maker.outdated(artefact, graph["sha256"], settings):
             continue
         with replacing_files(bundle) as folder:
             path = folder / artefact["path"]
@@ -42,7 +46,7 @@ def build_for_here(bundle: OpenBundle, settings: Any, task: Task) -> OpenBundle:
             entry = _checked(bundle, artefact, path, info) | describe_file(folder, path)
             manifest = open_bundle(bundle.path).manifest  # another process may have put a report in
             entries = [entry if a["path"] == entry["path"] else a for a in manifest["artefacts"]]
-            bundle = OpenBundle(bundle.path, {**manifest, "artefacts": entries})
+            bundle = replace(bundle, manifest={**manifest, "artefacts": entries})
             write_manifest(folder, bundle.manifest)
     return bundle
 

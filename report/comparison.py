@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -9,12 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cmt.bundle.manifest import MANIFEST
-from cmt.bundle.reader import open_bundle
+from cmt.bundle.manifest import MANIFEST, refuse
+from cmt.bundle.reader import open_bundle, read_text
 from cmt.bundle.replacing import newest
+from cmt.bundle.signature import check, expect_run
 from cmt.errors import InputError
 from cmt.printing import printable
-from cmt.report.document import REPORT_FILES, read_report, report_of, schema_problems
+from cmt.report.document import (
+    REPORT_FILES,
+    parse_report,
+    read_report,
+    report_of,
+    schema_problems,
+)
 from cmt.report.figures import decimal, is_simulated, row_name
 from cmt.report.policy import Clause
 from cmt.targets.machine import HARDWARE, hardware
@@ -33,15 +41,33 @@ class Source:
     path: Path
     machine: str
     report: Report
+    warnings: tuple[str, ...] = ()
 
 
-def read_source(argument: str) -> Source:
+@dataclass(frozen=True)
+class Trust:
+    """Whose reports are believed.
+
+    Attributes:
+        key: Ed25519 public key in PEM, of who signed the bundles.
+        runs: identities of the exports that the bundles may be of; none stands for any.
+    """
+
+    key: Path
+    runs: Sequence[str] = ()
+
+
+def read_source(argument: str, trust: Trust | None = None) -> Source:
     """A bundle, or its report.json alone; `NAME=PATH` names the machine that exported it.
 
     Without a name, that machine is called by its processor.
 
+    Args:
+        trust: takes what was signed alone: the rows of the exporting machine, of a bundle whose
+            files are all whole.
+
     Raises:
-        InputError: no report there, or one that is damaged or breaks its schema.
+        InputError: no report there, or one that is damaged, breaks its schema or is not trusted.
     """
     name, equals, rest = argument.partition("=")
     if not (name and equals) or Path(argument).exists():
@@ -49,10 +75,10 @@ def read_source(argument: str) -> Source:
     if not rest:  # which as a path would be the current folder
         raise InputError(f"'{argument}' names no report: give a bundle or its report.json")
     path = Path(rest)
-    report = _read(path)
+    report, warnings = (_read(path), ()) if trust is None else _read_trusted(path, trust)
     environment = report["environment"]
     machine = name or " + ".join(filter(None, (environment["cpu"], environment["gpu"])))
-    return Source(path, printable(machine), report)
+    return Source(path, printable(machine), report, warnings)
 
 
 def _read(path: Path) -> Report:
@@ -62,6 +88,22 @@ def _read(path: Path) -> Report:
     if newest(path, MANIFEST).exists():
         return report_of(open_bundle(path, only=REPORT_FILES[:1]))
     return read_report(path / REPORT_FILES[0])
+
+
+def _read_trusted(path: Path, trust: Trust) -> tuple[Report, tuple[str, ...]]:
+    if path.is_file():
+        raise InputError(f"{path} is signed with its bundle alone: give that folder to --trust")
+    bundle = check(open_bundle(path), trust.key)
+    expect_run(bundle, trust.runs)
+    entry = bundle.manifest.get("exported")
+    if entry is None:
+        raise InputError(f"the signature of {path} does not cover its report: export it again")
+    content = read_text(path, entry["path"])
+    if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+        refuse(entry["path"], "its sha256 differs")
+    added = [printable(one["machine"]) for one in report_of(bundle).get("machines", [])]
+    left_out = f"{path}: what cmt-bench measured on {', '.join(added)} is not signed: left out"
+    return parse_report(content, path / entry["path"]), (left_out,) if added else ()
 
 
 def merge(sources: Sequence[Source], mix_images: bool = False) -> Report:
@@ -76,7 +118,8 @@ def merge(sources: Sequence[Source], mix_images: bool = False) -> Report:
     Raises:
         InputError: different validation images, or two machines under one name.
     """
-    warnings = _image_warnings(sources, mix_images)
+    warnings = [line for source in sources for line in source.warnings]
+    warnings += _image_warnings(sources, mix_images)
     rows: list[Row] = []
     for i, source in enumerate(sources):
         for row in _source_rows(source):

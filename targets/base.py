@@ -129,6 +129,8 @@ class Target:
         not_for_here: why this machine cannot run one file of a manifest; None where it can.
         computes_otherwise: given a file's settings, in what this machine computes where it has not
             the arithmetic that they name; None where it has.
+        distrusted: why a file is not run out of a bundle that nobody vouches for, as one that is
+            native code and was not built here; None where it is.
         load_settings: what `load` takes for a file with these settings, or the manifest's.
         refuses_batch: given a file's entry, the input's batch and another, why it does not take
             that many images at once; None where it does.
@@ -154,6 +156,7 @@ class Target:
     unsupported: Callable[[Path], list[str]] | None = None
     takes_batch_range: bool = False
     not_for_here: Callable[[Entry], str | None] = lambda _: None
+    distrusted: Callable[[Entry], str | None] | None = None
     computes_otherwise: Callable[[Settings], str | None] = lambda _: None
     load_settings: Callable[[Entry, Settings], Settings] = lambda _, settings: settings
     refuses_batch: Callable[[Entry, int, int], str | None] = lambda *_: None

@@ -55,10 +55,22 @@ def missing_runtime(target: str) -> str | None:
     return TARGETS[target].missing_runtime()
 
 
-def not_runnable(artefact: Entry) -> str | None:
-    """Why this machine cannot run a file of a manifest; None where it can."""
+def not_runnable(artefact: Entry, trusted: bool = False) -> str | None:
+    """Why this machine cannot run a file of a manifest; None where it can.
+
+    Args:
+        trusted: somebody who is trusted has signed the manifest.
+    """
     reason = missing_runtime(artefact["target"])
-    return TARGETS[artefact["target"]].not_for_here(artefact) if reason is None else reason
+    if reason is None:
+        reason = TARGETS[artefact["target"]].not_for_here(artefact)
+    return distrusted(artefact, trusted) if reason is None else reason
+
+
+def distrusted(artefact: Entry, trusted: bool) -> str | None:
+    """Why a file is not run unless somebody vouches for it; None where it may be."""
+    ask = TARGETS[artefact["target"]].distrusted
+    return None if trusted or ask is None else ask(artefact)
 
 
 def computes_otherwise(artefact: Entry) -> str | None:
@@ -66,7 +78,14 @@ def computes_otherwise(artefact: Entry) -> str | None:
     return TARGETS[artefact["target"]].computes_otherwise(artefact["settings"])
 
 
-def load_settings(artefact: Entry, settings: Settings | None = None) -> Settings:
-    """What a file's loader takes, where its settings are these, or the manifest's."""
-    own = artefact["settings"] if settings is None else settings
-    return TARGETS[artefact["target"]].load_settings(artefact, own)
+def load_settings(
+    artefact: Entry, settings: Settings | None = None, trusted: bool = False
+) -> Settings:
+    """What a file's loader takes, where its settings are these, or the manifest's.
+
+    Args:
+        trusted: somebody who is trusted has signed the manifest.
+    """
+    target, own = TARGETS[artefact["target"]], settings
+    taken = target.load_settings(artefact, artefact["settings"] if own is None else own)
+    return taken if target.distrusted is None else {**taken, "trusted": trusted}

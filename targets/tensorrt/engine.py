@@ -23,6 +23,7 @@ from cmt.errors import InputError
 from cmt.targets.base import Array, Batch
 from cmt.targets.settings import CUDA_GRAPH
 from cmt.targets.tensorrt.library import availability, built_with, import_library, read_engine
+from cmt.targets.tensorrt.made_here import UNTRUSTED, is_recorded
 
 
 def missing_tensorrt() -> str | None:
@@ -55,9 +56,11 @@ def load_engine(path: Path, settings: Mapping[str, Any], batch: int | None) -> E
     The bytes that are hashed are those that TensorRT gets: engines are executable.
 
     Raises:
-        InputError: the file is not the one that the manifest vouches for, TensorRT refuses it,
+        InputError: nobody vouches for the file, it is not the manifest's, TensorRT refuses it,
             or the GPU has no driver or too little memory.
     """
+    if not settings.get("trusted") and not is_recorded(settings["sha256"]):
+        raise InputError(f"{path.name}: {UNTRUSTED}")
     plan = path.read_bytes()
     if hashlib.sha256(plan).hexdigest() != settings["sha256"]:
         raise InputError(f"{path.name} is not the file of this bundle: copy the bundle again")

@@ -37,9 +37,12 @@ def _load_settings(artefact: Entry, own: Settings) -> Settings:
 
 def _build(request: BuildRequest) -> dict[str, Any]:
     from cmt.targets.tensorrt.build import build_engine
+    from cmt.targets.tensorrt.made_here import record
 
     archs = request.gpu_archs or DEFAULT_ARCHS
-    return build_engine(request.graph, request.path, archs, batches=request.batches)
+    info = build_engine(request.graph, request.path, archs, batches=request.batches)
+    record(request.path)
+    return info
 
 
 def _missing() -> str | None:
@@ -100,10 +103,21 @@ def _outdated(artefact: Entry, graph_sha256: str, settings: Any) -> bool:
 
 def _rebuild(graph: Path, path: Path, artefact: Entry, settings: Any, task: Task) -> dict[str, Any]:
     from cmt.targets.tensorrt.build import build_engine
+    from cmt.targets.tensorrt.made_here import record
 
     gpu, batches = device.find_gpu(), artefact.get("batches")
     archs = [] if gpu is None else [gpu.arch]
-    return build_engine(graph, path, archs, settings, task, batches and tuple(batches))
+    info = build_engine(graph, path, archs, settings, task, batches and tuple(batches))
+    record(path)
+    return info
+
+
+def _distrusted(artefact: Entry) -> str | None:
+    from cmt.targets.tensorrt.made_here import UNTRUSTED, is_recorded
+
+    if is_recorded(artefact["sha256"]):
+        return None
+    return f"{UNTRUSTED}: give --trust its signer's key; cmt-bench without --verify builds another"
 
 
 def _notes(artefact: Entry) -> list[str]:
@@ -141,6 +155,7 @@ TARGET = Target(
     unsupported=_unsupported,
     takes_batch_range=True,
     not_for_here=_not_for_here,
+    distrusted=_distrusted,
     load_settings=_load_settings,
     refuses_batch=_refuses_batch,
     ways=_ways,

@@ -124,6 +124,7 @@ def test_a_bundle_opens_after_a_kill_at_any_step_of_replacing_its_report(copy: P
     replace_report(bundle, {**report_of(bundle), "command": before})
     killed = []
     for number in range(7):  # 0 makes it valid, 1 to 5 move the files
+        replace_report(bundle, {**report_of(bundle), "command": before})
         new = {**report_of(bundle), "command": f"{number}"}
         killed.append(killed_at_rename(number, lambda new=new: replace_report(bundle, new)))
         left = contents(copy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -255,10 +256,18 @@ def test_what_is_no_report_is_refused_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_without_end_is_refused(run: Run, tmp_path: Path) -> None:
-    status, _, error = run("/dev/zero")
+@pytest.mark.parametrize("kind", ["endless", "pipe", "folder of a pipe", "link to a pipe"])
+def test_what_is_no_file_is_refused_at_once(run: Run, tmp_path: Path, kind: str) -> None:
+    os.mkfifo(tmp_path / "report.json")
+    (tmp_path / "link").symlink_to(tmp_path / "report.json")
+    places = {
+        "endless": "/dev/zero",
+        "folder of a pipe": tmp_path,
+        "link to a pipe": tmp_path / "link",
+    }
+    status, _, error = run(str(tmp_path / places.get(kind, "report.json")))
     assert status == 2
-    assert "more than 67,108,864 bytes" in error
+    assert "no regular file" in error
 
 
 def test_table_fits_80_columns(run: Run, stored: Any) -> None:
