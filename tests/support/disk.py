@@ -30,7 +30,7 @@ class Disk:
         self._unsaved: set[Path] = set()
 
     def synced(self, descriptor: int) -> None:
-        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
         self._on_disk.add(_state(path))
         self._unsaved.discard(path)
 
