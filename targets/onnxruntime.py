@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,7 +56,20 @@ def cpu_session(
         options.add_session_config_entry(name, value)
     for symbol, size in (dimensions or {}).items():
         options.add_free_dimension_override_by_name(symbol, size)
-    return onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
+    with _in_utf8(model) as readable:
+        return onnxruntime.InferenceSession(readable, options, ["CPUExecutionProvider"])
+
+
+@contextmanager
+def _in_utf8(model: Path | bytes) -> Iterator[Path | bytes]:
+    """A graph where ONNX Runtime can open it: it takes no path that is not UTF-8."""
+    if isinstance(model, bytes) or os.fsencode(model) == str(model).encode(errors="replace"):
+        yield model
+        return
+    with TemporaryDirectory() as folder:
+        link = Path(folder, "folder")
+        link.symlink_to(model.parent.absolute(), target_is_directory=True)
+        yield link / model.name
 
 
 def run_each(
