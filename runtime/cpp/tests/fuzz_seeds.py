@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "tests" / "fuzz"))
-from image_mutations import seeds
+from image_mutations import seeds  # noqa: E402 - beside the fuzzers
 
 
 def main(folder: str) -> None:
