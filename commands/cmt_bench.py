@@ -77,14 +77,7 @@ def bench_cli(
     from cmt.targets.machine import usable_cores
     from cmt.targets.tensorrt.build import BuildSettings, timing_cache_folder
 
-    opened = open_bundle(bundle)
-    if runs and trust is None:
-        raise InputError("--expect-run believes what the bundle says of itself: add --trust")
-    if trust is not None:
-        from cmt.bundle.signature import check, expect_run
-
-        opened = check(opened, trust)
-        expect_run(opened, runs)
+    opened = _trusted(open_bundle(bundle), trust, runs)
     if compatible or dla is not None:
         reason = "--verify builds none" if verify else why_none_is_built(opened)
         if reason is not None:
@@ -110,6 +103,18 @@ def bench_cli(
         say(line)
     say(f"report: {bundle / 'report.html'}")
     return 0
+
+
+def _trusted(bundle: OpenBundle, trust: Path | None, runs: tuple[str, ...]) -> OpenBundle:
+    if runs and trust is None:
+        raise InputError("--expect-run believes what the bundle says of itself: add --trust")
+    if trust is None:
+        return bundle
+    from cmt.bundle.signature import check, expect_run
+
+    bundle = check(bundle, trust)
+    expect_run(bundle, runs)
+    return bundle
 
 
 def _verify(bundle: OpenBundle, threads: int) -> int:
