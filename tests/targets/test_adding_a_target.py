@@ -25,17 +25,14 @@ def block(language: str) -> str:
 
 @pytest.fixture
 def plug_in(tmp_path: Path) -> Path:
-    """A folder that holds the page's package as an installer leaves it."""
-    folder = tmp_path / "site"
-    metadata = folder / "toy_target-1.0.dist-info"
-    metadata.mkdir(parents=True)
-    (folder / "toy_target.py").write_text(block("python"))
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: toy_target\nVersion: 1.0\n")
-    match = re.fullmatch(
-        r'\[project\.entry-points\."([^"]+)"\]\n(\w+) = "([^"]+)"\n', block("toml")
-    )
-    assert match is not None
-    (metadata / "entry_points.txt").write_text(f"[{match[1]}]\n{match[2]} = {match[3]}\n")
+    """A folder into which the page's package is installed."""
+    package, folder = tmp_path / "toy-target", tmp_path / "site"
+    package.mkdir()
+    (package / "toy_target.py").write_text(block("python"))
+    (package / "pyproject.toml").write_text(block("toml"))
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+    options = ["--no-build-isolation", "--target", folder]
+    subprocess.run([*install, *options, package], check=True)
     return folder
 
 
