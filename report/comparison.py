@@ -84,7 +84,7 @@ def read_source(argument: str, trust: Trust | None = None) -> Source:
 def _read(path: Path) -> Report:
     """A report.json, which is the one of its bundle where the folder is one."""
     if not path.is_dir():
-        return read_report(path)
+        return read_report(newest(path.parent, path.name))
     if newest(path, MANIFEST).exists():
         return report_of(open_bundle(path, only=REPORT_FILES[:1]))
     return read_report(path / REPORT_FILES[0])
@@ -330,7 +330,7 @@ def to_json(comparison: Report) -> str:
     """The text of comparison.json.
 
     Raises:
-        InputError: the comparison breaks `measure/schema/comparison.schema.json`.
+        InputError: the comparison breaks `report/schema/comparison.schema.json`.
     """
     for problem in schema_problems("comparison", comparison):
         raise InputError(f"the comparison is unusable: {problem}")

@@ -20,7 +20,7 @@ from cmt.bundle.locking import lock
 from cmt.bundle.reader import open_bundle
 from cmt.checkpoints import save_torch
 from cmt.export.stages import Stages
-from cmt.files import move, rename, write_whole
+from cmt.files import move, rename, sync_all, write_whole
 from cmt.report.document import report_of, write_pages
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -69,6 +69,7 @@ def test_what_is_renamed_is_on_the_disk_and_what_goes_is_not_needed(
     stored: Path, kind: str
 ) -> None:
     with watched() as disk:
+        sync_all(stored)  # what was there before
         WRITERS[kind](stored)
     assert disk.renames > 0
     assert disk.faults == []

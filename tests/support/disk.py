@@ -43,6 +43,7 @@ class Disk:
         self._unsaved |= {source.parent.resolve(), place.parent.resolve()}
 
     def removing(self, path: Path) -> None:
+        self._unsaved = {folder for folder in self._unsaved if not folder.is_relative_to(path)}
         if self._unsaved:
             self.faults.append(f"{path} goes before {min(self._unsaved)} has the new names")
 

@@ -39,6 +39,7 @@ SETTINGS = {
     "cuda_graph": "on",
     "dla": None,
     "host_code": False,
+    "trusted": True,
 }
 IMAGES = np.arange(3 * 32 * 32, dtype=np.float32).reshape(1, 3, 32, 32) / 1000
 Install = Callable[..., Machine]
