@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from cmt import FAMILIES, VARIANTS, InputError, load_model
-from cmt.checkpoints import load_state, to_public_layout
+from cmt.checkpoints import load_state
+from cmt.layouts import to_public_layout
 from cmt.network import CMT, build, count_macs
 from cmt.variants import STRIDES
 
