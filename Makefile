@@ -14,7 +14,7 @@ RUNTIME ?= build/runtime
 FUZZ_SECONDS ?= 60
 PACKAGES := $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
-.PHONY: demo docs test lint lint-cpp runtime sanitize fuzz fuzz-python fuzz-build lock audit clean
+.PHONY: demo docs test lint lint-cpp runtime sanitize fuzz fuzz-alike fuzz-python fuzz-build lock audit clean
 
 demo: $(INSTALLED)
 	$(BIN)/cmt-export --variant ti --target openvino $(TENSORRT) --fp16 --int8 \
@@ -58,6 +58,10 @@ sanitize: $(INSTALLED)
 # All fuzzers, each for so many seconds; C++'s need clang.
 fuzz: fuzz-build fuzz-python
 	$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS) fuzz_manifest fuzz_image
+
+# Python's and C++'s answers to the same images, held against each other.
+fuzz-alike: runtime
+	$(BIN)/python tests/fuzz/alike.py $(RUNTIME)/tests/decode_images --seconds $(FUZZ_SECONDS)
 
 fuzz-python: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'

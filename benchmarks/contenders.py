@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.networks import CMT_TOP1, RIVALS, Rival, randomise
+from benchmarks.contender_worker import COMPILED
+from benchmarks.other_networks import CMT_TOP1, RIVALS, Rival, randomise
 from benchmarks.quantisers import nncf_int8, onnxruntime_int8, quiet
-from benchmarks.worker import COMPILED
 from cmt.bundle.reader import open_bundle
 from cmt.checkpoints import to_public_layout
 from cmt.export.onnx_graph import INPUT_NAME, OPSET, export_onnx, simplify_onnx
 from cmt.export.options import ExportOptions
-from cmt.export.pipeline import export
+from cmt.export.pipeline import export, source_digest
 from cmt.export.stages import Stages
 from cmt.network import build, count_macs
 from cmt.targets.base import Array
@@ -64,7 +64,7 @@ class Contender:
         name: unique in its group.
         network: what it computes, such as `CMT-Ti` or `ResNet-50`.
         precision: FP32, BF16 or INT8.
-        runtime: one of `measure.runners.LOADERS` or of `benchmarks.worker`.
+        runtime: one of `targets.registry.LOADERS` or of `benchmarks.contender_worker`.
         shape: of the input, one inference.
         macs: multiply-adds of one inference, as counted in the torch network.
         top1: published ImageNet top-1 in percent; None for what is no classifier.
@@ -214,7 +214,7 @@ class Files:
             config = {"variant": variant, "img_size": model.img_size}
             (folder / "network.json").write_text(json.dumps(config))
 
-        inputs = {"sources": fingerprint("cmt/network.py", "benchmarks/networks.py")}
+        inputs = {"sources": fingerprint("cmt/network.py", "benchmarks/other_networks.py")}
         return self._stages.run(f"{variant}/reference", inputs, make) / "network.json"
 
     def _plain(self, variant: str, batch: int) -> Path:
@@ -253,7 +253,7 @@ class Files:
                     )
                 )
 
-        inputs = {"sources": fingerprint("cmt", "export", "quantize", "calib_data")}
+        inputs = {"sources": source_digest()}
         after = [f"{variant}/reference"]
         folder = self._stages.run(f"{variant}-{batch}/ours", inputs, make, after)
         bundle = open_bundle(folder / "bundle")
@@ -287,7 +287,7 @@ class Files:
 
         inputs = {
             "transformers": version("transformers"),
-            "sources": fingerprint("benchmarks/networks.py"),
+            "sources": fingerprint("benchmarks/other_networks.py"),
         }
         name = f"{rival.name}-{batch}"
         graph = self._stages.run(f"{name}/plain", inputs, make) / "plain.onnx"

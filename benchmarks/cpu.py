@@ -24,10 +24,10 @@ import click
 import numpy as np
 from rich.console import Console
 
+from benchmarks.contender_worker import THROUGHPUT
 from benchmarks.contenders import PEAK, Contender, Files, describe, fingerprint
-from benchmarks.networks import RIVAL_GROUPS
-from benchmarks.tables import make_tables, to_markdown, to_rich
-from benchmarks.worker import THROUGHPUT
+from benchmarks.other_networks import RIVAL_GROUPS
+from benchmarks.result_tables import make_tables, to_markdown, to_rich
 from cmt.measure.latency import ROUNDS, Worker, alternate
 from cmt.measure.progress import ProgressBars
 from cmt.measure.statistics import paired_ratio
@@ -48,7 +48,12 @@ MEASUREMENTS = (
 )
 """Fields of a contender's row; null where it was not measured, for its `reason`."""
 
-_TIMERS = ("measure/runners.py", "measure/worker.py", "measure/latency.py", "benchmarks/worker.py")
+_TIMERS = (
+    "targets",
+    "measure/worker.py",
+    "measure/latency.py",
+    "benchmarks/contender_worker.py",
+)
 """What loads, runs and times the files."""
 
 Row = dict[str, Any]
@@ -123,7 +128,7 @@ def _start(contender: Contender, mode: str, threads: int) -> Worker:
         runtime = THROUGHPUT
         # The hint chooses the streams.
         settings = {name: v for name, v in (settings or {}).items() if name != STREAMS}
-    return Worker(runtime, contender.path, batch, threads, settings, "benchmarks.worker")
+    return Worker(runtime, contender.path, batch, threads, settings, "benchmarks.contender_worker")
 
 
 def run(

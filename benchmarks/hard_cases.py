@@ -3,7 +3,7 @@
     python benchmarks/hard_cases.py network --weights W --out hostile.safetensors
     python benchmarks/hard_cases.py images --photos imagenette/train --kind grey --out grey
 
-`cmt-export` on them shows the gate and its warnings at work (docs/accuracy.md).
+`cmt-export` on them shows the gate and its warnings at work (docs/notebook/accuracy.md).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
@@ -13,8 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cmt.calib_data.listing import named
 from cmt.calib_data.preprocessing import Preprocessing
-from cmt.calib_data.sources import ImageSource, UnreadableImageError, choose, list_hash
+from cmt.calib_data.sources import (
+    ImageSource,
+    UnreadableImageError,
+    choose,
+    list_hash,
+    load_as,
+)
 from cmt.errors import InputError
 
 
@@ -30,6 +37,8 @@ class PreparedImages:
         skipped: one line for each image that could not be read.
         available: how many images the source held.
         description: the source in words.
+        unturned: the images whose EXIF data could not be read, taken as upright.
+        lost_classes: those of which images were chosen and none could be read.
     """
 
     pixels: NDArray[np.uint8]
@@ -40,6 +49,28 @@ class PreparedImages:
     available: int
     description: str
     preprocessing: Preprocessing
+    unturned: Sequence[str] = ()
+    lost_classes: Sequence[str] = ()
+
+    def remarks(self, name: str) -> list[str]:
+        """Lines for people on what could not be read of these `name` images."""
+        lines = []
+        if self.skipped:
+            lines.append(
+                f"{len(self.skipped)} {name} image(s) could not be decoded and were left out, "
+                f"first {self.skipped[0]}"
+            )
+        if self.lost_classes:
+            lines.append(
+                f"no {name} image of {len(self.lost_classes)} class(es) could be decoded: "
+                f"{named(self.lost_classes)}"
+            )
+        if self.unturned:
+            lines.append(
+                f"{len(self.unturned)} {name} image(s) have EXIF data that cannot be read, and "
+                f"were taken as upright: {named(self.unturned)}"
+            )
+        return lines
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -113,6 +144,7 @@ def prepare(
     digests: list[str] = []
     labels: list[int] = []
     skipped: list[str] = []
+    unturned: list[str] = []
     # Written piece by piece: in a file that is mapped, a full disk is a SIGBUS without a word.
     with (folder / "pixels.npy").open("wb") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
@@ -121,17 +153,14 @@ def prepare(
         for index in indices:
             advance(1)
             try:
-                image = preprocessing.apply(source.load(index))
+                image, readable = load_as(source, index, preprocessing.apply)
             except UnreadableImageError as error:
                 skipped.append(str(error))
                 continue
-            except (MemoryError, ImportError):
-                raise
-            except Exception as error:  # damaged EXIF data raises what it likes
-                skipped.append(f"{source.key(index)}: {error}")
-                continue
             file.write(image.tobytes())
             keys.append(source.key(index))
+            if not readable:
+                unturned.append(source.key(index))
             digests.append(source.digest(index))
             if source.labels is not None:
                 label = source.labels[index]
@@ -146,8 +175,22 @@ def prepare(
         "skipped": skipped,
         "available": len(source),
         "description": source.description,
+        "unturned": unturned,
+        "lost_classes": _lost_classes(source, indices, keys),
     }
     (folder / "images.json").write_text(json.dumps(listing))
+
+
+def _lost_classes(
+    source: ImageSource, indices: NDArray[np.int64], read: Collection[str]
+) -> list[str]:
+    """The classes whose chosen images are all missing from the keys that could be `read`."""
+    if source.labels is None:
+        return []
+    known = set(read)
+    chosen = {source.labels[i] for i in indices}
+    kept = {source.labels[i] for i in indices if source.key(i) in known}
+    return [source.class_names[label] for label in sorted(chosen - kept)]
 
 
 def open_prepared(folder: Path, preprocessing: Preprocessing) -> PreparedImages:
@@ -164,4 +207,6 @@ def open_prepared(folder: Path, preprocessing: Preprocessing) -> PreparedImages:
         listing["available"],
         listing["description"],
         preprocessing,
+        listing["unturned"],
+        listing["lost_classes"],
     )

@@ -1,8 +1,8 @@
 """The one place where an image becomes the network's input.
 
 Everything is data, so that the bundle can carry it and another language can repeat it:
-decode, resize with Pillow's bicubic filter until the image covers the `resize` box, crop the
-centre, scale to [0, 1], subtract the mean, divide by the standard deviation.
+decode, resize with a filter of Pillow's until the image covers the `resize` box, crop the centre,
+scale to [0, 1], subtract the mean, divide by the standard deviation.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmt import strict_json
+from cmt.calib_data.orientation import ORIENTATION_KEYS, orientation_of, turned
 from cmt.errors import InputError
-from cmt.variants import LARGEST_SIDE
+from cmt.variants import LARGEST_SIDE, OFFICIAL, Family
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-_LONGEST_ASPECT = 64
-_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+INTERPOLATIONS = ("bicubic", "bilinear")
+_PILLOW = "pillow-"
+LONGEST_ASPECT = 64
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,12 @@ class Preprocessing:
     Attributes:
         size: (height, width) of the network's input in pixels.
         resize: (height, width) of the box that the image, its aspect ratio kept, is resized
-            to cover before the centre is cropped. The authors' release uses
-            `size * 256 // 224`.
+            to cover before the centre is cropped. Both families use `size * 256 // 224`.
         mean, std: per channel (red, green, blue), for values in [0, 1].
         in_graph: the exported files scale, normalise and lay out by themselves, so they take
             what `apply` gives.
+        longest_aspect: first, sides longer than this many times the shorter one are cut to that.
+        interpolation: what resizes, `bicubic` or `bilinear`, as Pillow does it.
     """
 
     size: tuple[int, int]
@@ -46,13 +49,18 @@ class Preprocessing:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     in_graph: bool = False
+    longest_aspect: int = LONGEST_ASPECT
+    interpolation: str = OFFICIAL.interpolation
 
     @classmethod
-    def for_model(cls, size: tuple[int, int], metadata: Mapping[str, str]) -> Preprocessing:
-        """The release's rule at `size`, with what the weights' metadata says put in its place.
+    def for_model(
+        cls, size: tuple[int, int], metadata: Mapping[str, str], family: Family = OFFICIAL
+    ) -> Preprocessing:
+        """The family's own rule at `size`, with what the weights' metadata says put in its place.
 
-        Metadata keys, all optional, in JSON: `resize` (shorter side at the trained
-        `image_size`; scaled along for another size), `mean`, `std`.
+        Metadata keys, all optional: `resize` (shorter side at the trained `image_size`; scaled
+        along for another size), `interpolation` (`bicubic` or `bilinear`), and in JSON `mean`
+        and `std`.
         """
         resize, trained = 256, 224
         try:
@@ -60,6 +68,10 @@ class Preprocessing:
                 resize, trained = int(metadata["resize"]), int(metadata["image_size"])
             mean = _three_numbers(metadata["mean"]) if "mean" in metadata else IMAGENET_MEAN
             std = _three_numbers(metadata["std"]) if "std" in metadata else IMAGENET_STD
+            interpolation = metadata.get("interpolation", family.interpolation)
+            interpolation = interpolation.split(",")[0]  # "bilinear, antialias": Pillow always is
+            if interpolation not in INTERPOLATIONS:
+                raise ValueError(f"interpolation is not {' or '.join(INTERPOLATIONS)}")
             if not 0 < trained <= resize:
                 raise ValueError(f"shorter side {resize} for input {trained}")
             if np.array(std, np.float32).min() <= 0:
@@ -72,11 +84,11 @@ class Preprocessing:
                 f"images would be resized to {box[0]}x{box[1]}, more than {LARGEST_SIDE} pixels: "
                 "choose a smaller --img-size, or correct 'resize' in the weights' metadata"
             )
-        return cls(size, box, mean, std)
+        return cls(size, box, mean, std, interpolation=interpolation)
 
     def apply(self, image: Image) -> NDArray[np.uint8]:
         """Any image -> (height, width, 3) uint8, red first."""
-        image = _without_far_ends(to_rgb(image))
+        image = _without_far_ends(to_rgb(image), self.longest_aspect)
         tall, wide = self.resize
         resized = (
             max(wide, image.width * tall // image.height),
@@ -85,7 +97,8 @@ class Preprocessing:
         left = round((resized[0] - self.size[1]) / 2)
         top = round((resized[1] - self.size[0]) / 2)
         # In one call the order of the two would depend on the sizes and on Pillow's version.
-        image = image.resize((resized[0], image.height), _bicubic()).resize(resized, _bicubic())
+        resample = _pillows(self.interpolation)
+        image = image.resize((resized[0], image.height), resample).resize(resized, resample)
         box = (left, top, left + self.size[1], top + self.size[0])
         return np.asarray(image.crop(box), dtype=np.uint8)
 
@@ -102,7 +115,7 @@ class Preprocessing:
     def describe(self, batch: int) -> dict[str, Any]:
         """The manifest's `input` fields that repeat this preprocessing in any language.
 
-        `measure/schema/manifest.schema.json` says what each word stands for.
+        `bundle/schema/manifest.schema.json` says what each word stands for.
         """
         whole = self.in_graph
         return {
@@ -114,8 +127,8 @@ class Preprocessing:
             "resize": {
                 "rule": "cover",
                 "box": list(self.resize),
-                "filter": "pillow-bicubic",
-                "longest_aspect": _LONGEST_ASPECT,
+                "filter": f"{_PILLOW}{self.interpolation}",
+                "longest_aspect": self.longest_aspect,
             },
             "crop": {"position": "centre", "size": list(self.size)},
             "range": [0.0, 1.0],
@@ -129,7 +142,15 @@ class Preprocessing:
         size, resize = described["crop"]["size"], described["resize"]["box"]
         mean, std = described["mean"], described["std"]
         in_graph = described["dtype"] == "uint8"
-        return cls(tuple(size), tuple(resize), tuple(mean), tuple(std), in_graph)
+        return cls(
+            tuple(size),
+            tuple(resize),
+            tuple(mean),
+            tuple(std),
+            in_graph,
+            longest_aspect=described["resize"]["longest_aspect"],
+            interpolation=described["resize"]["filter"].removeprefix(_PILLOW),
+        )
 
 
 def _three_numbers(text: str) -> tuple[float, float, float]:
@@ -141,9 +162,9 @@ def _three_numbers(text: str) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def _without_far_ends(image: Image) -> Image:
+def _without_far_ends(image: Image, longest_aspect: int) -> Image:
     """The middle of a strip: resized whole, a 1 x 65,000 image would take gigabytes."""
-    longest = _LONGEST_ASPECT * min(image.size)
+    longest = longest_aspect * min(image.size)
     if max(image.size) <= longest:
         return image
     width, height = min(image.width, longest), min(image.height, longest)
@@ -151,22 +172,28 @@ def _without_far_ends(image: Image) -> Image:
     return image.crop((left, top, left + width, top + height))
 
 
-def _bicubic() -> Any:
+def _pillows(interpolation: str) -> Any:
     from PIL.Image import Resampling
 
-    return Resampling.BICUBIC
+    return Resampling[interpolation.upper()]
 
 
 def to_rgb(image: Image) -> Image:
-    """Upright 8-bit RGB from any mode: EXIF orientation applied, 16 bit scaled, alpha dropped."""
-    from PIL import Image as PillowImage
-    from PIL import ImageOps
+    """Upright 8-bit RGB from any mode: orientation applied, 16 bit scaled, alpha dropped.
 
-    image = ImageOps.exif_transpose(image)
-    if image.mode in _SIXTEEN_BIT:
+    The orientation is that of `orientation.orientation_of`, upright where it cannot be read.
+    Values of 16 bits are taken as 0 to 65,535; `decoding.read_image` knows a file's own scale.
+    """
+    from cmt.calib_data.depth import SIXTEEN_BIT, grey_of
+
+    image.load()
+    image = turned(image, orientation_of(image)[0])
+    if image.mode in SIXTEEN_BIT:
         # Pillow's own conversion clips everything above 255 to white.
-        values = np.asarray(image).astype(np.int64)
-        image = PillowImage.fromarray((np.clip(values, 0, 65535) >> 8).astype(np.uint8))
+        image = grey_of(np.asarray(image))
     if image.mode == "La":  # the one mode without a direct way
         image = image.convert("LA")
-    return image.convert("RGB")
+    rgb = image.convert("RGB")
+    for name in ORIENTATION_KEYS:  # or it would be turned again
+        rgb.info.pop(name, None)
+    return rgb

@@ -5,22 +5,36 @@ from __future__ import annotations
 import gzip
 import hashlib
 import math
-import os
-import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BufferedIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cmt.calib_data.decoding import read_image
+from cmt.calib_data.limits import UnreadableImageError
+from cmt.calib_data.listing import (
+    AGAIN,
+    LOOSE,
+    Listing,
+    entries_of,
+    images_below,
+    is_system,
+    loose_files,
+    named,
+)
+from cmt.calib_data.orientation import orientation_of
 from cmt.errors import InputError
+from cmt.files import sha256_file
+from cmt.printing import printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+T = TypeVar("T")
 BUNDLED = Path(__file__).parent / "fashion_mnist"
 FASHION_LABELS = (
     "T-shirt/top",
@@ -38,21 +52,21 @@ UNREADABLE = "unreadable"
 _LARGEST_RANK = 3  # images, rows, columns
 LARGEST_IDX = 2**30
 """Bytes; ImageNet's validation images at 28 x 28 would be 40 million."""
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""What Pillow may take a file for. Of its own choice it hands PostScript to Ghostscript to run."""
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-
-
-class UnreadableImageError(Exception):
-    """One image that cannot be decoded; the caller decides whether to go on."""
 
 
 class ImageSource(Protocol):
-    """A fixed sequence of images with class indices (None where the source has no classes)."""
+    """A fixed sequence of images with class indices (None where the source has no classes).
+
+    Attributes:
+        left_out: how many files of where it is from are not used.
+        remarks: lines for people on these, and on classes without an image.
+    """
 
     description: str
     class_names: tuple[str, ...]
     labels: Sequence[int] | None
+    left_out: int
+    remarks: Sequence[str]
 
     def __len__(self) -> int: ...
 
@@ -78,6 +92,9 @@ class ImageSource(Protocol):
 
 class IdxImages:
     """Grey images and labels in the compressed IDX files that MNIST introduced."""
+
+    left_out = 0
+    remarks: Sequence[str] = ()
 
     def __init__(self, images: Path, labels: Path, description: str) -> None:
         self.description = description
@@ -137,36 +154,54 @@ def parse_idx(file: BufferedIOBase, name: object) -> NDArray[np.uint8]:
 class FolderImages:
     """`class/name.jpg` with classes in sorted order, or a flat folder without classes.
 
-    Where there are both, the class folders count and loose images do not. Hidden files and
-    folders never count; an empty class folder keeps its index.
+    Files are images by their content, whatever their names; links are followed. Where there are
+    class folders, loose images do not count. Hidden files and folders never count, nor do what
+    systems leave behind (`@eaDir`, `__MACOSX`, `Thumbs.db`). An empty class folder keeps its
+    index. `remarks` say what is left out.
     """
 
     def __init__(self, root: Path) -> None:
         if not root.is_dir():
-            raise InputError(f"no image folder at {root}: give a folder of images")
-        self.description = str(root)
+            raise InputError(f"no image folder at {printable(root)}: give a folder of images")
+        self.description = printable(root)
         self._root = root
-        try:
-            classes = sorted(entry.name for entry in root.iterdir() if _is_class(entry))
-        except OSError as error:
-            _refuse_folder(error)
+        folders, others = _divide(root)
+        classes = [folder.name for folder in folders]
         for name in classes:
             if name != name.encode("utf-8", "replace").decode():  # no label of a manifest
-                raise InputError(f"{root} has a class folder {name!r}: rename it in UTF-8")
-        found = [(name, path) for name in classes for path in _images_below(root / name)]
-        self.class_names: tuple[str, ...] = tuple(classes) if found else ()
+                raise InputError(
+                    f"{printable(root)} has a class folder {name!r}: rename it in UTF-8"
+                )
+        by_class = [images_below(folder, root) for folder in folders]
+        listing = Listing(left_out=others.left_out)
+        for found in by_class:
+            listing.add(found)
+        self.class_names: tuple[str, ...] = tuple(classes) if listing.images else ()
         self.labels: Sequence[int] | None = None
-        if found:
-            index = {name: i for i, name in enumerate(classes)}
-            self.labels = [index[name] for name, _ in found]
-            self._paths = [path for _, path in found]
+        if listing.images:
+            self.labels = [i for i, found in enumerate(by_class) for _ in found.images]
+            for path in others.images:
+                listing.leave_out(path, LOOSE)
         else:
-            self._paths = _images_below(root)
+            listing.images = others.images
+        self._paths = listing.images
+        self.left_out = listing.left_out_count
+        self.remarks: Sequence[str] = [*listing.remarks(root), *self._without_images(by_class)]
         if not self._paths:
+            seen = f"; {'; '.join(self.remarks)}" if self.remarks else ""
             raise InputError(
-                f"no images in {root}: expected class/name.jpg or name.jpg "
-                f"({', '.join(sorted(SUFFIXES))})"
+                f"no images in {printable(root)}: expected class/name.jpg or name.jpg{seen}"
             )
+
+    def _without_images(self, by_class: Sequence[Listing]) -> list[str]:
+        """A line on the classes that have no image, if any."""
+        pairs = zip(self.class_names, by_class, strict=False)
+        empty = [name for name, found in pairs if not found.images]
+        if not empty:
+            return []
+        return [
+            f"{self.description}: {len(empty)} class folder(s) without an image: {named(empty)}"
+        ]
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -176,7 +211,7 @@ class FolderImages:
 
     def digest(self, index: int) -> str:
         try:
-            return hashlib.sha256(self._paths[index].read_bytes()).hexdigest()
+            return sha256_file(self._paths[index])
         except OSError:  # a link that leads nowhere
             return UNREADABLE
 
@@ -184,29 +219,29 @@ class FolderImages:
         return list_hash([f"{self.key(i)} {_state(path)}" for i, path in enumerate(self._paths)])
 
     def load(self, index: int) -> Image:
-        from PIL import Image
-
         path = self._paths[index]
         try:
-            # Above its limit Pillow refuses an image; half-way there it would only talk.
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                with Image.open(path, formats=FORMATS) as image:
-                    image.load()
-                    return image
+            return read_image(path)
         except ImportError:
             raise
         except MemoryError as error:  # no reason to leave an image out
-            raise MemoryError(f"out of memory while decoding {path}") from error
+            raise MemoryError(f"out of memory while decoding {printable(path)}") from error
         except Exception as error:  # decoders raise many kinds for damaged files
-            raise UnreadableImageError(f"{path}: {error}") from error
+            raise UnreadableImageError(f"{printable(path)}: {printable(error)}") from error
 
 
-def _is_class(entry: Path) -> bool:
-    if entry.name.startswith(".") or not entry.is_dir():
-        return False
-    # A link back up would pass every class's images off as one more class.
-    return not entry.parent.resolve().is_relative_to(entry.resolve())
+def _divide(root: Path) -> tuple[list[Path], Listing]:
+    """(class folders, what else is in the folder)."""
+    classes, others = [], Listing()
+    for path in entries_of(root):
+        if is_system(path.name) or not path.is_dir():
+            others.add(loose_files(iter([path])))
+        elif root.resolve().is_relative_to(path.resolve()):
+            # A link back up would pass every class's images off as one more class.
+            others.leave_out(path, AGAIN)
+        else:
+            classes.append(path)
+    return classes, others
 
 
 def _state(path: Path) -> str:
@@ -217,31 +252,19 @@ def _state(path: Path) -> str:
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
-def _images_below(folder: Path) -> list[Path]:
-    # os.walk does not follow folder links, so a link loop cannot trap it.
-    found = []
-    for base, folders, names in os.walk(folder, onerror=_refuse_folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(base) / name
-            for name in names
-            if Path(name).suffix.lower() in SUFFIXES
-            and not name.startswith(".")
-            and _may_be_read(Path(base) / name)
-        ]
-    return sorted(found)
+def load_as(source: ImageSource, index: int, make: Callable[[Image], T]) -> tuple[T, bool]:
+    """What is made of an image, and whether its EXIF data could be read.
 
-
-def _refuse_folder(error: OSError) -> NoReturn:
-    # Without a class that cannot be read, accuracy would be that of the others.
-    raise InputError(
-        f"cannot read the image folder {error.filename} ({error.strerror}): correct its permissions"
-    ) from error
-
-
-def _may_be_read(path: Path) -> bool:
-    """A file, or a link that leads nowhere and is reported later; reading a pipe never ends."""
-    return path.is_file() or not path.exists()
+    Raises:
+        UnreadableImageError: it cannot be decoded, or nothing can be made of it.
+    """
+    image = source.load(index)
+    try:
+        return make(image), orientation_of(image)[1]
+    except (MemoryError, ImportError):
+        raise
+    except Exception as error:
+        raise UnreadableImageError(f"{printable(source.key(index))}: {printable(error)}") from error
 
 
 def bundled(split: str) -> IdxImages:
@@ -295,6 +318,7 @@ class Subset:
         self.class_names: tuple[str, ...] = source.class_names
         labels = source.labels
         self.labels: Sequence[int] | None = None if labels is None else [labels[i] for i in indices]
+        self.left_out, self.remarks = source.left_out, source.remarks
         self._source, self._indices = source, indices
 
     def __len__(self) -> int:

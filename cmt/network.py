@@ -260,6 +260,8 @@ class CMT(nn.Module):
         self.img_size, self.num_classes = img_size, num_classes
         self.metadata: dict[str, str] = {}
         """Text metadata of the checkpoint (labels, preprocessing), empty where it has none."""
+        self.notes: tuple[str, ...] = ()
+        """A line for each way in which the weights are not just what their file holds."""
         width = variant.stem_width
         self.stem = nn.Sequential(
             StemUnit(3, width, 2), StemUnit(width, width, 1), StemUnit(width, width, 1)

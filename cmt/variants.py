@@ -33,6 +33,9 @@ class Family:
             and BatchNorm follow the sum).
         pool_first: the head pools before its 1280-wide layer and has no activation.
         block_norm_eps: epsilon of the LayerNorms inside blocks.
+        interpolation: what its published accuracies resized images with. The release names
+            bicubic; FlyEgle's `data/ImagenetDataset.py` leaves torchvision's `Resize` at its
+            default, which is bilinear.
     """
 
     name: str
@@ -42,10 +45,11 @@ class Family:
     ffn_inner_activation: bool
     pool_first: bool
     block_norm_eps: float
+    interpolation: str
 
 
-OFFICIAL = Family("official", True, False, False, False, False, 1e-6)
-FLYEGLE = Family("flyegle", False, True, True, True, True, 1e-5)
+OFFICIAL = Family("official", True, False, False, False, False, 1e-6, "bicubic")
+FLYEGLE = Family("flyegle", False, True, True, True, True, 1e-5, "bilinear")
 FAMILIES = {family.name: family for family in (OFFICIAL, FLYEGLE)}
 
 

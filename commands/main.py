@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import click
 
-from cmt.commands.printing import say
+from cmt.commands.console import say
 from cmt.errors import GateError, InputError, MachineError, is_out_of_memory
 from cmt.printing import printable
 
@@ -18,13 +18,13 @@ EXPORT_PACKAGES = ("torch", "safetensors", "onnx", "onnxscript", "onnxsim", "onn
 AGAIN = "the same command starts again"
 COMMANDS = {
     "cmt-export": (
-        "cmt.commands.export:export_cli",
+        "cmt.commands.cmt_export:export_cli",
         "the same command with --resume goes on where it stopped",
     ),
-    "cmt-bench": ("cmt.commands.bench:bench_cli", AGAIN),
-    "cmt-report": ("cmt.commands.report:report_cli", AGAIN),
+    "cmt-bench": ("cmt.commands.cmt_bench:bench_cli", AGAIN),
+    "cmt-report": ("cmt.commands.cmt_report:report_cli", AGAIN),
     "cmt-train": (
-        "cmt.training.recipe:main",
+        "cmt.commands.cmt_train:train_cli",
         "the same command goes on from the last saved state",
     ),
 }

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from cmt.options import Option, flag_of, options_of
+from cmt.option import Option, flag_of, options_of
 
 
 class ImageSize(click.ParamType):

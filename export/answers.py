@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from cmt.checkpoints import save_torch
 from cmt.export.context import Context
 from cmt.export.graphs import SUFFIX
 from cmt.export.images import VALIDATION
@@ -15,6 +14,7 @@ from cmt.targets.base import run_all
 from cmt.targets.reference import TORCH
 from cmt.targets.registry import LOADERS
 from cmt.targets.settings import Settings
+from cmt.weight_files import save_torch
 
 PARITY_IMAGES = 32
 """On which a graph or file is compared with torch; all that feature maps are kept of."""
@@ -44,6 +44,7 @@ def reference_network(context: Context) -> Path:
 
     inputs = {
         "weights": context.inputs.weights_sha256 or "random",
+        "weights_key": context.options.weights_key,
         "variant": model.variant.name,
         "size": model.img_size,
         "output": context.options.output,

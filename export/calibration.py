@@ -116,6 +116,7 @@ def choose_ranges(
         learned: the method that the network learned with; None for one that was not fine-tuned.
         plain: where it was, the graph of the network given.
     """
+    histograms = histograms_of(context, source)
     if context.options.output != "logits":
         return RangeChoice(learned or MSE)
     after = [calibration_stage(source.name), "images/calibration", "images/held-out"]
@@ -123,7 +124,7 @@ def choose_ranges(
         after.append(f"graph/{plain.name}")
 
     def make(folder: Path) -> None:
-        row, rounded = _compare_methods(context, source, learned, plain)
+        row, rounded = _compare_methods(context, source, histograms, learned, plain)
         if rounded is not None:
             from cmt.quantize.gptq import save_rounded
 
@@ -143,13 +144,16 @@ def _load_rounded(folder: Path) -> Mapping[str, Rounded] | None:
 
 
 def _compare_methods(
-    context: Context, source: Source, learned: str | None, plain: Source | None
+    context: Context,
+    source: Source,
+    histograms: Mapping[str, Histogram],
+    learned: str | None,
+    plain: Source | None,
 ) -> tuple[Row, dict[str, Rounded] | None]:
     """The report's row of a choice, and the fitted weights where these were chosen."""
     from cmt.quantize.qdq import insert_qdq
 
     answers, model = answers_of(context, METHOD_IMAGES), source.load()
-    histograms = histograms_of(context, source)
     reference = answers(plain.load() if plain is not None else model)
     methods: Sequence[str] = [learned] if learned else METHODS
     rows: list[Row] = []

@@ -17,7 +17,7 @@ from cmt.export.context import Context
 from cmt.export.file_maker import ARITHMETIC, FileMaker
 from cmt.export.graphs import NONE, Candidate, converted_graph
 from cmt.export.images import HELD_OUT
-from cmt.export.sensitivity import Sensitivity
+from cmt.export.unit_sensitivity import Sensitivity
 from cmt.measure.statistics import compare
 from cmt.quantize.search import Lever, Search, Units, by_gain, pareto
 from cmt.quantize.sensitivity import answers_changed, relative_error

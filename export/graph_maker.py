@@ -21,7 +21,7 @@ from cmt.export.calibration import (
     ranges_stage,
 )
 from cmt.export.context import Context
-from cmt.export.fine_tuning import FineTuning
+from cmt.export.epochs import FineTuning
 from cmt.export.graphs import (
     EXACT,
     GRAPHS,
@@ -55,7 +55,7 @@ class GraphMaker:
     """
 
     def __init__(self, context: Context, reference: Outputs) -> None:
-        self._context, self._reference = context, reference
+        self.context, self._reference = context, reference
         self._fine_tuning = FineTuning(context) if context.options.qat else None
 
     @property
@@ -88,7 +88,7 @@ class GraphMaker:
                 simplify_onnx(source, path)
 
         stage = stage_name(name, units)
-        return self._write(stage, graph, write, self._context.images.validation, after)
+        return self._write(stage, graph, write, self.context.images.validation, after)
 
     def _exported(self, name: str, graph: Graph) -> Path:
         """A graph that is made from a torch network."""
@@ -100,10 +100,10 @@ class GraphMaker:
             after.append(tuning.stage(graph))
 
         def write(path: Path) -> None:
-            network = make_network(self._context, graph) if tuning is None else tuning.tuned(graph)
-            export_onnx(network, self._context.options.batch, path)
+            network = make_network(self.context, graph) if tuning is None else tuning.tuned(graph)
+            export_onnx(network, self.context.options.batch, path)
 
-        return self._write(name, graph, write, self._context.images.validation, after)
+        return self._write(name, graph, write, self.context.images.validation, after)
 
     def file_graph(self, name: str, units: Units = NONE) -> Path:
         """The graph `name` as files are built from it.
@@ -120,24 +120,24 @@ class GraphMaker:
             from cmt.targets.onnx_edit import free_batch
 
             model = onnx.load(source)
-            if self._context.options.embed_preprocess:
-                model = embed_preprocessing(model, self._context.inputs.preprocessing)
+            if self.context.options.embed_preprocess:
+                model = embed_preprocessing(model, self.context.inputs.preprocessing)
             if self._takes_any_batch(name):
                 free_batch(model)
             onnx.save(model, path)
 
-        images = self._context.as_fed(self._context.images.validation)
+        images = self.context.as_fed(self.context.images.validation)
         after = ["torch.outputs", f"graph/{stage_name(name, units)}", "images/validation"]
         return self._write(self.file_stage(name, units), self.plan(name), write, images, after)
 
     def file_stage(self, name: str, units: Units) -> str:
         """The stage of `file_graph`, behind `graph/`."""
-        pixels = "-uint8" if self._context.options.embed_preprocess else ""
+        pixels = "-uint8" if self.context.options.embed_preprocess else ""
         batch = "-any-batch" if self._takes_any_batch(name) else ""
         return stage_name(name, units, pixels + batch)
 
     def _takes_any_batch(self, name: str) -> bool:
-        options = self._context.options
+        options = self.context.options
         targets = [TARGETS[target] for target in options.targets]
         return options.batch_range is not None and any(
             target.takes_batch_range and name in target.graphs.values() for target in targets
@@ -152,7 +152,7 @@ class GraphMaker:
         after: list[str],
     ) -> Path:
         """A graph's stage: what `write` writes, compared with torch on `images`."""
-        context = self._context
+        context = self.context
 
         def make(folder: Path) -> None:
             path = folder / "graph.onnx"
@@ -175,13 +175,13 @@ class GraphMaker:
 
     def histograms(self, name: str) -> dict[str, Histogram]:
         """What the tensors of the graph behind the Q/DQ graph `name` take on."""
-        return histograms_of(self._context, self.source(name))
+        return histograms_of(self.context, self.source(name))
 
     def choice(self, name: str) -> RangeChoice:
         """How the ranges of the Q/DQ graph `name` are chosen."""
         learned = self.learned(name)
         plain = Source(PLAIN, self.graph(PLAIN), self.source(name).recipe) if learned else None
-        return choose_ranges(self._context, name, self.source(name), learned, plain)
+        return choose_ranges(self.context, name, self.source(name), learned, plain)
 
     def learned(self, name: str) -> str | None:
         """How the ranges were chosen that the network of a Q/DQ graph learned with, if it did."""
@@ -191,17 +191,16 @@ class GraphMaker:
     def ranges(self, name: str) -> dict[str, float]:
         """Largest magnitudes in the float32 graph behind the graph `name`."""
         source = float_graph(name)
-        return largest_magnitudes(self._context, source, self.graph(source))
+        return largest_magnitudes(self.context, source, self.graph(source))
 
     def prepare(self, name: str, units: Units) -> list[str]:
         """Make the stages that the Q/DQ graph `name` is made from; returns their names."""
         source = self.source(name)
         stages = [calibration_stage(source.name)]
-        histograms_of(self._context, source)
         if self.choice(name).row is not None:
             stages.append(f"method/{name}")
         if _restores(source, units):
-            histograms_of(self._context, self._exact(source))
+            histograms_of(self.context, self._exact(source))
             stages += [f"graph/{EXACT}", calibration_stage(EXACT)]
         return stages
 
@@ -230,11 +229,11 @@ class GraphMaker:
         from cmt.quantize.qdq import insert_qdq
 
         source, choice = self.source(name), self.choice(name)
-        histograms, rounded = histograms_of(self._context, source), choice.rounded
+        histograms, rounded = histograms_of(self.context, source), choice.rounded
         if _restores(source, units):
             exact = self._exact(source)
             model = restore_gelu(model, onnx.load(exact.path), units)
-            of_exact = histograms_of(self._context, exact)
+            of_exact = histograms_of(self.context, exact)
             histograms |= {PREFIX + tensor: values for tensor, values in of_exact.items()}
             # Those were fitted to layers that serve fitted activations.
             rounded = {n: r for n, r in (rounded or {}).items() if not goes_back(n, units)}
@@ -258,7 +257,7 @@ class GraphMaker:
         rows: dict[str, Row] = {}
         for name, units in graphs:
             for stage in self._lineage(name, units):
-                folder = self._context.stages.workspace / "graph" / stage
+                folder = self.context.stages.workspace / "graph" / stage
                 rows[stage] = json.loads((folder / "parity.json").read_text())
         return rows
 
@@ -274,7 +273,7 @@ class GraphMaker:
     def _parity(
         self, stage: str, graph: Graph, path: Path, images: PreparedImages
     ) -> Mapping[str, Any]:
-        options, threads = self._context.options, self._context.threads
+        options, threads = self.context.options, self.context.threads
         places = spread(len(self._reference[0]), PARITY_IMAGES)
         runner = LOADERS[graph.runtime](path, threads)
         outputs = run_all(

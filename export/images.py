@@ -137,12 +137,7 @@ class Images:
 
     def warnings(self) -> list[str]:
         """What could not be read, and what is in two sets that should have nothing in common."""
-        lines = [
-            f"{len(images.skipped)} {name} image(s) could not be decoded and were left out, "
-            f"first {images.skipped[0]}"
-            for name, images in self.sets.items()
-            if images.skipped
-        ]
+        lines = [line for name, images in self.sets.items() for line in images.remarks(name)]
         judging = set(self.validation.digests)
         for name, images in self.sets.items():
             shared = len(judging & set(images.digests)) if name != VALIDATION else 0

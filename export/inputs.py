@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from cmt import strict_json
+from cmt.bundle.manifest import follows
 from cmt.calib_data.preprocessing import Preprocessing
 from cmt.calib_data.sources import BUNDLED, FASHION_LABELS, FolderImages, ImageSource, bundled
-from cmt.checkpoints import load_model
+from cmt.checkpoints import load_noted
 from cmt.errors import InputError
+from cmt.export.class_order import match_classes
 from cmt.export.options import BUNDLED_VAL_COUNT, ExportOptions
 from cmt.files import sha256_file
 from cmt.network import CMT
@@ -27,13 +29,15 @@ class Inputs:
 
     Attributes:
         model: the reference network, evaluation mode.
-        weights_source: `demo`, `random` or the file's path.
+        weights_source: `demo`, `random` or the file's path, and which of its weights if told.
         weights_sha256: of the weight file; None for random weights.
         class_names: from the weights' metadata, else from the validation folders, else empty.
         validation: images that every file is checked and measured on.
         validation_count: how many of them; None for all.
         label_map: class index of the validation source -> of the network; None where the
             accuracy cannot be measured, for `not_labelled`.
+        assumed_order: the validation folders' names, where nothing but their order says which
+            class each stands for; else empty.
         calibration: images for INT8 and for the gate of FP16, None where there are none or neither
             is asked for.
         tuning: images to fine-tune on, None where these are the calibration images.
@@ -50,6 +54,7 @@ class Inputs:
     not_labelled: str | None
     calibration: ImageSource | None
     tuning: ImageSource | None = None
+    assumed_order: Sequence[str] = ()
     warnings: list[str] = field(default_factory=list)
 
 
@@ -59,16 +64,17 @@ def resolve(options: ExportOptions, needs_calibration: bool) -> Inputs:
     source = default if options.weights is None else str(options.weights)
     path = _weights_path(source, options.variant)
     model = _load(options, path)
+    _refuse_one_output(model, source)
     labels, names = _known_labels(model)
     fits_bundled = labels == FASHION_LABELS
     validation, count, label_map, reason = _validation(options, model, names, fits_bundled, source)
     inputs = Inputs(
         model=model,
-        weights_source=source,
+        weights_source=": ".join(filter(None, [source, options.weights_key])),
         weights_sha256=None if path is None else sha256_file(path),
-        class_names=labels or (validation.class_names if label_map else ()),
+        class_names=_shown(labels or (validation.class_names if label_map else ())),
         preprocessing=replace(
-            Preprocessing.for_model(model.img_size, model.metadata),
+            Preprocessing.for_model(model.img_size, model.metadata, model.family),
             in_graph=options.embed_preprocess,
         ),
         validation=validation,
@@ -76,6 +82,8 @@ def resolve(options: ExportOptions, needs_calibration: bool) -> Inputs:
         label_map=label_map,
         not_labelled=reason,
         calibration=None,
+        assumed_order=validation.class_names if label_map and not names else (),
+        warnings=[f"{source}: {note}" for note in model.notes],
     )
     if options.qat_data is not None:
         inputs.tuning = FolderImages(options.qat_data)
@@ -84,6 +92,8 @@ def resolve(options: ExportOptions, needs_calibration: bool) -> Inputs:
     elif options.precisions and (options.calib_data is not None or fits_bundled):
         # FP16 sets no ranges, but the accuracy gate chooses on them.
         inputs.calibration = _calibration(options, fits_bundled)
+    sources = (inputs.validation, inputs.calibration, inputs.tuning)
+    inputs.warnings += dict.fromkeys(line for s in sources if s is not None for line in s.remarks)
     if path is None:
         inputs.warnings.append(
             "the weights are random: files and latencies are real, answers mean nothing"
@@ -105,9 +115,22 @@ def _load(options: ExportOptions, path: Path | None) -> CMT:
     import torch
 
     torch.manual_seed(options.seed)
-    return load_model(
-        options.variant, path, options.img_size, features=options.output == "features"
+    return load_noted(
+        options.variant,
+        path,
+        options.img_size,
+        features=options.output == "features",
+        weights_key=options.weights_key,
     )
+
+
+def _refuse_one_output(model: CMT, source: str) -> None:
+    if model.head is not None and model.num_classes == 1:
+        raise InputError(
+            f"{source} has a classifier of one output, which is always the first of one: put a row "
+            "of zeros before its row and its bias, so that softmax gives what sigmoid gave, or "
+            "export the features (--output features)"
+        )
 
 
 def _known_labels(model: CMT) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -126,6 +149,17 @@ def _known_labels(model: CMT) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
             f"the weights' metadata names {max(lengths)} labels for {model.num_classes} classes"
         )
     return (names[0] if names else ()), names
+
+
+def _shown(names: Sequence[str]) -> Sequence[str]:
+    """The classes' names, all of which a manifest and a report may hold; raises InputError."""
+    for name in names:
+        if not follows("name", name):
+            raise InputError(
+                f"the class name '{name[:60]}' is no visible line of 1 to 1000 characters: correct "
+                "it in the weights' metadata, or the name of its folder"
+            )
+    return names
 
 
 def _class_names(value: Any) -> tuple[str, ...]:
@@ -149,7 +183,7 @@ def _validation(
             return folder, options.val_count or UNLABELLED_COUNT, None, features
         if folder.labels is None:
             raise InputError(f"--val-data {options.val_data} has no class folders (class/name.jpg)")
-        label_map = _match_classes(folder.class_names, names, model.num_classes)
+        label_map = match_classes(folder.class_names, names, model.num_classes)
         return folder, options.val_count, label_map, None
     images = bundled("validation")
     if fits_bundled and not features:
@@ -159,31 +193,6 @@ def _validation(
         "the weights are random" if source == "random" else "no --val-data was given"
     )
     return images, options.val_count or UNLABELLED_COUNT, None, reason
-
-
-def _match_classes(
-    folders: Sequence[str], names: list[tuple[str, ...]], num_classes: int
-) -> dict[int, int]:
-    """By name where the weights name their classes, else sorted order, all present.
-
-    A label such as `T-shirt/top` stands for a folder `T-shirt_top`.
-    """
-    for naming in names:
-        as_folders = [name.replace("/", "_") for name in naming]
-        if set(folders) <= set(as_folders):
-            return {i: as_folders.index(folder) for i, folder in enumerate(folders)}
-    if names:
-        expected = {name.replace("/", "_") for name in names[0]}
-        raise InputError(
-            f"--val-data has a class folder '{min(set(folders) - expected)}', which the weights do "
-            f"not know: name the folders after their classes ({', '.join(names[0][:3])}, ...)"
-        )
-    if len(folders) != num_classes:
-        raise InputError(
-            f"--val-data has {len(folders)} class folders ({', '.join(folders[:3])}, ...) but the "
-            f"weights have {num_classes} classes: give the images these weights were made for"
-        )
-    return {i: i for i in range(num_classes)}
 
 
 def _calibration(options: ExportOptions, bundled_fits: bool) -> ImageSource:

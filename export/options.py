@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cmt.errors import InputError
-from cmt.options import at_least, check_options, option
+from cmt.option import at_least, check_options, option
 from cmt.targets.base import PRECISIONS
 from cmt.targets.machine import usable_cores
 from cmt.targets.registry import TARGETS
@@ -82,6 +82,12 @@ class ExportOptions:
         "Checkpoint file, 'demo' or 'random'.",
         value=None,
         default="demo for ti, random for the others",
+    )
+    weights_key: str | None = option(
+        "Which of several weights in the checkpoint, such as state_dict.",
+        value=None,
+        metavar="NAME",
+        default="the average, where there is one",
     )
     img_size: tuple[int, int] | None = option(
         "Input size.",
@@ -199,6 +205,8 @@ class ExportOptions:
             raise InputError("--qat fine-tunes for INT8: add --int8")
         if self.qat_data is not None and not self.qat:
             raise InputError("--qat-data is for fine-tuning: say for how many epochs with --qat")
+        if self.weights_key is not None and self.weights in (None, "demo", "random"):
+            raise InputError("--weights-key chooses in a checkpoint: give it with --weights FILE")
         if not self.bundle.name:
             raise InputError(f"--out {self.out} has no name: name a folder in it, such as cmt")
 

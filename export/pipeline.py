@@ -21,6 +21,7 @@ from cmt.errors import GateError, InputError
 from cmt.export.answers import Outputs, reference_answers, reference_network
 from cmt.export.assembly import assemble
 from cmt.export.calibration import Row
+from cmt.export.class_order import order_warning
 from cmt.export.context import Context
 from cmt.export.file_maker import FileMaker
 from cmt.export.gate import Verdict, judge
@@ -30,9 +31,9 @@ from cmt.export.image_warnings import image_warnings
 from cmt.export.images import HELD_OUT, MOST_HELD_OUT, Selection, prepare_all, select
 from cmt.export.inputs import Inputs, resolve
 from cmt.export.options import ExportOptions
-from cmt.export.sensitivity import Sensitivity
 from cmt.export.stages import Stages
 from cmt.export.summary import Results
+from cmt.export.unit_sensitivity import Sensitivity
 from cmt.measure.parity import require
 from cmt.measure.progress import ProgressBars
 from cmt.quantize.search import Units
@@ -203,6 +204,7 @@ def run(context: Context, candidates: Sequence[Candidate]) -> Results:
         warnings=[
             *context.inputs.warnings,
             *context.images.warnings(),
+            *class_order_warnings(context, reference),
             *(v.warning for v in verdicts.values() if v.warning is not None),
             *warnings,
             *cpu_warnings(candidates, context.machine),
@@ -266,6 +268,14 @@ def why_no_sensitivity(options: ExportOptions, candidates: Sequence[Candidate]) 
     if options.output == "features":
         return "feature maps have no first answer"
     return None
+
+
+def class_order_warnings(context: Context, reference: Outputs) -> list[str]:
+    """A warning where classes are matched by their order alone, and the answers speak against."""
+    folders, labels = context.inputs.assumed_order, context.images.validation.labels
+    if not folders or labels is None:
+        return []
+    return order_warning(reference[0], labels, folders)
 
 
 def cpu_warnings(candidates: Sequence[Candidate], cpu: Mapping[str, Any]) -> list[str]:

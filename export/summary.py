@@ -24,6 +24,7 @@ from cmt.export.options import ExportOptions
 from cmt.measure.latency import Timing
 from cmt.measure.statistics import by_class, compare
 from cmt.network import count_macs
+from cmt.printing import printable
 from cmt.report.document import REPORT_FILES
 from cmt.report.document import VERSION as REPORT_VERSION
 from cmt.targets.machine import NO_PEAK_RSS
@@ -106,6 +107,7 @@ def build_report(results: Results, artefacts: Sequence[Row]) -> Row:
         },
         "images": {
             **_images(results.validation, results.calibration_images),
+            **_left_out(results.inputs),
             "ranking": results.context.images.held_out_count,
         },
         **_given(fine_tuning=results.fine_tuning),
@@ -206,7 +208,7 @@ def _changes(results: Results, outputs: Outputs) -> Row:
             "classes": [{"name": name(row.pop("index")), **row} for row in classes],
             "images": [
                 {
-                    "key": results.validation.keys[i],
+                    "key": printable(results.validation.keys[i]),
                     "label": name(labels[i]),
                     "baseline": name(before[i]),
                     "answer": name(answers[i]),
@@ -281,6 +283,15 @@ def _images(validation: PreparedImages, calibration: PreparedImages | None) -> R
         "calibration_skipped": 0 if calibration is None else len(calibration.skipped),
         "calibration_sha256": None if calibration is None else calibration.sha256,
         "calibration_source": None if calibration is None else calibration.description,
+    }
+
+
+def _left_out(inputs: Inputs) -> Row:
+    """How many files of the images' folders are not used."""
+    calibration = inputs.calibration
+    return {
+        "validation_left_out": inputs.validation.left_out,
+        "calibration_left_out": 0 if calibration is None else calibration.left_out,
     }
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+import cmt
 from cmt.errors import MachineError
 from cmt.measure.power import sampled
 from cmt.measure.statistics import summarise_latency
@@ -48,11 +49,11 @@ class Timing:
 
 
 class Worker:
-    """The parent's side of `measure.worker`; `kill` must follow whatever happens.
+    """The parent's side of `cmt.measure.worker`; `kill` must follow whatever happens.
 
     Args:
         batch: the input of every run. It is sent, not saved: a run that is killed leaves no file.
-        module: what the process runs, in place of `measure.worker` something that speaks the same.
+        module: what the process runs, in its place something that speaks the same.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Worker:
         batch: Batch,
         threads: int,
         settings: Settings | None,
-        module: str = "measure.worker",
+        module: str = "cmt.measure.worker",
     ) -> None:
         command = [sys.executable, "-m", module, runtime, str(path)]
         self._name = path.name
@@ -75,7 +76,7 @@ class Worker:
             stderr=self._errors,
             # Python looks for modules in the current folder first, and the user's may hold
             # a cmt.py of their own.
-            cwd=Path(__file__).parents[1],
+            cwd=Path(cmt.__file__).parents[1],
         )
         self.timing = Timing(0.0, 0.0)
 

@@ -1,6 +1,6 @@
 """A process that holds one runtime and one file, and times it in bursts on command.
 
-    python -m measure.worker RUNTIME FILE THREADS SETTINGS.json
+    python -m cmt.measure.worker RUNTIME FILE THREADS SETTINGS.json
 
 One process per file keeps thread pools and memory apart. Protocol, one JSON line each way:
 the worker reads {"dtype", "shape", "bytes"} and that many bytes, the input of every run, and

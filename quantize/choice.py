@@ -35,8 +35,8 @@ def choose(
     """Try all methods with the nearest levels, and the most promising ones with fitted weights.
 
     Ranges of least squared error suit fitted weights best, unless some channels are far above the
-    others; then the method that is best without does (docs/accuracy.md). Fitted weights are
-    taken only where their own error is less than that of everything before.
+    others; then the method that is best without does (docs/notebook/accuracy.md). Fitted weights
+    are taken only where their own error is less than that of everything before.
 
     Args:
         methods: of choosing ranges, at least one.

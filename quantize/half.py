@@ -7,7 +7,6 @@ FP16; `targets.simulation` runs such a graph on the CPU with the rounding that i
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -18,9 +17,6 @@ from cmt.errors import InputError
 from cmt.quantize.qdq import parts
 from cmt.targets.onnx_edit import FLOAT, HALF, cast, replace_content, retarget_casts
 from cmt.targets.onnxruntime import run_each
-
-if TYPE_CHECKING:
-    pass
 
 HALF_MAX = float(np.finfo(np.float16).max)
 SAFE_RANGE = HALF_MAX / 4

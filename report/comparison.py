@@ -23,7 +23,7 @@ from cmt.report.document import (
     report_of,
     schema_problems,
 )
-from cmt.report.figures import decimal, row_name
+from cmt.report.figures import decimal, is_simulated, row_name
 from cmt.report.policy import Clause
 from cmt.targets.machine import HARDWARE, hardware
 from cmt.targets.settings import CUDA_GRAPH, STREAMS
@@ -181,14 +181,16 @@ def _source_rows(source: Source) -> Iterator[Row]:
     accuracies = {}
     for row in (report["baseline"], *report["results"]):
         accuracies[row["target"], row["precision"]] = row
-        yield {**here, **_machine(report), "accuracy_from": _accuracy_from(source, row), **row}
+        own = {"accuracy_from": _accuracy_from(source, row), **row, "simulated": is_simulated(row)}
+        yield {**here, **_machine(report), **own}
     for entry in report.get("machines", []):
         there = {"machine": printable(entry["machine"]), "measured": entry["measured"], **common}
         for row in entry["results"]:
-            merged = {**there, **_machine(entry), "accuracy_from": None, **row}
+            merged = {**there, **_machine(entry), "accuracy_from": None, **row, "simulated": False}
             origin = accuracies.get((row["target"], row["precision"]))
             if origin is not None and origin["artefact"] == row["artefact"] and origin["accuracy"]:
                 merged["accuracy_from"] = _accuracy_from(source, origin)
+                merged["simulated"] = is_simulated(origin)
                 merged["accuracy"] = origin["accuracy"]
                 merged["reasons"] = {k: v for k, v in row["reasons"].items() if k != "accuracy"}
             yield merged
@@ -342,8 +344,3 @@ def files_by_machine(comparison: Report) -> dict[str, list[Row]]:
         if row["artefact"] is not None:
             found.setdefault(row["machine"], []).append(row)
     return found
-
-
-def is_simulated(row: Row) -> bool:
-    """The accuracy comes from another runtime than the target's own."""
-    return (row["accuracy_from"] or "").endswith("(simulated)")

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmt.errors import InputError
-from cmt.report.comparison import files_by_machine, is_simulated, machine_names, to_json
+from cmt.report.comparison import files_by_machine, machine_names, to_json
 from cmt.report.document import write_pages
 from cmt.report.drawn import Chart, Entry, draw_charts
 from cmt.report.figures import (
     NOT_MEASURED,
     decimal,
     drop_text,
+    is_simulated,
     megabytes,
     milliseconds,
     p50,

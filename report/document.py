@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cmt import strict_json
 from cmt.bundle.manifest import SCHEMA as MANIFEST_SCHEMA
@@ -18,9 +18,6 @@ from cmt.bundle.writer import describe_file, write_manifest
 from cmt.errors import InputError
 from cmt.report import figures, pages
 from cmt.report.render import render
-
-if TYPE_CHECKING:
-    pass
 
 SCHEMAS = Path(__file__).parent / "schema"
 VERSION = 1

@@ -143,6 +143,21 @@ def _distribution_text(mark: charts.Mark) -> str:
     return f"{milliseconds(fast)}, {milliseconds(median)}, {milliseconds(slow)} ms"
 
 
+def _chart(
+    title: str,
+    caption: str,
+    chosen: list[tuple[Entry, charts.Mark]],
+    draw: Callable[[list[charts.Mark], str], str],
+    words: Callable[[charts.Mark], str],
+) -> Chart:
+    key = tuple(
+        Key(mark.letter, mark.series % charts.SERIES, entry.name, words(mark))
+        for entry, mark in chosen
+    )
+    said = f"{title}. " + "; ".join(f"{k.letter}, {k.name}: {k.text}" for k in key)
+    return Chart(title, caption, draw([mark for _, mark in chosen], printable(said)), key)
+
+
 def draw_charts(entries: Sequence[Entry], limit: float | None) -> tuple[Chart, ...]:
     """Those charts for which there are figures.
 
@@ -151,21 +166,6 @@ def draw_charts(entries: Sequence[Entry], limit: float | None) -> tuple[Chart, .
         limit: the largest accepted drop, points.
     """
     named = [(entry, _mark(_letter(i), entry)) for i, entry in enumerate(entries)]
-
-    def chart(
-        title: str,
-        caption: str,
-        chosen: list[tuple[Entry, charts.Mark]],
-        draw: Callable[[list[charts.Mark], str], str],
-        words: Callable[[charts.Mark], str],
-    ) -> Chart:
-        key = tuple(
-            Key(mark.letter, mark.series % charts.SERIES, entry.name, words(mark))
-            for entry, mark in chosen
-        )
-        said = f"{title}. " + "; ".join(f"{k.letter}, {k.name}: {k.text}" for k in key)
-        return Chart(title, caption, draw([mark for _, mark in chosen], printable(said)), key)
-
     found = []
     both = [pair for pair in named if pair[1].p50 is not None and pair[1].top1 is not None]
     if both:
@@ -174,7 +174,7 @@ def draw_charts(entries: Sequence[Entry], limit: float | None) -> tuple[Chart, .
         baselines = {round(a["top1"] + (a["drop_pp"] or 0), 6) for a in accuracies}
         floor = baselines.pop() - limit if limit is not None and len(baselines) == 1 else None
         found.append(
-            chart(
+            _chart(
                 "Top-1 against latency",
                 "Up and left is better; the line joins what nothing beats in both. Bars: 95 % "
                 "interval of the difference from the baseline. Area: file size. Dashed: the "
@@ -187,7 +187,7 @@ def draw_charts(entries: Sequence[Entry], limit: float | None) -> tuple[Chart, .
     dropped = [pair for pair in named if pair[1].drop_interval and pair[0].series]
     if dropped:
         found.append(
-            chart(
+            _chart(
                 "Top-1 drop",
                 "Points lost against the baseline, with the 95 % interval. Dashed: the limit, "
                 "where it is in reach.",
@@ -199,7 +199,7 @@ def draw_charts(entries: Sequence[Entry], limit: float | None) -> tuple[Chart, .
     spread = [pair for pair in named if pair[1].quantiles]
     if spread:
         found.append(
-            chart(
+            _chart(
                 "Latency distributions",
                 "Share of the timed runs that took no longer; the steeper, the steadier. In "
                 "figures: 5 %, half and 95 % of the runs took no longer than this.",

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
+from cmt.targets.base import SIMULATED
+
 Report = dict[str, Any]
 
 
@@ -114,7 +116,7 @@ def row_name(row: Row) -> str:
 
 def is_simulated(row: Row) -> bool:
     """The figures come from another runtime than the target's own."""
-    return (row["measured_by"] or "").endswith("(simulated)")
+    return row.get("simulated", row["measured_by"] == SIMULATED)  # reports of before have no field
 
 
 def interval(bounds: Sequence[float] | None) -> str:

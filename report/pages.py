@@ -5,7 +5,9 @@ Nothing here is escaped; each page format escapes what it prints.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from cmt.report.drawn import Chart, report_charts, sensitivity_charts
 from cmt.report.figures import count, day_and_time
@@ -114,23 +116,22 @@ def _unchanged(report: Report) -> str:
 # --- facts ----------------------------------------------------------------------------------
 
 
-def _used(number: int, skipped: int, available: int | None) -> str:
-    text = count(number) + (f" of {count(available)}" if available is not None else "")
-    return text + (f"; {count(skipped)} unreadable ones skipped" if skipped else "")
+def _used(images: Mapping[str, Any], name: str) -> str:
+    """How many of a set's images were used, and what was not."""
+    available, skipped = images.get(f"{name}_available"), images[f"{name}_skipped"]
+    left_out = images.get(f"{name}_left_out", 0)
+    text = count(images[name]) + (f" of {count(available)}" if available is not None else "")
+    text += f"; {count(skipped)} unreadable ones skipped" if skipped else ""
+    return text + (f"; {count(left_out)} other file(s) left out" if left_out else "")
 
 
 def _images(report: Report) -> tuple[tuple[str, str], ...]:
     images = report["images"]
     facts = [
-        (
-            "Validation",
-            _used(
-                images["validation"], images["validation_skipped"], images["validation_available"]
-            ),
-        ),
+        ("Validation", _used(images, "validation")),
         ("Validation source", images["source"]),
         ("Validation sha256, names and bytes", images["validation_sha256"]),
-        ("Calibration", _used(images["calibration"], images["calibration_skipped"], None)),
+        ("Calibration", _used(images, "calibration")),
         ("Calibration source", images["calibration_source"]),
         ("Calibration sha256, names and bytes", images["calibration_sha256"]),
     ]

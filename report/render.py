@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cmt.printing import printable
-
-if TYPE_CHECKING:
-    pass
-
 
 TEMPLATES = Path(__file__).parent / "templates"
 

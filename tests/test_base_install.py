@@ -22,7 +22,7 @@ def test_measuring_modules_import_without_torch_onnx_or_nncf() -> None:
 
         sys.meta_path.insert(0, Refuse())
         import cmt, cmt.calib_data.prepared, cmt.commands.main, cmt.export, cmt.targets.registry
-        import cmt.commands.bench, cmt.commands.export, cmt.commands.report
+        import cmt.commands.cmt_bench, cmt.commands.cmt_export, cmt.commands.cmt_report
         import cmt.bundle.golden, cmt.bundle.placing, cmt.bundle.signature, cmt.bundle.writer
         import cmt.measure.latency, cmt.measure.parity, cmt.measure.statistics
         import cmt.measure.bench, cmt.measure.rebuild, cmt.measure.worker

@@ -185,7 +185,7 @@ def no_room_for_code() -> NoReturn:
 def test_more_memory_than_there_is_is_said_in_one_line(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Callable[[], object]
 ) -> None:
-    monkeypatch.setattr("cmt.export.inputs.load_model", lambda *_, **__: fails())
+    monkeypatch.setattr("cmt.export.inputs.load_noted", lambda *_, **__: fails())
     status, error = run(*TI, "--weights", "random")
     assert status == 3
     assert "out of memory" in error.splitlines()[-1]

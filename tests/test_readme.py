@@ -6,25 +6,35 @@ benchmarks are run by tests/runtime/test_tools.py and tests/benchmarks.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
-from documented import BLOCKS, ROOT, commands
+from documented import DOCS, GUIDE, NOTEBOOK, PAGES, ROOT, blocks, commands
 
 from cmt.bundle.reader import open_bundle
+from cmt.calib_data.preprocessing import Preprocessing
+from cmt.checkpoints import load_model, to_public_layout
 from cmt.commands import main
-from cmt.commands.export import export_cli
+from cmt.commands.cmt_export import export_cli
+from cmt.commands.cmt_train import train_cli
+from cmt.export.options import ExportOptions
 from cmt.export.pipeline import Bundle
+from cmt.option import options_of
+from cmt.report.document import report_of
 from cmt.targets.registry import TARGETS
 
-README = (ROOT / "README.md").read_text()
+MOST_WORDS = 600
+"""Of a page of the guide: what is read in three minutes."""
 NEEDS_HARDWARE = 'console title="Needs a'
 BENCHMARK = "python benchmarks/"
 CPP = ("cmake ", "build/runtime/")
@@ -39,6 +49,10 @@ RUN_ELSEWHERE = (
     "cmt-export --target openvino --output features --img-size 192x256",
     # tests/measure/test_tune.py
     "cmt-export --target openvino --int8 --tune",
+    # tests/export/test_preflight.py
+    "cmt-export --target tensorrt --fp16 --int8 --dry-run",
+    # tests/export/test_pipeline.py
+    "cmt-export --target openvino --int8 --sensitivity",
     # tests/export/test_resume.py
     "cmt-export --target openvino --target tensorrt --int8 --qat 3",
     # the fixture `uint8_bundle`
@@ -56,11 +70,17 @@ MAKE = (
 KEYS = ("openssl ", "cmt-bench bundle --verify --trust key.pub.pem")
 
 
-def test_python_examples_run() -> None:
-    examples = [block for language, block in BLOCKS if language == "python"]
+def test_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(to_public_layout(load_model("ti", num_classes=3)), "flowers.pth")
+    examples = [block for language, block in blocks() if language == "python"]
     assert examples
     for example in examples:
-        exec(compile(example, "README.md", "exec"), {})
+        exec(compile(example, "example", "exec"), {})
+    flowers = load_model("ti", "flowers.safetensors")
+    assert json.loads(flowers.metadata["labels"]) == ["daisy", "rose", "tulip"]
+    prepared = Preprocessing.for_model((160, 160), flowers.metadata)
+    assert prepared == Preprocessing((160, 160), (182, 182), (0.5,) * 3, (0.5,) * 3)
 
 
 def run(command: str, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -129,7 +149,9 @@ def test_bundles_are_measured(
     shutil.copytree(openvino_bundle, tmp_path / "bundle")
     monkeypatch.chdir(tmp_path)
     assert run(f"{command} --seconds 0.1", monkeypatch) == 0
-    assert ("--verify" in command) is ("machines" not in open_bundle(tmp_path / "bundle").report)
+    assert ("--verify" in command) is (
+        "machines" not in report_of(open_bundle(tmp_path / "bundle"))
+    )
 
 
 @pytest.mark.parametrize("command", commands("cmt-report "))
@@ -153,20 +175,24 @@ def test_reports_are_compared(
 
 
 def test_networks_are_trained(
-    photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    shutil.copy(weights, tmp_path / "cmt_ti_imagenette.safetensors")
     shutil.copytree(photos, tmp_path / "photos")
     (tmp_path / "photos" / "red" / "broken.jpg").unlink()
     small = ["--data", "photos", "--val", "photos", "--schedule", "32:4:2"]
-    shown = commands("cmt-train ")
+    shown = commands("cmt-train ", pages=GUIDE)
     assert len(shown) == 2
     for command in shown:  # the second starts from what the first made
         words = shlex.split(command)
-        result = CliRunner().invoke(main, [*words[1:], *small], catch_exceptions=False)
+        result = CliRunner().invoke(train_cli, [*words[1:], *small], catch_exceptions=False)
         assert result.exit_code == 0
         assert (tmp_path / words[words.index("--out") + 1] / "cmt_ti.safetensors").is_file()
+
+
+@pytest.mark.parametrize("command", commands("cmt-train ", pages=NOTEBOOK))
+def test_trainings_are_accepted(command: str) -> None:
+    train_cli.make_context("cmt-train", shlex.split(command)[1:])
 
 
 def test_every_command_is_run_by_some_test_or_marked() -> None:
@@ -175,19 +201,55 @@ def test_every_command_is_run_by_some_test_or_marked() -> None:
     ci = (ROOT / ".ci" / "run").read_text()
     assert "make test" in ci
     assert "make docs" in ci
-    languages = {language for language, _ in BLOCKS if language.startswith("console")}
+    languages = {language for language, _ in blocks() if language.startswith("console")}
     assert all(one == "console" or one.startswith(NEEDS_HARDWARE) for one in languages)
 
 
 def test_the_cpp_example_is_the_one_that_is_built() -> None:
-    shown = [block for language, block in BLOCKS if language == "cpp"]
+    shown = [block for language, block in blocks() if language == "cpp"]
     assert shown == [(ROOT / "runtime" / "cpp" / "example" / "main.cpp").read_text()]
 
 
-def test_folders_of_the_layout_exist() -> None:
-    layout = README.split("## Layout")[1].split("```")[1]
-    for name in re.findall(r"^(\w+[/.]\w*)", layout, re.MULTILINE):
-        assert (ROOT / name).exists()
+@pytest.mark.parametrize("page", GUIDE, ids=lambda page: page.stem)
+def test_pages_of_the_guide_are_read_in_three_minutes_and_keep_no_diary(page: Path) -> None:
+    text = page.read_text()
+    assert len(text.split()) <= MOST_WORDS
+    assert re.findall(r"\b20\d\d-\d\d|#\d+\b|\bissue|not kept|session", text) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_files_that_pages_name_exist(page: Path) -> None:
+    named = re.findall(r"`(?:python )?([a-z_]+/[\w/]+\.(?:py|[ch]pp|toml|json))", page.read_text())
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    linked = re.findall(r"\]\((?!https:)([^)#]+)\)", (ROOT / "README.md").read_text())
+    assert linked
+    assert [name for name in linked if not (ROOT / name).exists()] == []
+
+
+def test_the_drawn_rooms_are_those_that_imports_are_held_to() -> None:
+    drawn = re.findall(r"^│ ([^│]+) │", (DOCS / "architecture.md").read_text(), re.MULTILINE)
+    held = (ROOT / "pyproject.toml").read_text().split("\nlayers = [")[1].split("]")[0]
+    rows = re.findall(r'"([^"]+)"', held)
+    assert [row.strip().split(", ") for row in drawn] == [row.split(" | ") for row in rows]
+
+
+def test_the_reference_has_every_option_and_public_name() -> None:
+    import reference_pages
+
+    page = reference_pages.commands_page()
+    for name, (place, _) in main.COMMANDS.items():
+        module, function = place.split(":")
+        section = page.split(f"## {name}\n")[1].split("\n## ")[0]
+        for parameter in getattr(import_module(module), function).params:
+            assert f"`{parameter.opts[0]}" in section or parameter.param_type_name == "argument"
+    python = reference_pages.python_page()
+    for name in ("cmt.load_model", "cmt.rewrite_for_inference", "cmt.export.export"):
+        assert f"\n## {name}\n" in python
+    for field in options_of(ExportOptions):
+        assert f"\n| `{field}` |" in python
 
 
 def test_the_documentation_builds_without_a_warning(tmp_path: Path) -> None:
@@ -196,4 +258,6 @@ def test_the_documentation_builds_without_a_warning(tmp_path: Path) -> None:
 
     # Strict: a page that is left out, a link or an anchor that leads nowhere is an error.
     mkdocs.build(load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path), strict=True))
-    assert (tmp_path / "quick_start.html").is_file()
+    assert (tmp_path / "guide" / "quick_start.html").is_file()
+    assert "--max-drop" in (tmp_path / "reference" / "commands.html").read_text()
+    assert list(tmp_path.rglob("*.py")) == []

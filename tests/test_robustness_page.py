@@ -26,6 +26,11 @@ def test_the_page_shows_the_stored_figures() -> None:
     assert sum(row["inputs"] for row in robustness.read_rows()) >= 1_000_000
 
 
+def test_the_tests_that_a_row_counts_exist() -> None:
+    root = Path(__file__).parents[1]
+    assert [name for name in robustness.TESTS if not (root / name).exists()] == []
+
+
 def test_rows_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(robustness, "DATA", tmp_path)
     robustness.add_row("b", ROW)

@@ -1,6 +1,6 @@
 """Cut the bundled calibration files out of Fashion-MNIST's training set, byte for byte.
 
-    python -m training.make_calibration_set fashion-mnist
+    python -m cmt.training.make_calibration_set fashion-mnist
 
 takes 1,024 training images, evenly from the classes, seed 0, and writes them as compressed
 IDX files; gzip carries no time stamp, so the files are the same every time.

@@ -57,8 +57,7 @@ def build_engine(
         archs: GPUs to build for, from `parse_archs`; TensorRT proper ignores them and builds
             for the GPU of this machine.
         task: shows the phases of the build.
-        batches: the least, usual and most images per inference, for a graph whose batch is a
-            symbol; None for one where it is fixed.
+        batches: the least, usual and most images of a graph whose batch is a symbol; None: fixed.
 
     Returns the manifest's fields: `built_with`, `built_for`, `onnx_sha256`, `gpu` and `driver`
     where the engine is for this machine's GPU, `seconds`, `workspace_bytes`, and `messages`, the
@@ -67,8 +66,7 @@ def build_engine(
     Raises InputError when TensorRT is missing, cannot read the graph, lacks GPU memory or has not
     what the settings ask for, GateError when the build fails.
     """
-    found = needed()
-    settings = settings or BuildSettings()
+    found, settings = needed(), settings or BuildSettings()
     trt = importlib.import_module(str(found.library))
     messages: list[str] = []
     logger = make_logger(trt, messages)
@@ -78,14 +76,11 @@ def build_engine(
         _refuse_impossible(found, builder, settings, batches)
         # The parser owns the weights that the network refers to, so it lives until the build ends.
         parser = trt.OnnxParser(network, logger)
-        problems = _parse(parser, onnx_path)
-        if problems:
-            raise InputError(f"TensorRT cannot read {onnx_path}: {'; '.join(problems)}")
+        _parse_all(parser, onnx_path)
         config = builder.create_builder_config()
         built_for = _select_gpus(trt, found, config, archs)
         timings = _configure(trt, found, config, settings)
-        if batches is not None:
-            config.add_optimization_profile(_make_profile(builder, network, batches))
+        _take_batches(builder, network, config, batches)
         on_gpu = _use_dla(trt, network, config, settings.dla)
         begin = time.perf_counter()
         if task is not None:
@@ -93,27 +88,37 @@ def build_engine(
         engine = builder.build_serialized_network(network, config)
     if engine is None:
         _explain_failure(f"{found.library} built no engine from {onnx_path}", messages)
-    if timings is not None:
-        with suppress(OSError):  # a cache that cannot be kept costs time, not the engine
-            _write(timings, config.get_timing_cache().serialize())
+    _keep_timings(timings, config)
     _write(out, engine)
-    info = {
+    dla = {"core": settings.dla, "layers": network.num_layers, "on_gpu": on_gpu}
+    return {
         "built_with": {found.library: found.version},
         "built_for": built_for,
         "onnx_sha256": sha256_file(onnx_path),
         "seconds": round(time.perf_counter() - begin, 2),
         "workspace_bytes": config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
         "messages": messages,
+        **_limits(found, settings, batches),
+        **({} if settings.dla is None else {"dla": dla}),
     }
+
+
+def _limits(
+    found: Availability, settings: BuildSettings, batches: tuple[int, int, int] | None
+) -> dict[str, Any]:
+    """Fields of the manifest that say what an engine takes and where it runs."""
+    limits: dict[str, Any] = {} if batches is None else {"batches": list(batches)}
     if found.library == "tensorrt" and found.gpu is not None:
-        info |= {"gpu": found.gpu.name, "driver": found.gpu.driver}
-    if batches is not None:
-        info["batches"] = list(batches)
+        limits |= {"gpu": found.gpu.name, "driver": found.gpu.driver}
     if settings.compatible:
-        info["compatible"] = list(settings.compatible)
-    if settings.dla is not None:
-        info["dla"] = {"core": settings.dla, "layers": network.num_layers, "on_gpu": on_gpu}
-    return info
+        limits["compatible"] = list(settings.compatible)
+    return limits
+
+
+def _parse_all(parser: Any, path: Path) -> None:
+    problems = _parse(parser, path)
+    if problems:
+        raise InputError(f"TensorRT cannot read {path}: {'; '.join(problems)}")
 
 
 def unsupported(onnx_path: Path) -> list[str]:
@@ -154,13 +159,17 @@ def _refuse_impossible(
         )
 
 
-def _make_profile(builder: Any, network: Any, batches: tuple[int, int, int]) -> Any:
+def _take_batches(
+    builder: Any, network: Any, config: Any, batches: tuple[int, int, int] | None
+) -> None:
+    if batches is None:
+        return
     source = network.get_input(0)
     image = tuple(source.shape)[1:]
     least, usual, most = ((batch, *image) for batch in batches)
     profile = builder.create_optimization_profile()
     profile.set_shape(source.name, least, usual, most)
-    return profile
+    config.add_optimization_profile(profile)
 
 
 def _use_dla(trt: Any, network: Any, config: Any, core: int | None) -> list[str]:
@@ -194,6 +203,12 @@ def _configure(trt: Any, found: Availability, config: Any, settings: BuildSettin
     cache = config.create_timing_cache(earlier) or config.create_timing_cache(b"")
     config.set_timing_cache(cache, ignore_mismatch=False)
     return path
+
+
+def _keep_timings(path: Path | None, config: Any) -> None:
+    if path is not None:
+        with suppress(OSError):  # a cache that cannot be kept costs time, not the engine
+            _write(path, config.get_timing_cache().serialize())
 
 
 def timing_cache_folder() -> Path:

@@ -24,7 +24,7 @@ from benchmarks.accuracy import (
     regressions,
     reviewed,
 )
-from benchmarks.tables import to_markdown
+from benchmarks.result_tables import to_markdown
 from cmt import load_model, rewrite_for_inference
 from cmt.calib_data.prepared import open_prepared, prepare
 from cmt.calib_data.preprocessing import Preprocessing
@@ -138,7 +138,7 @@ def test_the_published_tables_are_those_of_the_results_and_as_good_as_reviewed()
     published = json.loads((root / "docs" / "data" / "accuracy.json").read_text())
     assert published["sets"].keys() == reviewed().keys() - {"quick"}
     assert regressions(published, reviewed()) == []
-    page = (root / "docs" / "accuracy.md").read_text()
+    page = (root / "docs" / "notebook" / "accuracy.md").read_text()
     for name in published["sets"]:
         assert to_markdown(make_table(name, published)) in page
 

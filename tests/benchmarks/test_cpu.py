@@ -19,8 +19,8 @@ from rich.console import Console
 
 from benchmarks import contenders, cpu, where_time_goes
 from benchmarks.contenders import PEAK, Contender, int8_product
-from benchmarks.networks import CMT_TOP1, RIVAL_GROUPS, RIVALS
-from benchmarks.tables import make_tables, to_markdown, to_rich
+from benchmarks.other_networks import CMT_TOP1, RIVAL_GROUPS, RIVALS
+from benchmarks.result_tables import make_tables, to_markdown, to_rich
 from cmt.measure.statistics import paired_ratio
 from cmt.network import count_macs
 from cmt.targets.openvino import OPENVINO_SETTINGS
@@ -249,7 +249,7 @@ def published() -> dict[str, Any]:
 
 
 def test_the_published_tables_are_those_of_the_results(published: dict[str, Any]) -> None:
-    page = (DOCS / "cpu_results.md").read_text()
+    page = (DOCS / "notebook" / "cpu_results.md").read_text()
     for table in make_tables(published):
         assert to_markdown(table) in page
 

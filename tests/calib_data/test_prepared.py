@@ -69,6 +69,27 @@ def test_an_image_whose_metadata_trips_the_decoder_is_skipped(
     assert images.skipped == ["class/1.png: required argument is not an integer"]
 
 
+def test_what_could_not_be_read_is_said_with_its_first_names(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "in", 3)
+    for name in ("lost", "gone"):
+        (root / name).mkdir()
+        (root / name / "a.jpg").write_bytes(b"\xff\xd8\xffnothing")
+    for i in range(5):
+        exif = b"Exif\0\0broken"
+        Image.new("RGB", (8, 8)).save(root / "class" / f"x{i}.jpg", exif=exif)
+    images = prepared(FolderImages(root), tmp_path / "out")
+    assert len(images) == 8
+    assert list(images.lost_classes) == ["gone", "lost"]
+    skipped, lost, unturned = images.remarks("validation")
+    assert "2 validation image(s) could not be decoded" in skipped
+    assert "gone/a.jpg" in skipped
+    assert "2 class(es) could be decoded: gone, lost" in lost
+    assert "5 validation image(s) have EXIF data that cannot be read" in unturned
+    assert "class/x0.jpg, class/x1.jpg, class/x2.jpg and 2 more" in unturned
+    whole = prepared(FolderImages(make_folder(tmp_path / "whole", 2)), tmp_path / "other")
+    assert whole.remarks("validation") == []
+
+
 def test_a_source_without_a_readable_image_is_refused(tmp_path: Path) -> None:
     (tmp_path / "in" / "class").mkdir(parents=True)
     (tmp_path / "in" / "class" / "a.jpg").write_bytes(b"nothing")

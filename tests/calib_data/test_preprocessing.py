@@ -14,8 +14,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cmt import InputError
-from cmt.calib_data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, to_rgb
+from cmt.calib_data.preprocessing import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    INTERPOLATIONS,
+    Preprocessing,
+    to_rgb,
+)
 from cmt.calib_data.sources import FolderImages
+from cmt.variants import FAMILIES, FLYEGLE, Family
 
 RELEASE_SIZES = {160: 182, 192: 219, 224: 256, 256: 292}
 COLOUR = (200, 100, 50)
@@ -26,8 +33,10 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def release_rule(image: Image.Image, size: int) -> np.ndarray:
-    """Resize(shorter side, bicubic) and CenterCrop as the release's torchvision does them."""
+def release_rule(
+    image: Image.Image, size: int, filter: Image.Resampling = Image.Resampling.BICUBIC
+) -> np.ndarray:
+    """Resize(shorter side, filter) and CenterCrop as the release's torchvision does them."""
     shorter = int(256 / 224 * size)
     width, height = image.size
     if width <= height:
@@ -36,8 +45,7 @@ def release_rule(image: Image.Image, size: int) -> np.ndarray:
         width, height = int(shorter * width / height), shorter
     left, top = round((width - size) / 2.0), round((height - size) / 2.0)
     # The Pillow of its time always changed the width first; later ones choose by the shape.
-    bicubic = Image.Resampling.BICUBIC
-    resized = image.resize((width, image.height), bicubic).resize((width, height), bicubic)
+    resized = image.resize((width, image.height), filter).resize((width, height), filter)
     return np.asarray(resized.crop((left, top, left + size, top + size)))
 
 
@@ -57,6 +65,29 @@ def test_pixels_are_those_of_the_releases_transforms(width: int, height: int, si
     image = noise(width, height)
     mine = Preprocessing.for_model((size, size), {}).apply(image)
     np.testing.assert_array_equal(mine, release_rule(image, size))
+
+
+@settings(max_examples=20, deadline=None)
+@given(width=st.integers(20, 400), height=st.integers(20, 400), size=st.sampled_from([160, 224]))
+def test_flyegles_images_are_resized_as_its_own_evaluation_does(
+    width: int, height: int, size: int
+) -> None:
+    image = noise(width, height)
+    mine = Preprocessing.for_model((size, size), {}, FLYEGLE).apply(image)
+    np.testing.assert_array_equal(mine, release_rule(image, size, Image.Resampling.BILINEAR))
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_the_weights_own_interpolation_goes_before_the_familys(family: Family) -> None:
+    assert INTERPOLATIONS == ("bicubic", "bilinear")
+    for name in INTERPOLATIONS:
+        prepare = Preprocessing.for_model((32, 32), {"interpolation": name}, family)
+        assert prepare.interpolation == name
+        assert prepare.describe(1)["resize"]["filter"] == f"pillow-{name}"
+        assert Preprocessing.from_description(prepare.describe(1)) == prepare
+        more = Preprocessing.for_model((32, 32), {"interpolation": f"{name}, antialias (torch)"})
+        assert more.interpolation == name
+    assert Preprocessing.for_model((32, 32), {}, family).interpolation == family.interpolation
 
 
 def test_resized_width_is_rounded_down_exactly() -> None:
@@ -159,10 +190,10 @@ def test_palette_with_transparency(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     image.save(tmp_path / "images" / "p.png", transparency=1)
     source = FolderImages(tmp_path / "images")
-    loaded = source.load(0)
-    assert loaded.mode == "P"
-    assert "transparency" in loaded.info
-    assert (np.asarray(to_rgb(loaded)) == COLOUR).all()
+    assert (np.asarray(to_rgb(source.load(0))) == COLOUR).all()
+    with Image.open(tmp_path / "images" / "p.png") as opened:
+        assert "transparency" in opened.info
+        assert (np.asarray(to_rgb(opened)) == COLOUR).all()
 
 
 def stored_as(upright: np.ndarray, orientation: int) -> np.ndarray:
@@ -253,6 +284,11 @@ def test_metadata_resize_scales_with_another_input_size() -> None:
         {"resize": "178", "image_size": "-160"},
         {"resize": "-178", "image_size": "-160"},
         {"resize": "150", "image_size": "160"},
+        {"interpolation": "nearest"},
+        {"interpolation": "Bicubic"},
+        {"interpolation": "bicubic-ish"},
+        {"interpolation": ", bicubic"},
+        {"interpolation": ""},
         {"mean": "0.5"},
         {"mean": "[0.5, 0.5]"},
         {"mean": "[0.5, 0.5, null]"},
@@ -291,6 +327,18 @@ def test_description_says_what_is_done() -> None:
     assert described["std"] == list(IMAGENET_STD)
     assert described["shape"] == [4, 3, 192, 256]
     assert Preprocessing.from_description(described) == prepare
+
+
+@pytest.mark.parametrize("aspect", [1, 2, 64])
+def test_a_described_longest_aspect_is_the_one_that_cuts(aspect: int) -> None:
+    prepare = Preprocessing((32, 96), (32, 96), longest_aspect=aspect)
+    pixels = np.zeros((10, 600, 3), np.uint8)
+    pixels[:, 295:305] = 255
+    image = Image.fromarray(pixels)
+    again = Preprocessing.from_description(prepare.describe(1))
+    assert again == prepare
+    np.testing.assert_array_equal(again.apply(image), prepare.apply(image))
+    assert (prepare.apply(image).mean() > 200) == (aspect == 1)
 
 
 def test_files_that_normalise_inside_are_fed_pixels() -> None:

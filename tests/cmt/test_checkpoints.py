@@ -2,85 +2,30 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
-import datetime
-import fractions
-import json
-import pickle
-import resource
-import struct
-import types
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from checkpoint_files import assert_holds, official_checkpoint, refusal, saved
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cmt import FAMILIES, InputError, load_model
+from cmt import FAMILIES, load_model
 from cmt.checkpoints import (
     detect_classes,
     detect_family,
     detect_size,
     detect_variant,
-    read,
-    to_public_layout,
 )
+from cmt.layouts import to_public_layout
 from cmt.network import CMT, build
 from cmt.variants import HEADS
+from cmt.weight_files import read
 
 State = dict[str, Tensor]
 MakeTiny = Callable[..., CMT]
-
-
-@pytest.fixture
-def state(make_tiny: MakeTiny) -> State:
-    """A tiny official checkpoint: size 64, 5 classes."""
-    return to_public_layout(make_tiny("official"))
-
-
-@pytest.fixture
-def flyegle_state(make_tiny: MakeTiny) -> State:
-    """A tiny FlyEgle checkpoint: size 64, 5 classes."""
-    return to_public_layout(make_tiny("flyegle"))
-
-
-def saved(content: object, folder: Path) -> Path:
-    torch.save(content, folder / "weights.pth")
-    return folder / "weights.pth"
-
-
-def refusal(weights: Path, variant: str = "tiny", **options: Any) -> str:
-    """The one-line message with which the weights are refused."""
-    with pytest.raises(InputError) as caught:
-        load_model(variant, weights, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
-def assert_holds(model: CMT, state: State) -> None:
-    loaded = to_public_layout(model)
-    assert loaded.keys() == state.keys()
-    assert all(torch.equal(loaded[key], value) for key, value in state.items())
-
-
-def official_checkpoint(state: State, **more: object) -> dict[str, object]:
-    """What the authors' training script writes, but for what `more` says."""
-    args = argparse.Namespace(model="cmt_ti", lr=6e-4, input_size=160, data_path="/imagenet")
-    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))])
-    return {
-        "model": state,
-        "optimizer": optimizer.state_dict(),
-        "lr_scheduler": {"base_values": [6e-4], "t_in_epochs": True},
-        "epoch": 299,
-        "args": args,
-        **more,
-    }
 
 
 # Containers
@@ -173,13 +118,15 @@ def test_family_variant_size_and_classes_are_detected(
     family: str, size: int, classes: int, make_tiny: MakeTiny, tmp_path: Path
 ) -> None:
     path = saved(to_public_layout(make_tiny(family, size, classes)), tmp_path)
-    state, metadata = read(path)
+    weights = read(path)
+    state = weights.state
     found = detect_family(state)
     assert found.name == family
     assert detect_variant(state, found) == "tiny"
     assert detect_size(state, found) == size
     assert detect_classes(state, found) == classes
-    assert metadata == {}
+    assert weights.metadata == {}
+    assert weights.notes == []
     model = load_model("tiny", path)
     assert (model.img_size, model.num_classes) == ((size, size), classes)
 
@@ -301,180 +248,6 @@ def test_another_networks_weights_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [[1, 2], {}, {"model": None}, "text", torch.zeros(3)])
 def test_a_file_without_state_dict_is_refused(content: object, tmp_path: Path) -> None:
     assert "no state dict" in refusal(saved(content, tmp_path), "ti")
-
-
-# Damaged and dangerous files
-
-
-@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
-def test_a_missing_file_is_refused(name: str, tmp_path: Path) -> None:
-    assert f"no weights at {tmp_path / name}" in refusal(tmp_path / name, "ti")
-
-
-@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
-def test_a_folder_is_refused(name: str, tmp_path: Path) -> None:
-    (tmp_path / name).mkdir()
-    assert str(tmp_path / name) in refusal(tmp_path / name, "ti")
-
-
-@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
-def test_an_empty_file_is_refused(name: str, tmp_path: Path) -> None:
-    (tmp_path / name).touch()
-    assert "is empty" in refusal(tmp_path / name, "ti")
-
-
-@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
-@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
-def test_a_truncated_file_is_refused(name: str, share: float, state: State, tmp_path: Path) -> None:
-    path = tmp_path / name
-    if path.suffix == ".pth":
-        torch.save(state, path)
-    else:
-        save_file(state, path)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(len(content) * share)])
-    assert "damaged" in refusal(path)
-
-
-@pytest.mark.parametrize("name", ["w.pth", "w.safetensors", "w"])
-@pytest.mark.parametrize("text", ["<!DOCTYPE html>\n<html>\n", "version https://git-lfs\noid 1\n"])
-def test_a_text_file_is_refused(name: str, text: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_text(text)
-    assert "damaged" in refusal(tmp_path / name, "ti")
-
-
-class Bomb:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[str, str]]:
-        return open, (str(self.target), "w")
-
-
-@pytest.mark.parametrize("place", ["args", "model", "alone"])
-def test_code_in_a_checkpoint_is_refused_and_not_run(
-    place: str, state: State, tmp_path: Path
-) -> None:
-    target = tmp_path / "created"
-    bomb = Bomb(target)
-    pickle.loads(pickle.dumps(bomb)).close()
-    assert target.exists(), "the bomb must work where nothing stops it"
-    target.unlink()
-    content = bomb if place == "alone" else official_checkpoint(state, **{place: bomb})
-    assert "could run code" in refusal(saved(content, tmp_path))
-    assert not target.exists()
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        types.SimpleNamespace(lr=1),
-        fractions.Fraction(1, 2),
-        datetime.date(2022, 6, 1),
-        Path("weights"),
-        torch.nn.Linear(1, 1),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_no_other_class_than_namespace_is_let_in(
-    value: object, state: State, tmp_path: Path
-) -> None:
-    assert "could run code" in refusal(saved(official_checkpoint(state, args=value), tmp_path))
-
-
-def test_the_allow_list_is_namespace_alone_and_only_while_reading(
-    state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = set(torch.serialization.get_safe_globals())
-    seen: list[Any] = []
-    load = torch.load
-
-    def observed(*args: Any, **options: Any) -> object:
-        seen.extend(torch.serialization.get_safe_globals())
-        assert options["weights_only"] is True
-        return load(*args, **options)
-
-    monkeypatch.setattr(torch, "load", observed)
-    read(saved(official_checkpoint(state), tmp_path))
-    assert set(seen) - before == {argparse.Namespace}
-    assert set(torch.serialization.get_safe_globals()) == before
-
-
-# Files that claim more than they hold
-
-
-def claiming(header: object, body: bytes, path: Path) -> Path:
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + body)
-    return path
-
-
-@pytest.mark.parametrize(
-    ("header", "body"),
-    [
-        ({"a": {"dtype": "F32", "shape": [2**31, 2], "data_offsets": [0, 2**34]}}, b"1234"),
-        ({"a": {"dtype": "F32", "shape": [2**63, 4], "data_offsets": [0, 4]}}, b"1234"),
-        ({"a": {"dtype": "F32", "shape": [2], "data_offsets": [4, 0]}}, b"1234"),
-        ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, b"12345678"),
-        ({"a": {"dtype": "F33", "shape": [1], "data_offsets": [0, 4]}}, b"1234"),
-        ({"__metadata__": {"a": 1}}, b""),
-        (b"[" * 100_000, b""),
-        (b"\xff\xfe", b""),
-    ],
-)
-def test_safetensors_with_a_lying_header_are_refused(
-    header: object, body: bytes, tmp_path: Path
-) -> None:
-    assert "damaged" in refusal(claiming(header, body, tmp_path / "w.safetensors"), "ti")
-
-
-def test_a_safetensors_header_of_ten_gigabytes_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", 10 * 2**30) + b"{}")
-    assert "damaged" in refusal(tmp_path / "w.safetensors", "ti")
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_one_number_that_stands_for_ten_trillion_is_refused(
-    dtype: torch.dtype, state: State, tmp_path: Path
-) -> None:
-    state["head.bias"] = torch.zeros(1, dtype=dtype).expand(10**13)
-    assert "'head.bias' is larger than the file" in refusal(saved(state, tmp_path))
-
-
-def test_a_compressed_archive_is_refused_unread(state: State, tmp_path: Path) -> None:
-    state["head.bias"] = torch.zeros(10_000_000)
-    with (
-        zipfile.ZipFile(saved(state, tmp_path)) as stored,
-        zipfile.ZipFile(tmp_path / "w.pth", "w", zipfile.ZIP_DEFLATED) as packed,
-    ):
-        for entry in stored.infolist():
-            packed.writestr(entry.filename, stored.read(entry))
-    assert (tmp_path / "w.pth").stat().st_size < 1_000_000
-    assert "claims to hold 40," in refusal(tmp_path / "w.pth")
-
-
-def test_an_old_file_that_claims_ten_gigabytes_is_refused(state: State, tmp_path: Path) -> None:
-    path = tmp_path / "old.pth"
-    torch.save({"a": torch.zeros(0x1234)}, path, _use_new_zipfile_serialization=False)
-    content = path.read_bytes()
-    assert content.count(b"M\x34\x12") >= 1  # the number of elements in the pickle
-    path.write_bytes(content.replace(b"M\x34\x12", b"J\x00\x00\x00\x70"))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert "damaged" in refusal(path)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # kilobytes
-
-
-@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
-@pytest.mark.parametrize("kind", ["sparse", "csr", "meta"])
-def test_tensors_without_plain_values_are_refused(kind: str, state: State, tmp_path: Path) -> None:
-    state["head.bias"] = {
-        "sparse": torch.eye(5).to_sparse(),
-        "csr": torch.eye(5).to_sparse_csr(),
-        "meta": torch.empty(5, device="meta"),
-    }[kind]
-    assert "'head.bias' has no plain values" in refusal(saved(state, tmp_path))
 
 
 def test_all_eight_layouts_are_told_apart() -> None:

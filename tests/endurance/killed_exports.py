@@ -188,7 +188,7 @@ def _kill_until_the_end(
 
 
 def write_row(counts: dict[str, int], arguments: argparse.Namespace) -> None:
-    """The row of docs/robustness.md, after each run that ended."""
+    """The row of docs/notebook/robustness.md, after each run that ended."""
     if arguments.out is None:
         return
     row = {

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from benchmarks.hard_cases import scale_stage_ends
 from cmt.checkpoints import to_public_layout
 from cmt.errors import GateError
-from cmt.export import calibration, file_maker, gate, pipeline
+from cmt.export import calibration, file_maker, gate
 from cmt.export import export as run_export
 from cmt.export.calibration import FITTED
 from cmt.export.pipeline import Bundle
@@ -29,7 +29,6 @@ from cmt.quantize import activation
 from cmt.quantize.activation import fit_activations
 from cmt.quantize.sensitivity import worst_first
 from cmt.rewrite import InferenceCMT
-from cmt.targets.machine import describe
 from cmt.targets.registry import TARGETS
 from cmt.variants import VARIANTS
 
@@ -271,17 +270,3 @@ def test_fp16_falls_back_to_islands_of_fp32(export_tiny: Callable[..., Bundle]) 
     tried = entry["points"][1]
     assert len(tried["float"]) == 1
     assert tried["bytes"] > entry["points"][0]["bytes"]
-
-
-@pytest.mark.parametrize(("flags", "warned"), [(["avx2"], 1), (["avx2", "avx_vnni"], 0)])
-def test_a_cpu_that_cuts_off_sums_of_8_bit_products_is_named(
-    export_tiny: Callable[..., Bundle],
-    monkeypatch: pytest.MonkeyPatch,
-    flags: list[str],
-    warned: int,
-) -> None:
-    cpu = {**describe(seed=0), "cpu_flags": flags}
-    monkeypatch.setattr(pipeline, "describe", lambda _: cpu)
-    report = export_tiny("onnxruntime", max_drop=100.0, gate_minutes=0.0).report
-    lines = [line for line in report["warnings"] if "onnxruntime/int8 may answer better" in line]
-    assert len(lines) == warned

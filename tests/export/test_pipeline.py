@@ -157,6 +157,7 @@ def test_the_undecodable_image_is_counted_and_warned_about(bundle: Bundle) -> No
     images = bundle.report["images"]
     assert (images["validation"], images["validation_skipped"]) == (20, 1)
     assert (images["calibration"], images["calibration_skipped"]) == (20, 1)
+    assert (images["validation_left_out"], images["calibration_left_out"]) == (0, 0)
     assert any("broken.jpg" in warning for warning in bundle.report["warnings"])
 
 

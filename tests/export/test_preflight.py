@@ -13,7 +13,7 @@ from cmt.errors import InputError
 from cmt.export import preflight
 from cmt.export.options import ExportOptions
 from cmt.network import count_macs
-from cmt.quantize.recipe import RECIPE
+from cmt.quantize.recipe import ROLES
 from cmt.targets import registry
 from cmt.targets.registry import TARGETS
 from cmt.variants import Variant
@@ -43,9 +43,11 @@ def test_layers_add_up_to_the_networks_products_but_attentions() -> None:
 
 
 def test_the_documented_dry_run_gives_the_recipes_reasons() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "tensorrt.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "notebook" / "tensorrt.md").read_text(
+        encoding="utf-8"
+    )
     said = dict(re.findall(r"^- float: (.+?) \(\d+, .*?\): (.+)$", text, re.MULTILINE))
-    assert said == {role.name: role.reason for role in RECIPE if role.name in said}
+    assert said == {role.name: role.reason for role in ROLES if role.name in said}
     assert "reduction" in said
 
 
@@ -70,7 +72,7 @@ def test_a_dry_run_fine_tunes_nothing_and_looks_at_where_the_bundle_would_go(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("fine-tuning")
 
-    monkeypatch.setattr("cmt.export.fine_tuning.train_epoch", refuse)
+    monkeypatch.setattr("cmt.export.epochs.train_epoch", refuse)
     few = dataclasses.replace(options, targets=("onnxruntime",), precisions=("int8",), qat=1)
     assert "onnxruntime/int8: the parser reads the whole graph" in preflight.preflight(few)
     (few.bundle / "something").mkdir(parents=True)

@@ -21,7 +21,7 @@ WATCH = """
 OURS = """
     from pathlib import Path
 
-    from export.openvino import build_ir
+    from cmt.targets.openvino import build_ir
     from cmt.targets.onnxruntime import load_onnxruntime
     from cmt.targets.openvino import load_openvino
 

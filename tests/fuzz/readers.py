@@ -70,18 +70,19 @@ def read_checkpoint(data: bytes) -> None:
 def _read_weights(data: bytes, path: Path) -> None:
     import torch  # here, for the other readers start in a tenth of the time
 
-    from cmt import checkpoints
+    from cmt import checkpoints, weight_files
 
     path.write_bytes(data)
-    state, metadata = checkpoints.read(path)
+    weights = weight_files.read(path)
+    state, metadata = weights.state, weights.metadata
     for value in state.values():
         assert value.dtype is torch.int64 or torch.isfinite(value).all()
     # Double the size at most: half precision becomes single.
     assert sum(value.nbytes for value in state.values()) <= 4 * len(data)
     assert all(isinstance(text, str) for text in metadata.values())
-    with suppress(InputError):
-        Preprocessing.for_model((32, 32), metadata)
     family = checkpoints.detect_family(state)
+    with suppress(InputError):
+        Preprocessing.for_model((32, 32), metadata, family)
     assert checkpoints.detect_variant(state, family) in VARIANTS
     checkpoints.detect_classes(state, family)
     checkpoints.detect_size(state, family)

@@ -59,7 +59,7 @@ def test_the_slower_graph_is_measured_as_slower(graphs: dict[str, Path]) -> None
 def test_a_users_own_module_of_the_same_name_is_not_imported(
     graphs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "measure.py").write_text("raise RuntimeError('not yours')")
+    (tmp_path / "cmt.py").write_text("raise RuntimeError('not yours')")
     monkeypatch.chdir(tmp_path)
     files = {"short": ("onnxruntime", graphs["short"])}
     assert measure_alternately(files, BATCH, 1, 0.01, lambda _: None)["short"].rounds
@@ -78,7 +78,7 @@ def test_a_file_that_cannot_be_loaded_is_named_with_the_cause(
 def test_a_worker_that_the_system_kills_is_named(graphs: dict[str, Path]) -> None:
     def kill(_: int) -> None:
         for child in psutil.Process().children():
-            if "measure.worker" in child.cmdline():
+            if "cmt.measure.worker" in child.cmdline():
                 child.kill()
 
     files = {"short": ("onnxruntime", graphs["short"])}
@@ -110,7 +110,7 @@ def test_a_killed_process_leaves_no_temporary_file_and_no_worker(
         from pathlib import Path
         import numpy as np
         import psutil
-        from measure.latency import measure_alternately
+        from cmt.measure.latency import measure_alternately
 
         def die(_):
             print(psutil.Process().children()[0].pid, flush=True)
@@ -147,4 +147,4 @@ def test_no_worker_outlives_an_interruption(graphs: dict[str, Path]) -> None:
         if f" {os.getpid()} " in path.read_text().rsplit(")", 1)[1][:20]
     ]
     commands = [(Path("/proc") / pid / "cmdline").read_bytes() for pid in children]
-    assert not [command for command in commands if b"measure.worker" in command]
+    assert not [command for command in commands if b"cmt.measure.worker" in command]

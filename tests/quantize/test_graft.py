@@ -14,7 +14,7 @@ import torch
 from cmt.export.onnx_graph import export_onnx, simplify_onnx
 from cmt.network import CMT
 from cmt.quantize.activation import fit_activations
-from cmt.quantize.graft import goes_back, restore_gelu, stand_ins
+from cmt.quantize.graft import fitted_units, goes_back, restore_gelu
 from cmt.rewrite import rewrite_for_inference
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 3, 64, 64)).astype(np.float32)
@@ -45,7 +45,7 @@ def test_with_all_stages_restored_the_exact_network_answers(
     graphs: tuple[onnx.ModelProto, onnx.ModelProto],
 ) -> None:
     fitted, exact = graphs
-    units = stand_ins(fitted)
+    units = fitted_units(fitted)
     assert units == [f"stand-ins, stage {i}" for i in (1, 2, 3, 4)]
     expected = run(exact)
     scale = np.abs(expected).max()
@@ -53,7 +53,7 @@ def test_with_all_stages_restored_the_exact_network_answers(
     np.testing.assert_allclose(run(restore_gelu(fitted, exact, units)), expected, atol=1e-5 * scale)
 
 
-def test_one_stage_is_restored_and_the_others_keep_their_stand_ins(
+def test_one_stage_is_restored_and_the_others_keep_their_fitted_activations(
     graphs: tuple[onnx.ModelProto, onnx.ModelProto],
 ) -> None:
     fitted, exact = graphs

@@ -10,6 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = {"plain": "build/runtime", "sanitized": "build/sanitized"}
+STUBS = Path(__file__).with_name("stubs")
 HEADERS = "#include <cstdio>\n#include <jpeglib.h>\n#include <png.h>\n#include <openssl/evp.h>\n"
 
 
@@ -52,12 +55,82 @@ def runtime(
 def _build(name: str) -> None:
     # The environment that the tests run in stands for the one that make would set up.
     variables = [f"BIN={Path(sys.executable).parent}", "INSTALLED=", f"RUNTIME={FOLDERS[name]}"]
+    options = "-DCMT_WERROR=ON"
     if name == "sanitized":
         # -O1 compiles in half the time and checks the same accesses.
-        variables.append(
-            "RUNTIME_OPTIONS=-DCMT_SANITIZERS=address,undefined -DCMAKE_BUILD_TYPE=None "
-            "'-DCMAKE_CXX_FLAGS=-O1 -g1'"
-        )
-    command = ["make", "--silent", "runtime", *variables]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
+        options += " -DCMT_SANITIZERS=address,undefined -DCMAKE_BUILD_TYPE=None"
+        options += " '-DCMAKE_CXX_FLAGS=-O1 -g1'"
+    run_checked("make", "--silent", "runtime", *variables, f"RUNTIME_OPTIONS={options}")
+
+
+def run_checked(*command: str | Path) -> str:
+    """Runs a command, which must succeed; returns all that it said."""
+    result = subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout
+    return result.stdout
+
+
+@pytest.fixture(scope="session")
+def configure() -> Callable[..., str]:
+    """`configure(build, *options)`: what CMake says to runtime/cpp, every warning an error."""
+    reason = missing_tools()
+    if reason is not None:
+        pytest.skip(reason)
+    return _configure
+
+
+def _configure(build: Path, *options: str) -> str:
+    json_headers = Path(sysconfig.get_path("purelib")) / "nlohmann_json" / "include"
+    common = ("-DCMT_WERROR=ON", "-DCMAKE_BUILD_TYPE=None", f"-DCMT_JSON_INCLUDE={json_headers}")
+    source = ROOT / "runtime" / "cpp"
+    return " ".join(run_checked("cmake", "-S", source, "-B", build, *common, *options).split())
+
+
+def stub_libraries(folder: Path) -> None:
+    """The TensorRT and CUDA of `stubs`, with their headers, as one release in `folder`."""
+    for headers in (STUBS / "tensorrt10" / "include", STUBS / "cuda" / "include"):
+        shutil.copytree(headers, folder / "include", dirs_exist_ok=True)
+    (folder / "lib").mkdir()
+    for library in ("nvinfer", "cudart"):
+        out = folder / "lib" / f"lib{library}.so"
+        include = f"-I{folder / 'include'}"
+        run_checked("c++", "-std=c++17", "-shared", "-fPIC", include, STUBS / "stub.cpp", "-o", out)
+
+
+@pytest.fixture(scope="session")
+def tensorrt_runtime(made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    """The build folder of runtime/cpp with TensorRT alone, a stand-in of it; tools included."""
+    reason = missing_tools()
+    if reason is not None:
+        pytest.skip(reason)
+    return made_once("tensorrt-runtime", _build_with_stubs)
+
+
+def _build_with_stubs(folder: Path) -> None:
+    stub_libraries(folder / "stubs")
+    others = ("-DCMT_OPENVINO=OFF", "-DCMT_ONNXRUNTIME=OFF")
+    roots = (f"-DCMT_TENSORRT_ROOT={folder / 'stubs'}", f"-DCMT_CUDA_ROOT={folder / 'stubs'}")
+    _configure(folder, *others, "-DCMT_TENSORRT=ON", *roots)
+    run_checked("cmake", "--build", folder, "--parallel", "2")
+
+
+@pytest.fixture(scope="session")
+def library() -> Callable[[Path], Path]:
+    """`library(build)`: the library alone, built in a configured folder."""
+
+    def make(build: Path) -> Path:
+        run_checked("cmake", "--build", build, "--parallel", "2", "--target", "cmt_runtime")
+        return build / "libcmt_runtime.a"
+
+    return make
+
+
+@pytest.fixture
+def stored_bundle(tmp_path: Path) -> Path:
+    """A small bundle of an earlier release with OpenVINO's and ONNX Runtime's INT8; to change."""
+    archive = Path(__file__).parents[1] / "reference" / "bundles" / "schema_1.zip"
+    with zipfile.ZipFile(archive) as content:
+        content.extractall(tmp_path / "stored")
+    return tmp_path / "stored"

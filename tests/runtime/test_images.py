@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import io
+import os
+import resource
+import struct
 import subprocess
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
+from alike import InCpp, corpus, in_python
+from image_mutations import (
+    add_metadata,
+    join_png,
+    mutate,
+    random_exif,
+    random_xmp,
+    seeds,
+    segment,
+    split_jpeg,
+    split_png,
+)
 from PIL import Image, PngImagePlugin
 
-from cmt.calib_data.preprocessing import Preprocessing
+from cmt.calib_data.preprocessing import INTERPOLATIONS, Preprocessing
 from cmt.calib_data.sources import FolderImages
 
 Prepare = Callable[..., list[np.ndarray | str]]
@@ -24,12 +40,15 @@ def prepare(runtime: Path, tmp_path: Path) -> Prepare:
     """`prepare(paths, size, box)`: what C++ makes of each file, or why it cannot."""
 
     def run(
-        paths: list[Path], size: tuple[int, int] = SIZE, box: tuple[int, int] = BOX
+        paths: list[Path],
+        size: tuple[int, int] = SIZE,
+        box: tuple[int, int] = BOX,
+        interpolation: str = "bicubic",
     ) -> list[np.ndarray | str]:
         out = tmp_path / "pixels.bin"
         numbers = [*size, *box, 64, 1]
         result = subprocess.run(
-            [runtime / "tests" / "prepare_images", *map(str, numbers), out],
+            [runtime / "tests" / "prepare_images", *map(str, numbers), out, interpolation],
             input="".join(f"{path}\n" for path in paths),
             capture_output=True,
             text=True,
@@ -44,7 +63,7 @@ def prepare(runtime: Path, tmp_path: Path) -> Prepare:
 
 def check(prepare: Prepare, paths: list[Path], preprocessing: Preprocessing | None = None) -> None:
     preprocessing = preprocessing or Preprocessing(SIZE, BOX)
-    prepared = prepare(paths, preprocessing.size, preprocessing.resize)
+    prepared = prepare(paths, preprocessing.size, preprocessing.resize, preprocessing.interpolation)
     assert len(prepared) == len(paths)
     for path, pixels in zip(paths, prepared, strict=True):
         with Image.open(path) as image:
@@ -62,7 +81,10 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 
 
-def test_any_size_is_resized_as_pillow_does(prepare: Prepare, tmp_path: Path) -> None:
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_any_size_is_resized_as_pillow_does(
+    interpolation: str, prepare: Prepare, tmp_path: Path
+) -> None:
     rng = np.random.default_rng(1)
     sizes = [(1, 1), (1, 200), (200, 1), (3, 3000), (3000, 3), (52, 40), (48, 32), (40, 52)]
     sizes += [
@@ -80,7 +102,7 @@ def test_any_size_is_resized_as_pillow_does(prepare: Prepare, tmp_path: Path) ->
     for i, (width, height) in enumerate(sizes):
         paths.append(tmp_path / f"{i}-{width}x{height}.png")
         picture(int(width), int(height), i).save(paths[-1])
-    check(prepare, paths)
+    check(prepare, paths, Preprocessing(SIZE, BOX, interpolation=interpolation))
 
 
 @pytest.mark.parametrize(
@@ -197,3 +219,133 @@ def test_photos_are_prepared_alike(prepare: Prepare, shared: Path) -> None:
     folder = shared / "data" / "imagenette" / "val"
     paths = [folder / photos.key(i) for i in range(0, len(photos), 80)]
     check(prepare, paths, Preprocessing((160, 160), (178, 178)))
+
+
+# The same answer to damaged files: the upright pixels, or a refusal
+
+
+@pytest.fixture
+def in_cpp(runtime: Path) -> Iterator[InCpp]:
+    program = InCpp(runtime / "tests" / "decode_images")
+    yield program
+    program.close()
+
+
+def check_alike(in_cpp: InCpp, content: bytes) -> int:
+    """The status of the answer that both give."""
+    python, cpp = in_python(content), in_cpp(content)
+    assert python.like(cpp), (content, python, cpp)
+    return python.status
+
+
+def test_the_corpus_is_answered_alike(in_cpp: InCpp) -> None:
+    statuses = {check_alike(in_cpp, content) for content in (seeds() | corpus()).values()}
+    assert statuses == {0, 1, 2}
+
+
+def test_files_that_are_nearly_right_are_answered_alike(in_cpp: InCpp) -> None:
+    rng, pool = Random(7), list(seeds().values())
+    statuses = [check_alike(in_cpp, mutate(rng.choice(pool), rng)) for _ in range(1500)]
+    assert min(statuses.count(status) for status in (0, 1, 2)) >= 20
+
+
+@pytest.mark.parametrize("name", ["exif.jpg", "xmp.jpg", "exif.png", "text.png"])
+def test_no_exif_header_costs_an_image_and_all_are_read_alike(in_cpp: InCpp, name: str) -> None:
+    rng, plain = Random(name), seeds()[name]
+    statuses = []
+    for _ in range(300):
+        exif, xmp = random_exif(rng), random_xmp(rng)
+        if name.endswith("jpg"):
+            said = [segment(0xE1, b"Exif\0\0" + exif)]
+            said += [segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + xmp)] * rng.randint(0, 1)
+            rest = [part for part in split_jpeg(plain) if part[1] not in (0xE0, 0xE1)]
+            jfif = split_jpeg(plain)[:1] * rng.randint(0, 1)
+            content = b"\xff\xd8" + b"".join([*jfif, *said, *rest]) + b"\xff\xd9"
+        else:
+            rest = [c for c in split_png(plain) if c[0] not in (b"eXIf", b"iTXt", b"zTXt")]
+            text = (b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + xmp)
+            content = join_png([rest[0], (b"eXIf", exif), text, *rest[1:]])
+        statuses.append(check_alike(in_cpp, content))
+    assert 0 not in statuses
+    assert statuses.count(2) > 30
+
+
+def test_what_is_said_of_an_image_costs_none(in_cpp: InCpp) -> None:
+    rng = Random(3)
+    for name, content in seeds().items():
+        if name.endswith("png") and "text" not in name:
+            for _ in range(20):
+                check_alike(in_cpp, add_metadata(content, rng))
+
+
+@pytest.mark.parametrize("name", [name for name in seeds() if name.endswith("png")])
+def test_each_wrong_checksum_and_each_cut_of_a_png_is_refused_by_both(
+    in_cpp: InCpp, name: str
+) -> None:
+    content = seeds()[name]
+    chunks = split_png(content)
+    assert check_alike(in_cpp, content) == 1
+    assert check_alike(in_cpp, content + b"rest") == 1
+    for i in range(len(chunks)):
+        assert check_alike(in_cpp, join_png(chunks, wrong=i)) == 0
+    for cut in range(1, 20):
+        assert check_alike(in_cpp, content[:-cut]) == 0
+
+
+@pytest.mark.parametrize("bits", [None, 7, 8, 10, 12, 15, 16])
+@pytest.mark.parametrize("most", [255, 1023, 4095, 16_383, 16_384, 65_535])
+def test_sixteen_bits_are_scaled_alike(in_cpp: InCpp, bits: int | None, most: int) -> None:
+    for colour, channels in ((0, 1), (2, 3), (4, 2), (6, 4)):
+        values = np.linspace(most, 0, 6 * channels * 4).round().reshape(4, -1).astype(">u2")
+        chunks = [] if bits is None else [(b"sBIT", bytes([bits] * channels))]
+        content = png(6, 16, colour, values.view(np.uint8), *chunks)
+        expected = int(most >= 16_384 or (colour == 0 and bits in (8, 10, 12, 15)))
+        assert check_alike(in_cpp, content) == expected, colour
+
+
+@pytest.mark.parametrize("size", [(178_956_970, 1), (13_000, 13_000), (2**31 - 1, 2**31 - 1)])
+@pytest.mark.parametrize("kind", [(8, 0), (16, 6)])
+def test_a_size_that_the_bytes_cannot_hold_takes_no_memory(
+    runtime: Path, size: tuple[int, int], kind: tuple[int, int]
+) -> None:
+    header = struct.pack(">IIBBBBB", *size, *kind, 0, 0, 0)
+    check_frugal(
+        runtime, join_png([(b"IHDR", header), (b"IDAT", zlib.compress(b"\0")), (b"IEND", b"")])
+    )
+
+
+def test_texts_of_any_size_take_no_memory(runtime: Path) -> None:
+    chunks = split_png(seeds()["grey.png"])
+    bomb = (b"zTXt", b"Comment\0\0" + zlib.compress(bytes(8_000_000), 9))
+    xmp = (b"zTXt", b"XML:com.adobe.xmp\0\0" + zlib.compress(bytes(8_000_000), 9))
+    content = join_png([chunks[0], *[bomb] * 150, *[xmp] * 20, *chunks[1:]])
+    check_frugal(runtime, content)
+
+
+def check_frugal(runtime: Path, content: bytes, megabytes: int = 300) -> None:
+    """An answer comes from a program that may not take more memory."""
+    if "sanitized" in str(runtime):
+        pytest.skip("a sanitizer's shadow takes terabytes of address space")
+    limit = megabytes * 2**20
+    result = subprocess.run(
+        [runtime / "tests" / "decode_images"],
+        input=struct.pack("<I", len(content)) + content,
+        capture_output=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, b"")
+
+
+def test_scans_beyond_use_take_no_time(in_cpp: InCpp) -> None:
+    file = io.BytesIO()
+    Image.new("L", (3000, 3000)).save(file, "JPEG", progressive=True)
+    parts = split_jpeg(file.getvalue())
+    content = b"\xff\xd8" + b"".join([*parts, *parts[-1:] * 2000]) + b"\xff\xd9"
+    assert check_alike(in_cpp, content) == 0
+
+
+def test_pipes_and_devices_are_refused_without_waiting(prepare: Prepare, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    paths = [tmp_path / "pipe.png", Path("/dev/zero"), tmp_path]
+    assert all(isinstance(result, str) for result in prepare(paths))

@@ -6,15 +6,17 @@ import copy
 import json
 import random
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cmt.bundle.manifest import parse_manifest
+from cmt.bundle.manifest import parse_manifest, strict_validator
 from cmt.errors import InputError
 
+STRICTER = Path(__file__).parents[2] / "runtime" / "cpp" / "src" / "stricter.schema.json"
 CORPUS = Path(__file__).parents[1] / "fuzz" / "corpus" / "manifest"
 Accepts = Callable[[list[bytes]], list[bool]]
 Place = tuple[str | int, ...]
@@ -73,10 +75,15 @@ def accepted_by_cpp(runtime: Path, tmp_path: Path) -> Accepts:
 
 def accepted_by_python(text: bytes) -> bool:
     try:
-        parse_manifest(text)
+        manifest = parse_manifest(text)
     except InputError:
         return False
-    return True
+    return stricter().is_valid(manifest)
+
+
+@cache
+def stricter() -> Any:
+    return strict_validator(json.loads(STRICTER.read_text()))
 
 
 @pytest.fixture
@@ -125,6 +132,16 @@ def test_every_place_with_any_value_is_read_alike(
     assert accepted_by_cpp([json.dumps(manifest).encode()]) == [True]
 
 
+def test_filters_are_read_alike(manifest: dict[str, Any], accepted_by_cpp: Accepts) -> None:
+    place = ("input", "resize", "filter")
+    known = ["pillow-bicubic", "pillow-bilinear"]
+    others = ["pillow-box", "bilinear", "pillow-", "pillow-Bilinear", "", 0, None]
+    texts = [changed(manifest, place, value) for value in [*known, *others]]
+    expected = [True] * len(known) + [False] * len(others)
+    assert list(map(accepted_by_python, texts)) == expected
+    assert accepted_by_cpp(texts) == expected
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -160,3 +177,125 @@ def test_every_text_is_read_alike(
     other = change(text)
     assert other != text
     assert accepted_by_cpp([other]) == [accepted_by_python(other)]
+
+
+def objects(value: Any, place: Place = ()) -> Iterator[tuple[Place, dict[str, Any]]]:
+    """Every object within a manifest whose names are known."""
+    if isinstance(value, dict) and place[-1:] not in (("environment",), ("built_with",)):
+        yield place, value
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            if key != "environment":
+                yield from objects(value[key], (*place, key))
+
+
+def test_names_that_are_not_known_are_refused_anywhere(
+    manifest: dict[str, Any], accepted_by_cpp: Accepts
+) -> None:
+    texts = [changed(manifest, (*place, "x"), 1) for place, _ in objects(manifest)]
+    assert len(texts) > 15
+    assert not any(accepted_by_cpp(texts))
+    assert not any(map(accepted_by_python, texts))
+
+
+def test_names_that_are_missing_are_missed_alike(
+    manifest: dict[str, Any], accepted_by_cpp: Accepts
+) -> None:
+    texts = []
+    for place, value in objects(manifest):
+        for name in value:
+            kept = {key: item for key, item in value.items() if key != name}
+            texts.append(changed({"x": manifest}, ("x", *place), kept))
+    texts = [json.dumps(json.loads(text)["x"]).encode() for text in texts]
+    assert len(texts) > 70
+    answers = accepted_by_cpp(texts)
+    assert answers == list(map(accepted_by_python, texts))
+    assert 3 < sum(answers) < len(texts) / 2
+
+
+SETTINGS = {
+    "NUM_STREAMS": ([1, 2, 256], [0, -1, 257, 10**9, 2**63, 1.0, 1.5, "1", "AUTO", "", True, None]),
+    "INFERENCE_NUM_THREADS": ([1, 64, 4096], [0, -1, 4097, 10**9, 2**64, 2.0, "2", "x", False, []]),
+    "INFERENCE_PRECISION_HINT": (["f32", "bf16", "f16"], ["", "f64", "dynamic", 32, None, ["f32"]]),
+    "PERFORMANCE_HINT": (["LATENCY", "THROUGHPUT"], ["", "latency", "x" * 10**6, 1, True, {}]),
+    "CACHE_DIR": ([], ["/tmp/x", "", 1]),
+    "num_streams": ([], [1]),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_have_types_and_ranges(
+    manifest: dict[str, Any], accepted_by_cpp: Accepts, name: str
+) -> None:
+    for values, good in zip(SETTINGS[name], (True, False), strict=True):
+        place = ("artefacts", 0, "settings")
+        texts = [changed(manifest, place, {name: value}) for value in values]
+        assert accepted_by_cpp(texts) == [good] * len(values)
+        assert list(map(accepted_by_python, texts)) == [good] * len(values)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        ("variant",),
+        ("labels", 0),
+        ("outputs", 0),
+        ("artefacts", 0, "path"),
+        ("artefacts", 0, "precision"),
+        ("artefacts", 0, "built_for", 0),
+        ("artefacts", 0, "built_with", "openvino"),
+        ("golden", "photo", "path"),
+        ("reports", 0, "path"),
+        ("licence", "weights"),
+    ],
+    ids=lambda place: ".".join(map(str, place)),
+)
+def test_names_are_visible(
+    manifest: dict[str, Any], accepted_by_cpp: Accepts, place: Place
+) -> None:
+    bad = [*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), 0x2066, 0x2069]
+    good = [0x20, 0x7E, 0xA0, 0xE9, 0x200C, 0x200D, 0x2027, 0x202F, 0x2065, 0x206A, 0x6F22, 0x1F600]
+    texts = [changed(manifest, place, f"a{chr(c)}b") for c in (*bad, *good)]
+    texts += [changed(manifest, place, "x" * 1000), changed(manifest, place, "x" * 1001)]
+    expected = [False] * len(bad) + [True] * len(good) + [True, False]
+    assert accepted_by_cpp(texts) == expected
+    assert list(map(accepted_by_python, texts)) == expected
+
+
+@pytest.mark.parametrize(
+    ("built_with", "good"),
+    [
+        ({"tensorrt": "10.3.0"}, True),
+        ({"tensorrt_rtx": "1.7"}, True),
+        ({}, False),
+        ({"openvino": "2026.4"}, False),
+        ({"TensorRT": "10"}, False),
+        ({"tensorrt": "10.3.0", "tensorrt_rtx": "1.7"}, False),
+        ({"tensorrt": "10.3.0", "x": "1"}, False),
+        ({"tensorrt": 10}, False),
+        ({"tensorrt": "10\n"}, False),
+        ([], False),
+    ],
+)
+def test_an_engine_is_built_with_one_library(
+    manifest: dict[str, Any], accepted_by_cpp: Accepts, built_with: Any, good: bool
+) -> None:
+    manifest["artefacts"][0]["target"] = "tensorrt"
+    text = changed(manifest, ("artefacts", 0, "built_with"), built_with)
+    assert accepted_by_cpp([text]) == [good]
+    assert accepted_by_python(text) == good
+
+
+def test_lists_and_tolerances_have_bounds(
+    manifest: dict[str, Any], accepted_by_cpp: Accepts
+) -> None:
+    texts = {
+        changed(manifest, ("labels",), ["x"] * 100_000): True,
+        changed(manifest, ("labels",), ["x"] * 100_001): False,
+        changed(manifest, ("artefacts", 1, "golden", "max_rel"), 0.5): True,
+        changed(manifest, ("artefacts", 1, "golden", "max_rel"), 1e30): False,
+        changed(manifest, ("golden", "max_grey_levels"), 255): False,
+        changed(manifest, ("reports",), []): False,
+    }
+    assert accepted_by_cpp(list(texts)) == list(texts.values())
+    assert list(map(accepted_by_python, texts)) == list(texts.values())

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-BLOCKS = [
-    block
-    for page in PAGES
-    for block in re.findall(r"^```(\w+.*)\n((?:.|\n)*?)^```", page.read_text(), re.MULTILINE)
-]
-"""(language with its title, content) of every block of code."""
+DOCS = ROOT / "docs"
+GUIDE = tuple(sorted((DOCS / "guide").glob("*.md")))
+NOTEBOOK = tuple(sorted((DOCS / "notebook").glob("*.md")))
+PAGES = (ROOT / "README.md", *sorted(DOCS.glob("*.md")), *GUIDE, *NOTEBOOK)
 
 
-def commands(*beginnings: str) -> list[str]:
+def blocks(pages: Sequence[Path] = PAGES) -> list[tuple[str, str]]:
+    """(language with its title, content) of every block of code."""
+    fenced = re.compile(r"^```(\w+.*)\n((?:.|\n)*?)^```", re.MULTILINE)
+    return [block for page in pages for block in fenced.findall(page.read_text())]
+
+
+def commands(*beginnings: str, pages: Sequence[Path] = PAGES) -> list[str]:
     """Those that begin like this, each once; none of a block whose title says what it needs."""
     lines = [
         " ".join(line.removeprefix("$ ").split("  #")[0].split())
-        for language, block in BLOCKS
+        for language, block in blocks(pages)
         if language == "console"
         for line in block.replace("\\\n", " ").splitlines()
         if line.startswith("$ ")

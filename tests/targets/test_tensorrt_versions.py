@@ -15,7 +15,7 @@ from tensorrt_api import NAMES, RECORD, read
 from tensorrt_double import CUDA_VERSIONS, VERSIONS, known_names
 
 ROOT = Path(__file__).parents[2]
-SEAM = (ROOT / "export" / "tensorrt.py", ROOT / "measure" / "engine.py")
+SEAM = tuple(sorted((ROOT / "targets" / "tensorrt").glob("*.py")))
 CLASSES = {
     "builder": "Builder",
     "parser": "OnnxParser",

@@ -1,18 +1,70 @@
 #include "backend.hpp"
 
+#include <algorithm>
 #include <cmt/error.hpp>
 
-#ifdef CMT_WITH_OPENVINO
-#include "openvino_backend.hpp"
-#endif
-#ifdef CMT_WITH_ONNXRUNTIME
-#include "onnxruntime_backend.hpp"
-#endif
-#ifdef CMT_WITH_TENSORRT
-#include "tensorrt_backend.hpp"
-#endif
+#include "backends.hpp"
+#include "translate.hpp"
 
 namespace cmt {
+namespace {
+
+/// The one place that says which runtimes this build has.
+const std::vector<const Backend*>& backends() {
+  static const std::vector<const Backend*> all{
+#ifdef CMT_WITH_OPENVINO
+      &kOpenVino,
+#endif
+#ifdef CMT_WITH_ONNXRUNTIME
+      &kOnnxRuntime,
+#endif
+#ifdef CMT_WITH_TENSORRT
+      &kTensorRt,
+#endif
+  };
+  return all;
+}
+
+const Backend* find_backend(const std::string& target) {
+  const auto found = std::find_if(backends().begin(), backends().end(),
+                                  [&](const Backend* one) { return one->target == target; });
+  return found == backends().end() ? nullptr : *found;
+}
+
+/// A runtime's session whose exceptions leave as Errors.
+class GuardedSession : public Session {
+ public:
+  GuardedSession(std::string file, std::unique_ptr<Session> session)
+      : file_(std::move(file)), session_(std::move(session)) {}
+
+  void* input() override { return session_->input(); }
+  void infer() override {
+    translated(file_, [&] { session_->infer(); });
+  }
+  const std::vector<Output>& outputs() const override { return session_->outputs(); }
+
+ private:
+  std::string file_;
+  std::unique_ptr<Session> session_;
+};
+
+/// The same of a loaded file.
+class GuardedModel : public Model {
+ public:
+  GuardedModel(std::string file, std::shared_ptr<const Model> model)
+      : file_(std::move(file)), model_(std::move(model)) {}
+
+  std::unique_ptr<Session> make_session() const override {
+    return translated(
+        file_, [&] { return std::make_unique<GuardedSession>(file_, model_->make_session()); });
+  }
+
+ private:
+  std::string file_;
+  std::shared_ptr<const Model> model_;
+};
+
+}  // namespace
 
 void check_signature(const Manifest& manifest, const Artefact& artefact,
                      const Signature& signature) {
@@ -23,50 +75,53 @@ void check_signature(const Manifest& manifest, const Artefact& artefact,
   const std::vector<std::size_t> pixels{manifest.batch, height, width, 3};
   if (!signature.known || signature.takes_bytes != p.in_graph ||
       signature.input != (p.in_graph ? pixels : planes) ||
-      signature.outputs != manifest.outputs.size()) {
+      signature.outputs.size() != manifest.outputs.size()) {
     throw InputError(artefact.file.path + " does not have the manifest's input and outputs: " +
+                     "export the bundle again");
+  }
+  for (const std::vector<std::size_t>& output : signature.outputs) {
+    if (output.empty() || output.front() != manifest.batch) {
+      throw InputError(artefact.file.path + " does not answer with an entry for each image: " +
+                       "export the bundle again");
+    }
+  }
+  const std::size_t labels = manifest.labels.size();
+  const bool classifies = signature.outputs.size() == 1 && signature.outputs.front().size() == 2;
+  if (labels != 0 && classifies && signature.outputs.front()[1] != labels) {
+    throw InputError(artefact.file.path + " does not answer with one number for each label: " +
                      "export the bundle again");
   }
 }
 
-std::optional<std::string> missing_backend(const std::string& target) {
-#ifdef CMT_WITH_OPENVINO
-  if (target == "openvino") return std::nullopt;
-#endif
-#ifdef CMT_WITH_ONNXRUNTIME
-  if (target == "onnxruntime") return std::nullopt;
-#endif
-#ifdef CMT_WITH_TENSORRT
-  if (target == "tensorrt") return missing_cuda_device();
-#endif
-  return "cmt_runtime was built without a backend for " + target;
+std::optional<std::string> not_runnable(const Bundle& bundle, const Artefact& artefact) {
+  const Backend* backend = find_backend(artefact.target);
+  if (backend == nullptr) return "cmt_runtime was built without a backend for " + artefact.target;
+  if (auto reason = backend->missing()) return reason;
+  if (!backend->runs_native_code) return std::nullopt;
+  const auto [library, version] = backend->version();
+  if (artefact.built_with != library) {
+    return "it was built with " + artefact.built + "; this build has " + library + " " + version;
+  }
+  if (bundle.trusts_engines()) return std::nullopt;
+  return "an engine is native code and nobody vouches for this one: give the public key of " +
+         std::string("whoever signed the bundle, or say that unsigned engines are trusted");
 }
 
 std::shared_ptr<const Model> load_model(const Bundle& bundle, const Artefact& artefact,
                                         int threads) {
-#ifdef CMT_WITH_OPENVINO
-  if (artefact.target == "openvino") return load_openvino(bundle, artefact, threads);
-#endif
-#ifdef CMT_WITH_ONNXRUNTIME
-  if (artefact.target == "onnxruntime") return load_onnxruntime(bundle, artefact, threads);
-#endif
-#ifdef CMT_WITH_TENSORRT
-  if (artefact.target == "tensorrt") return load_tensorrt(bundle, artefact);
-#endif
-  throw InputError(artefact.file.path + ": " + *missing_backend(artefact.target));
+  if (const auto reason = not_runnable(bundle, artefact)) {
+    throw InputError(artefact.file.path + ": " + *reason);
+  }
+  const std::string& file = artefact.file.path;
+  return translated(file, [&] {
+    auto model = find_backend(artefact.target)->load(bundle, artefact, threads);
+    return std::make_shared<GuardedModel>(file, std::move(model));
+  });
 }
 
 std::vector<std::pair<std::string, std::string>> backend_versions() {
   std::vector<std::pair<std::string, std::string>> versions;
-#ifdef CMT_WITH_OPENVINO
-  versions.emplace_back("openvino", openvino_version());
-#endif
-#ifdef CMT_WITH_ONNXRUNTIME
-  versions.emplace_back("onnxruntime", onnxruntime_version());
-#endif
-#ifdef CMT_WITH_TENSORRT
-  versions.push_back(tensorrt_version());
-#endif
+  for (const Backend* backend : backends()) versions.push_back(backend->version());
   return versions;
 }
 

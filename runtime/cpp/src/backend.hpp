@@ -15,6 +15,7 @@ struct Output {
 };
 
 /// One inference at a time on a loaded file; each thread has its own. Its Model must outlive it.
+/// Those that `load_model` leads to throw Errors alone.
 class Session {
  public:
   Session() = default;
@@ -42,20 +43,21 @@ class Model {
 
 /// What a loaded file takes and gives, in the file's own words.
 struct Signature {
-  std::vector<std::size_t> input;  ///< shape
-  bool takes_bytes = false;        ///< the input is uint8, else float32
-  std::size_t outputs = 0;
+  std::vector<std::size_t> input;                 ///< shape
+  bool takes_bytes = false;                       ///< the input is uint8, else float32
+  std::vector<std::vector<std::size_t>> outputs;  ///< shapes
   bool known = false;  ///< one input of those types, float32 outputs, all shapes fixed
 };
 
-/// Throws InputError unless a file takes and gives what the manifest says.
+/// Throws InputError unless a file takes and gives what the manifest says: the input, as many
+/// outputs, an entry of each for every image, and a number for every label.
 void check_signature(const Manifest& manifest, const Artefact& artefact,
                      const Signature& signature);
 
-/// Why this build cannot run a target's files on this machine; nothing where it can.
-std::optional<std::string> missing_backend(const std::string& target);
+/// Why this build cannot, or may not, run a file on this machine; nothing where it does.
+std::optional<std::string> not_runnable(const Bundle& bundle, const Artefact& artefact);
 
-/// Loads a file of the bundle; `threads` 0 takes all CPUs. Throws InputError without a backend.
+/// Loads a file of the bundle; `threads` 0 takes all CPUs. Throws Errors alone.
 std::shared_ptr<const Model> load_model(const Bundle& bundle, const Artefact& artefact,
                                         int threads);
 

@@ -1,72 +1,36 @@
 #pragma once
 
-#include <array>
-#include <cstdint>
+#include <cmt/classifier.hpp>
 #include <filesystem>
-#include <map>
-#include <optional>
-#include <string>
-#include <string_view>
-#include <vector>
 
-#include "preprocessing.hpp"
+#include "manifest.hpp"
 
 namespace cmt {
-
-/// Highest manifest schema that this version reads.
-constexpr int kSchema = 1;
-
-struct FileEntry {
-  std::string path;  ///< within the bundle, forward slashes
-  std::uint64_t bytes = 0;
-  std::string sha256;
-};
-
-/// A file that a runtime loads, with what it answered when the bundle was made.
-struct Artefact {
-  std::string target;
-  std::string precision;
-  FileEntry file;
-  std::uint64_t total_bytes = 0;  ///< with the files beside it, such as OpenVINO's .bin
-  std::string built;              ///< with what and for what, to be shown
-  std::map<std::string, std::string> settings;
-  std::optional<int> dla_core;  ///< that parts of an engine run on
-  bool brings_runtime = false;  ///< a version-compatible engine
-  std::vector<FileEntry> golden_outputs;
-  double max_rel = 0;  ///< largest difference over largest expected value
-
-  std::string name() const { return target + "/" + precision; }
-};
-
-/// manifest.json; see measure/schema/manifest.schema.json.
-struct Manifest {
-  std::size_t batch = 0;
-  Preprocessing preprocessing;
-  std::vector<std::string> outputs;
-  std::vector<std::string> labels;
-  std::vector<Artefact> artefacts;
-  FileEntry golden_images;
-  FileEntry golden_photo;
-  FileEntry golden_pixels;
-  int max_grey_levels = 0;
-  std::vector<FileEntry> files;  ///< every file of the bundle but the manifest and its hash
-};
-
-/// Throws InputError for anything that a reader of this version cannot follow.
-Manifest parse_manifest(std::string_view text);
 
 /// A bundle whose files are those that were written.
 class Bundle {
  public:
-  /// Throws InputError that names the file if one is missing, changed or outside the folder.
-  explicit Bundle(std::filesystem::path folder);
+  /// Throws InputError that names the file if one is missing, changed or outside the folder, and
+  /// unless the bundle is signed where `trust` has a key. While another process replaces files of
+  /// it, the bundle is read again; what one that was killed left is read from where it lies.
+  explicit Bundle(std::filesystem::path folder, const Trust& trust = {});
 
   const Manifest& manifest() const { return manifest_; }
+
+  /// Whether native code in it may be run.
+  bool trusts_engines() const { return trusts_engines_; }
+
   std::filesystem::path path(const FileEntry& entry) const;
 
+  /// The content of a file, which is still the one that was written; throws InputError.
+  std::string read(const FileEntry& entry) const;
+
  private:
+  void open(const Trust& trust);
+
   std::filesystem::path folder_;
   Manifest manifest_;
+  bool trusts_engines_ = false;
 };
 
 }  // namespace cmt

@@ -8,6 +8,7 @@
 #include "backend.hpp"
 #include "bundle.hpp"
 #include "preprocessing.hpp"
+#include "translate.hpp"
 
 namespace cmt {
 namespace {
@@ -33,7 +34,7 @@ const Artefact& choose(const Bundle& bundle, const std::string& wanted) {
   std::string reason;
   for (const Artefact& artefact : bundle.manifest().artefacts) {
     const bool meant = wanted.empty() || wanted == artefact.precision || wanted == artefact.name();
-    if (const auto missing = missing_backend(artefact.target)) {
+    if (const auto missing = not_runnable(bundle, artefact)) {
       if (meant) reason = artefact.file.path + ": " + *missing;
       continue;
     }
@@ -46,7 +47,7 @@ const Artefact& choose(const Bundle& bundle, const std::string& wanted) {
 }
 
 std::shared_ptr<const Loaded> load(const std::filesystem::path& folder, const Options& options) {
-  const Bundle bundle(folder);
+  const Bundle bundle(folder, options.trust);
   const Manifest& manifest = bundle.manifest();
   if (manifest.outputs.size() != 1) {
     throw InputError(folder.string() + " gives feature maps, no classes: export it anew with " +
@@ -74,17 +75,18 @@ struct Classifier::State {
         session(loaded->model->make_session()),
         one(1) {
     const Output& logits = session->outputs().front();
-    const std::size_t labels = loaded->manifest.labels.size();
     if (logits.shape.size() == 2) classes = logits.shape[1];
-    if (classes == 0 || (labels != 0 && labels != classes)) {
-      throw InputError(loaded->artefact + " does not answer with one number for each label");
+    if (classes == 0) {
+      throw InputError(loaded->artefact + " does not answer with a number for each class: export " +
+                       "the bundle again");
     }
     order.resize(classes);
   }
 
   void rank(const float* logits, std::size_t top_k, std::vector<Prediction>& result) {
     if (!std::all_of(logits, logits + classes, [](float x) { return std::isfinite(x); })) {
-      throw std::runtime_error(loaded->artefact + " answered with NaN or infinity");
+      throw InputError(loaded->artefact +
+                       " answered with NaN or infinity: export the bundle again");
     }
     const std::size_t count = std::min(top_k, classes);
     std::iota(order.begin(), order.end(), std::size_t{0});
@@ -106,6 +108,11 @@ struct Classifier::State {
   }
 
   void classify(const std::vector<ImageView>& images, std::size_t top_k) {
+    translated(loaded->artefact, [&] { answer(images, top_k); });
+  }
+
+ private:
+  void answer(const std::vector<ImageView>& images, std::size_t top_k) {
     const Manifest& manifest = loaded->manifest;
     results.resize(images.size());
     for (std::size_t begin = 0; begin < images.size(); begin += manifest.batch) {
@@ -123,14 +130,18 @@ struct Classifier::State {
 };
 
 Classifier::Classifier(const std::filesystem::path& bundle, const Options& options)
-    : Classifier(std::make_unique<State>(load(bundle, options))) {}
+    : Classifier(translated(bundle.string(),
+                            [&] { return std::make_unique<State>(load(bundle, options)); })) {}
 
 Classifier::Classifier(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Classifier::Classifier(Classifier&& other) noexcept = default;
 Classifier& Classifier::operator=(Classifier&& other) noexcept = default;
 Classifier::~Classifier() = default;
 
-Classifier Classifier::share() const { return Classifier(std::make_unique<State>(state_->loaded)); }
+Classifier Classifier::share() const {
+  return Classifier(translated(state_->loaded->artefact,
+                               [&] { return std::make_unique<State>(state_->loaded); }));
+}
 
 const std::vector<Prediction>& Classifier::classify(const ImageView& image, std::size_t top_k) {
   state_->one.front() = image;

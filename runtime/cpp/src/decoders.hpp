@@ -7,6 +7,8 @@
 
 namespace cmt {
 
+constexpr std::uint64_t kMostPixels = 178956970;  ///< Pillow's limit too
+
 /// An image as it is stored, and what the file says about its orientation.
 struct Decoded {
   Image image;
@@ -17,7 +19,8 @@ struct Decoded {
 Decoded decode_jpeg(std::string_view content);
 Decoded decode_png(std::string_view content);
 
-/// Throws InputError for sizes that nobody can have meant.
-void check_pixel_count(std::uint64_t width, std::uint64_t height);
+/// Throws InputError for sizes that nobody can have meant, and for more than `most` pixels, which
+/// is what the file's bytes can hold. calib_data/limits.py has the same numbers.
+void check_size(std::uint64_t width, std::uint64_t height, std::uint64_t most);
 
 }  // namespace cmt

@@ -1,23 +1,64 @@
 #include "files.hpp"
 
+#include <fcntl.h>
 #include <openssl/evp.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <array>
+#include <cerrno>
 #include <cmt/error.hpp>
-#include <fstream>
-#include <iterator>
 #include <memory>
+#include <system_error>
 
 namespace cmt {
 namespace {
 
-std::ifstream open(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file || std::filesystem::is_directory(path)) {
-    throw InputError("cannot read " + path.string());
-  }
-  return file;
+[[noreturn]] void refuse(const std::filesystem::path& path, const std::string& problem) {
+  throw InputError("cannot read " + path.string() + " (" + problem + ")");
 }
+
+[[noreturn]] void refuse_by_errno(const std::filesystem::path& path) {
+  refuse(path, std::generic_category().message(errno));
+}
+
+/// A regular file, open for reading.
+class File {
+ public:
+  explicit File(const std::filesystem::path& path)
+      // Opening a pipe would wait for its writer otherwise.
+      : path_(path), descriptor_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
+    if (descriptor_ < 0) refuse_by_errno(path);
+    struct stat status {};
+    const bool regular = ::fstat(descriptor_, &status) == 0 && S_ISREG(status.st_mode);
+    if (regular) return;
+    ::close(descriptor_);
+    refuse(path, "it is no file");
+  }
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+  ~File() { ::close(descriptor_); }
+
+  /// Calls `take` with each piece of the content, which may have `most` bytes.
+  template <typename Take>
+  void read(std::uint64_t most, const Take& take) const {
+    std::string piece(std::size_t{1} << 20, '\0');
+    std::uint64_t total = 0;
+    while (true) {
+      const ssize_t size = ::read(descriptor_, piece.data(), piece.size());
+      if (size == 0) return;
+      if (size < 0 && errno == EINTR) continue;
+      if (size < 0) refuse_by_errno(path_);
+      total += static_cast<std::uint64_t>(size);
+      if (total > most) refuse(path_, "it has more than " + std::to_string(most) + " bytes");
+      take(std::string_view(piece).substr(0, static_cast<std::size_t>(size)));
+    }
+  }
+
+ private:
+  const std::filesystem::path& path_;
+  int descriptor_;
+};
 
 class Digest {
  public:
@@ -25,8 +66,8 @@ class Digest {
     check(context_ != nullptr && EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1);
   }
 
-  void add(const char* data, std::size_t size) {
-    check(EVP_DigestUpdate(context_.get(), data, size) == 1);
+  void add(std::string_view content) {
+    check(EVP_DigestUpdate(context_.get(), content.data(), content.size()) == 1);
   }
 
   std::string hex() {
@@ -43,7 +84,7 @@ class Digest {
 
  private:
   static void check(bool good) {
-    if (!good) throw std::runtime_error("OpenSSL cannot compute a sha256");
+    if (!good) throw MachineError("OpenSSL cannot compute a sha256");
   }
 
   std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context_;
@@ -51,25 +92,21 @@ class Digest {
 
 }  // namespace
 
-std::string read_file(const std::filesystem::path& path) {
-  std::ifstream file = open(path);
-  return {std::istreambuf_iterator<char>(file), {}};
+std::string read_file(const std::filesystem::path& path, std::uint64_t most) {
+  std::string content;
+  File(path).read(most, [&](std::string_view piece) { content += piece; });
+  return content;
 }
 
 std::string sha256(std::string_view content) {
   Digest digest;
-  digest.add(content.data(), content.size());
+  digest.add(content);
   return digest.hex();
 }
 
-std::string sha256_file(const std::filesystem::path& path) {
-  std::ifstream file = open(path);
+std::string sha256_file(const std::filesystem::path& path, std::uint64_t most) {
   Digest digest;
-  std::string piece(std::size_t{1} << 20, '\0');
-  while (file.read(piece.data(), static_cast<std::streamsize>(piece.size())) || file.gcount() > 0) {
-    digest.add(piece.data(), static_cast<std::size_t>(file.gcount()));
-  }
-  if (file.bad()) throw InputError("cannot read " + path.string());
+  File(path).read(most, [&](std::string_view piece) { digest.add(piece); });
   return digest.hex();
 }
 

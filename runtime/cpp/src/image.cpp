@@ -7,13 +7,31 @@
 #include "orientation.hpp"
 
 namespace cmt {
+namespace {
 
-void check_pixel_count(std::uint64_t width, std::uint64_t height) {
-  constexpr std::uint64_t kMostPixels = 178956970;  // Pillow's limit too
-  if (width == 0 || height == 0 || width > kMostPixels || height > kMostPixels ||
+/// Pipes and devices may have no end.
+void check_file(const std::filesystem::path& path) {
+  constexpr std::uintmax_t kMostBytes = std::uintmax_t{1} << 30;
+  std::error_code error;
+  if (!std::filesystem::is_regular_file(path, error)) {
+    throw InputError("cannot read " + path.string());
+  }
+  if (std::filesystem::file_size(path, error) > kMostBytes) {
+    throw InputError(path.string() + ": it has too many bytes: make it smaller");
+  }
+}
+
+}  // namespace
+
+void check_size(std::uint64_t width, std::uint64_t height, std::uint64_t most) {
+  constexpr std::uint64_t kMostSide = std::uint64_t{1} << 20;
+  const std::string size = std::to_string(width) + " x " + std::to_string(height) + " pixels";
+  if (width == 0 || height == 0 || width > kMostSide || height > kMostSide ||
       width * height > kMostPixels) {
-    throw InputError("it has " + std::to_string(width) + " x " + std::to_string(height) +
-                     " pixels: make it smaller");
+    throw InputError("it has " + size + ": make it smaller");
+  }
+  if (width * height > most) {
+    throw InputError("it says " + size + ", which its bytes cannot hold: get it anew");
   }
 }
 
@@ -27,12 +45,14 @@ Image decode_image(const std::uint8_t* data, std::size_t size) {
   } else {
     throw InputError("it is no JPEG or PNG file: convert it");
   }
-  int orientation = exif_orientation(decoded.exif);
-  if (orientation == 1) orientation = xmp_orientation(decoded.xmp);
-  return upright(std::move(decoded.image), orientation);
+  const Orientation orientation = orientation_of(decoded.exif, decoded.xmp);
+  Image image = upright(std::move(decoded.image), orientation.value);
+  image.exif_unreadable = !orientation.readable;
+  return image;
 }
 
 Image read_image(const std::filesystem::path& path) {
+  check_file(path);
   const std::string content = read_file(path);
   try {
     return decode_image(reinterpret_cast<const std::uint8_t*>(content.data()), content.size());

@@ -11,6 +11,7 @@
 #include <memory>
 
 #include "decoders.hpp"
+#include "jpeg_segments.hpp"
 
 namespace cmt {
 namespace {
@@ -64,8 +65,6 @@ bool read_header(Decoder& decoder, std::string_view content) {
   decoder.source.resync_to_restart = jpeg_resync_to_restart;
   decoder.source.term_source = nothing;
   decoder.info.src = &decoder.source;
-  constexpr unsigned int kLongestMarker = 0xFFFF;
-  jpeg_save_markers(&decoder.info, JPEG_APP0 + 1, kLongestMarker);
   jpeg_read_header(&decoder.info, TRUE);
   return true;
 }
@@ -78,6 +77,7 @@ bool read_pixels(Decoder& decoder, std::uint8_t* pixels, std::size_t stride) {
     JSAMPROW row = pixels + decoder.info.output_scanline * stride;
     jpeg_read_scanlines(&decoder.info, &row, 1);
   }
+  jpeg_finish_decompress(&decoder.info);
   return true;
 }
 
@@ -100,19 +100,6 @@ void to_rgb(const std::uint8_t* pixels, int components, Image& image) {
   }
 }
 
-void collect_metadata(const Decoder& decoder, Decoded& decoded) {
-  constexpr std::string_view kExif("Exif\0\0", 6);
-  constexpr std::string_view kXmp("http://ns.adobe.com/xap/1.0/\0", 29);
-  for (auto* marker = decoder.info.marker_list; marker != nullptr; marker = marker->next) {
-    const std::string_view data(reinterpret_cast<const char*>(marker->data), marker->data_length);
-    if (data.substr(0, kExif.size()) == kExif) {
-      decoded.exif += decoded.exif.empty() ? data : data.substr(kExif.size());
-    } else if (data.substr(0, kXmp.size()) == kXmp) {
-      decoded.xmp = data.substr(kXmp.size());
-    }
-  }
-}
-
 }  // namespace
 
 Decoded decode_jpeg(std::string_view content) {
@@ -122,15 +109,12 @@ Decoded decode_jpeg(std::string_view content) {
   const auto fail = [&] {
     throw InputError("it is damaged (" + std::string(decoder->message.data()) + "): get it anew");
   };
-  if (!read_header(*decoder, content)) fail();
+  Jpeg jpeg = read_jpeg(content);
+  if (!read_header(*decoder, jpeg.pixels)) fail();
   jpeg_decompress_struct& info = decoder->info;
-  check_pixel_count(info.image_width, info.image_height);
   const int components = info.num_components;
-  if (components != 1 && components != 3 && components != 4) {
-    throw InputError("it has " + std::to_string(components) + " colour components: convert it");
-  }
   info.out_color_space = components == 1 ? JCS_GRAYSCALE : components == 3 ? JCS_RGB : JCS_CMYK;
-  Decoded decoded;
+  Decoded decoded{{}, std::move(jpeg.exif), std::move(jpeg.xmp)};
   decoded.image.width = static_cast<int>(info.image_width);
   decoded.image.height = static_cast<int>(info.image_height);
   const std::size_t count = std::size_t{info.image_width} * info.image_height;
@@ -143,7 +127,6 @@ Decoded decode_jpeg(std::string_view content) {
     if (!read_pixels(*decoder, pixels.data(), stride)) fail();
     to_rgb(pixels.data(), components, decoded.image);
   }
-  collect_metadata(*decoder, decoded);
   return decoded;
 }
 

@@ -1,9 +1,12 @@
 #include "npy.hpp"
 
+#include <algorithm>
+#include <cmath>
 #include <cmt/error.hpp>
 #include <cstring>
 #include <limits>
 #include <string_view>
+#include <utility>
 
 namespace cmt {
 namespace {
@@ -12,31 +15,42 @@ namespace {
   throw InputError(name + " is no NumPy array of the kind expected here: export the bundle again");
 }
 
-/// What follows `key` in a header such as {'descr': '|u1', 'fortran_order': False, 'shape': (8,), }
-std::string_view after(std::string_view header, std::string_view key, const std::string& name) {
-  const std::size_t at = header.find(key);
-  if (at == std::string_view::npos) refuse(name);
-  return header.substr(at + key.size());
-}
-
-std::vector<std::size_t> parse_shape(std::string_view text, const std::string& name) {
-  std::vector<std::size_t> shape;
+/// The sides in a text such as "8, 32, 32, 3)", which may be followed by anything.
+std::vector<std::size_t> parse_sides(std::string_view text, const std::string& name) {
+  std::vector<std::size_t> sides;
   std::size_t side = 0;
-  bool digits = false;
   for (const char c : text.substr(0, text.find(')'))) {
     if (c >= '0' && c <= '9') {
       side = side * 10 + static_cast<std::size_t>(c - '0');
-      digits = true;
       if (side > std::numeric_limits<std::uint32_t>::max()) refuse(name);
-    } else if (c == ',' && digits) {
-      shape.push_back(side);
-      side = 0;
-      digits = false;
-    } else if (c != ' ') {
-      refuse(name);
+    } else if (c == ',') {
+      sides.push_back(std::exchange(side, 0));
     }
   }
-  if (digits) shape.push_back(side);
+  if (side > 0) sides.push_back(side);
+  return sides;
+}
+
+/// What NumPy writes of an array in C order, but for the blanks that fill the header up.
+std::string usual_header(std::string_view type, const std::vector<std::size_t>& shape) {
+  std::string sides;
+  for (const std::size_t side : shape) sides += (sides.empty() ? "" : ", ") + std::to_string(side);
+  if (shape.size() == 1) sides += ",";
+  return "{'descr': '" + std::string(type) + "', 'fortran_order': False, 'shape': (" + sides +
+         "), }";
+}
+
+/// The shape that a header of this type states. One that NumPy would not have written like this is
+/// refused, so that all readers take the same files.
+std::vector<std::size_t> parse_header(std::string_view header, std::string_view type,
+                                      const std::string& name) {
+  const std::string begin = usual_header(type, {});
+  const std::size_t at = begin.find("), }");
+  if (header.substr(0, at) != begin.substr(0, at)) refuse(name);
+  std::vector<std::size_t> shape = parse_sides(header.substr(at), name);
+  const std::string usual = usual_header(type, shape);
+  const std::size_t filled = header.find_last_not_of(' ', header.size() - 2) + 1;
+  if (header.back() != '\n' || header.substr(0, filled) != usual || shape.empty()) refuse(name);
   return shape;
 }
 
@@ -48,11 +62,9 @@ Array<T> parse(const std::string& content, std::string_view type, const std::str
   const std::size_t length =
       static_cast<std::uint8_t>(text[8]) + 256U * static_cast<std::uint8_t>(text[9]);
   const std::string_view header = text.substr(10, length);
-  if (header.size() != length) refuse(name);
-  if (after(header, "'descr': '", name).substr(0, type.size()) != type) refuse(name);
-  if (after(header, "'fortran_order': ", name).substr(0, 5) != "False") refuse(name);
+  if (header.size() != length || length < 2) refuse(name);
   Array<T> array;
-  array.shape = parse_shape(after(header, "'shape': (", name), name);
+  array.shape = parse_header(header, type, name);
   const std::string_view body = text.substr(10 + length);
   std::size_t count = body.size() / sizeof(T);
   for (const std::size_t side : array.shape) {
@@ -72,7 +84,12 @@ Array<std::uint8_t> parse_npy_bytes(const std::string& content, const std::strin
 }
 
 Array<float> parse_npy_floats(const std::string& content, const std::string& name) {
-  return parse<float>(content, "<f4", name);  // as all CPUs that OpenVINO knows store it
+  Array<float> array = parse<float>(content, "<f4", name);  // as all CPUs that OpenVINO knows
+  const auto is_finite = [](float value) { return std::isfinite(value); };
+  if (!std::all_of(array.values.begin(), array.values.end(), is_finite)) {
+    throw InputError(name + " holds NaN or infinity: export the bundle again");
+  }
+  return array;
 }
 
 }  // namespace cmt

@@ -1,9 +1,9 @@
-#include "onnxruntime_backend.hpp"
-
 #include <onnxruntime_cxx_api.h>
 
 #include <algorithm>
 #include <numeric>
+
+#include "backends.hpp"
 
 namespace cmt {
 namespace {
@@ -38,7 +38,7 @@ class OrtModel : public Model {
     environment_.DisableTelemetryEvents();
     const Ort::AllocatorWithDefaultOptions allocator;
     Signature signature;
-    signature.outputs = session_.GetOutputCount();
+    const std::size_t outputs = session_.GetOutputCount();
     signature.known = session_.GetInputCount() == 1;
     const auto add = [&](const Ort::AllocatedStringPtr& name, const Ort::TypeInfo& type) {
       const auto tensor = type.GetTensorTypeAndShapeInfo();
@@ -58,8 +58,9 @@ class OrtModel : public Model {
     if (signature.known) {
       add(session_.GetInputNameAllocated(0, allocator), session_.GetInputTypeInfo(0));
       signature.input.assign(shapes_.front().begin(), shapes_.front().end());
-      for (std::size_t i = 0; i < signature.outputs; ++i) {
+      for (std::size_t i = 0; i < outputs; ++i) {
         add(session_.GetOutputNameAllocated(i, allocator), session_.GetOutputTypeInfo(i));
+        signature.outputs.emplace_back(shapes_.back().begin(), shapes_.back().end());
       }
     }
     check_signature(bundle.manifest(), artefact, signature);
@@ -124,13 +125,16 @@ std::unique_ptr<Session> OrtModel::make_session() const {
   return std::make_unique<OrtSession>(*this);
 }
 
-}  // namespace
+std::optional<std::string> missing() { return std::nullopt; }
 
-std::shared_ptr<const Model> load_onnxruntime(const Bundle& bundle, const Artefact& artefact,
-                                              int threads) {
+std::shared_ptr<const Model> load(const Bundle& bundle, const Artefact& artefact, int threads) {
   return std::make_shared<OrtModel>(bundle, artefact, threads);
 }
 
-std::string onnxruntime_version() { return Ort::GetVersionString(); }
+std::pair<std::string, std::string> version() { return {"onnxruntime", Ort::GetVersionString()}; }
+
+}  // namespace
+
+const Backend kOnnxRuntime{"onnxruntime", missing, load, version};
 
 }  // namespace cmt

@@ -1,9 +1,9 @@
-#include "openvino_backend.hpp"
-
 #include <algorithm>
 #include <memory>
 #include <mutex>
 #include <openvino/openvino.hpp>
+
+#include "backends.hpp"
 
 namespace cmt {
 namespace {
@@ -70,20 +70,28 @@ class OpenVinoModel : public Model {
         (bytes || (inputs.size() == 1 && is_fixed(inputs.front(), ov::element::f32))) &&
         std::all_of(outputs.begin(), outputs.end(),
                     [&](const auto& port) { return is_fixed(port, ov::element::f32); });
-    return {good ? inputs.front().get_shape() : ov::Shape(), bytes, outputs.size(), good};
+    if (!good) return {};
+    std::vector<std::vector<std::size_t>> shapes;
+    for (const auto& port : outputs) shapes.push_back(port.get_shape());
+    return {inputs.front().get_shape(), bytes, shapes, good};
   }
 
   std::shared_ptr<ov::Core> core_ = shared_core();
   ov::CompiledModel compiled_;
 };
 
-}  // namespace
+std::optional<std::string> missing() { return std::nullopt; }
 
-std::shared_ptr<const Model> load_openvino(const Bundle& bundle, const Artefact& artefact,
-                                           int threads) {
+std::shared_ptr<const Model> load(const Bundle& bundle, const Artefact& artefact, int threads) {
   return std::make_shared<OpenVinoModel>(bundle, artefact, threads);
 }
 
-std::string openvino_version() { return ov::get_openvino_version().buildNumber; }
+std::pair<std::string, std::string> version() {
+  return {"openvino", ov::get_openvino_version().buildNumber};
+}
+
+}  // namespace
+
+const Backend kOpenVino{"openvino", missing, load, version};
 
 }  // namespace cmt

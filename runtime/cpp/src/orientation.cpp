@@ -1,7 +1,6 @@
 #include "orientation.hpp"
 
 #include <algorithm>
-#include <cmt/error.hpp>
 #include <cstdint>
 #include <optional>
 #include <utility>
@@ -11,8 +10,6 @@ namespace {
 
 constexpr std::string_view kExif("Exif\0\0", 6);
 constexpr std::uint32_t kOrientation = 0x0112;
-constexpr std::uint32_t kShort = 3;
-constexpr std::uint32_t kLong = 4;
 constexpr int kUpright = 1;
 
 /// Numbers of a TIFF structure; reading beyond its end gives nothing.
@@ -35,36 +32,69 @@ class Tiff {
   bool big_endian_;
 };
 
-int known(std::uint32_t orientation) {
-  return orientation <= 8 ? std::max(static_cast<int>(orientation), kUpright) : kUpright;
+/// An entry of the orientation: where its value is, and how many there are of which type.
+struct Entry {
+  std::uint32_t type;
+  std::uint32_t count;
+  std::size_t place;
+};
+
+/// The last entry of the orientation, as in Pillow, and whether the list is all there.
+std::pair<std::optional<Entry>, bool> last_entry(const Tiff& tiff) {
+  std::optional<Entry> last;
+  const auto begin = tiff.number(4, 4);
+  const auto count = begin ? tiff.number(*begin, 2) : std::nullopt;
+  if (!count) return {last, false};
+  for (std::uint32_t i = 0; i < *count; ++i) {
+    const std::size_t place = std::size_t{*begin} + 2 + 12 * std::size_t{i};
+    const auto tag = tiff.number(place, 2);
+    const auto type = tiff.number(place + 2, 2);
+    const auto number = tiff.number(place + 4, 4);
+    if (!tag || !type || !number) return {last, false};
+    if (*tag == kOrientation) last = Entry{*type, *number, place + 8};
+  }
+  return {last, true};
 }
 
-}  // namespace
+/// Bytes of a type of whole numbers; 0 of another. Bytes are none, as in Pillow, but signed ones.
+std::size_t size_of(std::uint32_t type) {
+  switch (type) {
+    case 6:  // SBYTE
+      return 1;
+    case 3:  // SHORT
+    case 8:  // SSHORT
+      return 2;
+    case 4:   // LONG
+    case 9:   // SLONG
+    case 13:  // IFD
+      return 4;
+    default:
+      return 0;
+  }
+}
 
-int exif_orientation(std::string_view data) {
+/// Negative ones are large here.
+int known(std::uint32_t orientation) {
+  return orientation >= 1 && orientation <= 8 ? static_cast<int>(orientation) : kUpright;
+}
+
+/// Nothing where EXIF data has no orientation.
+std::optional<Orientation> exif_orientation(std::string_view data) {
+  constexpr Orientation kUnreadable{kUpright, false};
   for (int i = 0; i < 2 && data.substr(0, kExif.size()) == kExif; ++i) {
     data.remove_prefix(kExif.size());
   }
-  if (data.empty()) return kUpright;
+  if (data.empty()) return std::nullopt;
   const std::string_view order = data.substr(0, 4);
   const bool big_endian = order == std::string_view("MM\0*", 4);
-  if (!big_endian && order != std::string_view("II*\0", 4)) {
-    throw InputError("its EXIF data is damaged: save it again");
-  }
+  if (!big_endian && order != std::string_view("II*\0", 4)) return kUnreadable;
   const Tiff tiff(data, big_endian);
-  const auto begin = tiff.number(4, 4);
-  if (!begin) throw InputError("its EXIF data is damaged: save it again");
-  const std::uint32_t entries = tiff.number(*begin, 2).value_or(0);
-  for (std::uint32_t i = 0; i < entries; ++i) {
-    const std::size_t entry = std::size_t{*begin} + 2 + 12 * std::size_t{i};
-    const auto tag = tiff.number(entry, 2);
-    if (!tag) break;
-    if (*tag != kOrientation || tiff.number(entry + 4, 4) != 1U) continue;
-    const auto type = tiff.number(entry + 2, 2);
-    if (type == kShort) return known(tiff.number(entry + 8, 2).value_or(kUpright));
-    if (type == kLong) return known(tiff.number(entry + 8, 4).value_or(kUpright));
-  }
-  return kUpright;
+  const auto [entry, whole] = last_entry(tiff);
+  if (!entry) return whole ? std::nullopt : std::optional(kUnreadable);
+  const std::size_t size = size_of(entry->type);
+  if (size == 0 || entry->count != 1) return kUnreadable;
+  const auto value = tiff.number(entry->place, size);
+  return value ? Orientation{known(*value), true} : kUnreadable;
 }
 
 int xmp_orientation(std::string_view data) {
@@ -84,6 +114,38 @@ int xmp_orientation(std::string_view data) {
     }
   }
   return kUpright;
+}
+
+int hex_digit(char digit) {
+  if (digit >= '0' && digit <= '9') return digit - '0';
+  const char lower = static_cast<char>(digit | 0x20);
+  return lower >= 'a' && lower <= 'f' ? lower - 'a' + 10 : -1;
+}
+
+}  // namespace
+
+Orientation orientation_of(std::string_view exif, std::string_view xmp) {
+  const auto stated = exif_orientation(exif);
+  return stated ? *stated : Orientation{xmp_orientation(xmp), true};
+}
+
+std::string from_raw_profile(std::string_view text) {
+  std::string_view digits = text;
+  for (int line = 0; line < 3; ++line) {
+    const std::size_t end = digits.find('\n');
+    if (end == std::string_view::npos) return std::string(text);
+    digits.remove_prefix(end + 1);
+  }
+  std::string bytes;
+  int upper = -1;
+  for (const char digit : digits) {
+    if (digit == ' ' || (digit >= '\t' && digit <= '\r')) continue;
+    const int value = hex_digit(digit);
+    if (value < 0) return std::string(text);
+    if (upper >= 0) bytes += static_cast<char>(upper << 4 | value);
+    upper = upper < 0 ? value : -1;
+  }
+  return upper < 0 ? bytes : std::string(text);
 }
 
 Image upright(Image image, int orientation) {

@@ -4,9 +4,10 @@
 #include <array>
 #include <cmt/error.hpp>
 #include <csetjmp>
-#include <memory>
+#include <vector>
 
 #include "decoders.hpp"
+#include "png_chunks.hpp"
 
 namespace cmt {
 namespace {
@@ -56,87 +57,94 @@ bool read_header(Decoder& decoder) {
   return true;
 }
 
-/// (height, width, 3), then what comes after the pixels.
-bool read_pixels(Decoder& decoder, std::uint8_t* pixels, std::size_t width, std::size_t height) {
+/// To the bytes of RGB, of 16 bits the upper byte, not rounded.
+void to_rgb(Decoder& decoder) {
   png_structp png = decoder.png;
-  if (setjmp(decoder.jump) != 0) return false;
-  png_set_strip_16(png);  // the upper byte, not rounded
+  png_set_strip_16(png);
   png_set_palette_to_rgb(png);
   if (png_get_color_type(png, decoder.info) == PNG_COLOR_TYPE_GRAY) {
     png_set_expand_gray_1_2_4_to_8(png);
   }
   png_set_gray_to_rgb(png);
   png_set_strip_alpha(png);
+}
+
+/// (height, width, 3) in 8 bits, or, where `deep`, (height, width) in 16.
+bool read_pixels(Decoder& decoder, std::uint8_t* pixels, std::size_t stride, std::size_t height,
+                 bool deep) {
+  png_structp png = decoder.png;
+  if (setjmp(decoder.jump) != 0) return false;
+  if (deep) {
+    png_set_swap(png);
+  } else {
+    to_rgb(decoder);
+  }
   const int passes = png_set_interlace_handling(png);
   png_read_update_info(png, decoder.info);
-  if (png_get_rowbytes(png, decoder.info) != 3 * width) png_error(png, "it has an odd format");
+  if (png_get_rowbytes(png, decoder.info) != stride) png_error(png, "it has an odd format");
   for (int pass = 0; pass < passes; ++pass) {
-    for (std::size_t y = 0; y < height; ++y) png_read_row(png, pixels + y * 3 * width, nullptr);
+    for (std::size_t y = 0; y < height; ++y) png_read_row(png, pixels + y * stride, nullptr);
   }
   png_read_end(png, decoder.info);
   return true;
 }
 
-/// "\nexif\n    1234\n" and hexadecimal digits: EXIF data as ImageMagick stores it.
-std::string from_hex(std::string_view text) {
-  for (int line = 0; line < 3; ++line) {
-    text.remove_prefix(std::min(text.find('\n'), text.size() - 1) + 1);
-    if (text.empty()) return {};
+/// Refuses upper bytes of 16 bits that are all small: values of 10, 12 or 14 bits, far oftener
+/// than the dark. See calib_data/depth.py.
+void check_bright(const std::vector<std::uint8_t>& upper) {
+  constexpr std::uint8_t kDarkest = 64;
+  if (std::all_of(upper.begin(), upper.end(),
+                  [](std::uint8_t value) { return value < kDarkest; })) {
+    throw InputError(
+        "its brightest value is below 16384 of 65,536, and it does not state another scale: write "
+        "values that fill 16 bits, or 8");
   }
-  std::string bytes;
-  int upper = -1;
-  for (const char digit : text) {
-    const std::size_t value = std::string_view("0123456789abcdef").find(digit);
-    if (value == std::string_view::npos) continue;
-    if (upper < 0) {
-      upper = static_cast<int>(value);
-    } else {
-      bytes += static_cast<char>(upper << 4 | static_cast<int>(value));
-      upper = -1;
-    }
-  }
-  return bytes;
 }
 
-void collect_metadata(const Decoder& decoder, Decoded& decoded) {
-  png_bytep exif = nullptr;
-  png_uint_32 exif_size = 0;
-  if (png_get_eXIf_1(decoder.png, decoder.info, &exif_size, &exif) != 0) {
-    decoded.exif.assign(reinterpret_cast<const char*>(exif), exif_size);
-  }
-  png_textp texts = nullptr;
-  const int count = png_get_text(decoder.png, decoder.info, &texts, nullptr);
-  for (int i = 0; i < count; ++i) {
-    const std::string_view key(texts[i].key);
-    if (texts[i].text == nullptr) continue;
-    const bool international = texts[i].compression > PNG_TEXT_COMPRESSION_zTXt;
-    const std::size_t length = international ? texts[i].itxt_length : texts[i].text_length;
-    const std::string_view text(texts[i].text, length);
-    if (key == "XML:com.adobe.xmp") decoded.xmp = text;
-    if (key == "Raw profile type exif" && decoded.exif.empty() && !text.empty()) {
-      decoded.exif = from_hex(text);
-    }
+/// (height, width) grey values of 16 bits to 8 bits three times, by how many bits are significant:
+/// the upper ones, or, as many programs write them, the lower ones. Then no value has a bit above,
+/// and some have one below.
+void by_significant_bits(const std::vector<std::uint16_t>& values, int bits, Image& image) {
+  const int unused = 16 - bits;
+  const auto fits = [&](std::uint16_t value) { return value >> bits == 0; };
+  const auto has_lower = [&](std::uint16_t value) { return (value & ((1 << unused) - 1)) != 0; };
+  const bool lower = std::all_of(values.begin(), values.end(), fits) &&
+                     std::any_of(values.begin(), values.end(), has_lower);
+  const int shift = lower ? bits - 8 : 8;
+  std::uint8_t* target = image.pixels.data();
+  for (const std::uint16_t value : values) {
+    target = std::fill_n(target, 3, static_cast<std::uint8_t>(value >> shift));
   }
 }
 
 }  // namespace
 
 Decoded decode_png(std::string_view content) {
+  Png file = read_png(content);
   Decoder decoder;
-  decoder.rest = content;
-  const auto fail = [&] {
+  decoder.rest = file.pixels;
+  const auto require = [&](bool good) {
+    if (good) return;
     throw InputError("it is damaged (" + std::string(decoder.message.data()) + "): get it anew");
   };
-  if (!read_header(decoder)) fail();
-  const std::size_t width = png_get_image_width(decoder.png, decoder.info);
-  const std::size_t height = png_get_image_height(decoder.png, decoder.info);
-  check_pixel_count(width, height);
-  Decoded decoded;
-  decoded.image.width = static_cast<int>(width);
-  decoded.image.height = static_cast<int>(height);
-  decoded.image.pixels.resize(3 * width * height);
-  if (!read_pixels(decoder, decoded.image.pixels.data(), width, height)) fail();
-  collect_metadata(decoder, decoded);
+  require(read_header(decoder));
+  Decoded decoded{{}, std::move(file.exif), std::move(file.xmp)};
+  Image& image = decoded.image;
+  image.width = static_cast<int>(file.width);
+  image.height = static_cast<int>(file.height);
+  const std::size_t area = std::size_t{file.width} * file.height;
+  image.pixels.resize(3 * area);
+  const int bits = file.significant_bits.value_or(16);
+  if (file.deep && file.grey && bits >= 8 && bits < 16) {
+    std::vector<std::uint16_t> values(area);
+    auto* bytes = reinterpret_cast<std::uint8_t*>(values.data());
+    require(read_pixels(decoder, bytes, 2 * std::size_t{file.width}, file.height, true));
+    by_significant_bits(values, bits, image);
+  } else {
+    require(
+        read_pixels(decoder, image.pixels.data(), 3 * std::size_t{file.width}, file.height, false));
+    if (file.deep) check_bright(image.pixels);
+  }
   return decoded;
 }
 

@@ -24,7 +24,9 @@ int half(int margin) { return margin / 2 + (margin % 4 == 3 ? 1 : 0); }
 }  // namespace
 
 Preprocessor::Preprocessor(const Preprocessing& preprocessing)
-    : preprocessing_(preprocessing), normalised_(3 * kLevels) {
+    : preprocessing_(preprocessing),
+      resizer_(preprocessing.interpolation),
+      normalised_(3 * kLevels) {
   for (std::size_t channel = 0; channel < 3; ++channel) {
     for (std::size_t level = 0; level < kLevels; ++level) {
       const float scaled = static_cast<float>(level) / 255.0F;

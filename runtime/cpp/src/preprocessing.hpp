@@ -17,6 +17,7 @@ struct Preprocessing {
   int box_height = 0;  ///< the image, its aspect ratio kept, is resized to cover this
   int box_width = 0;
   int longest_aspect = 1;
+  Interpolation interpolation = Interpolation::bicubic;
   std::array<float, 3> mean{};  ///< per channel (red, green, blue), for values in [0, 1]
   std::array<float, 3> std{};
   bool in_graph = false;  ///< the file normalises and lays out by itself

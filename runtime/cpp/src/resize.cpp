@@ -9,7 +9,6 @@ namespace {
 
 constexpr int kPrecision = 32 - 8 - 2;
 constexpr std::int32_t kHalf = 1 << (kPrecision - 1);
-constexpr double kSupport = 2;
 
 double bicubic(double x) {
   constexpr double a = -0.5;
@@ -18,6 +17,8 @@ double bicubic(double x) {
   if (x < 2) return (((x - 5) * x + 8) * x - 4) * a;
   return 0;
 }
+
+double bilinear(double x) { return std::max(1 - std::abs(x), 0.0); }
 
 std::uint8_t to_grey_level(std::int32_t sum) {
   return static_cast<std::uint8_t>(std::clamp(sum >> kPrecision, 0, 255));
@@ -36,7 +37,8 @@ void Resizer::Filter::prepare(int source_size, const Span& wanted) {
   // The expressions follow Pillow's Resample.c, whose rounding they must repeat.
   const double scale = static_cast<double>(source) / span.size;
   const double filter_scale = std::max(scale, 1.0);
-  const double support = kSupport * filter_scale;
+  const bool is_bilinear = interpolation == Interpolation::bilinear;
+  const double support = (is_bilinear ? 1 : 2) * filter_scale;
   const double step = 1 / filter_scale;
   const auto count = static_cast<std::size_t>(span.count);
   taps = static_cast<std::size_t>(std::ceil(support)) * 2 + 1;
@@ -54,7 +56,8 @@ void Resizer::Filter::prepare(int source_size, const Span& wanted) {
     used[i] = high - low;
     double sum = 0;
     for (int x = 0; x < used[i]; ++x) {
-      const double weight = bicubic((x + low - center + 0.5) * step);
+      const double at = (x + low - center + 0.5) * step;
+      const double weight = is_bilinear ? bilinear(at) : bicubic(at);
       exact[static_cast<std::size_t>(x)] = weight;
       sum += weight;
     }

@@ -6,12 +6,18 @@
 
 namespace cmt {
 
-/// Pillow's bicubic resize (antialiased, a = -0.5), bit for bit, of the part that is kept.
+/// Filters of Pillow's: bicubic with a = -0.5, bilinear a triangle; both antialiased.
+enum class Interpolation { bicubic, bilinear };
+
+/// Pillow's resize, bit for bit, of the part that is kept.
 ///
 /// As in Python: first to the new width, then to the new height, 8 bits in between; filter
 /// weights are computed in double and rounded to 22 bits after the point.
 class Resizer {
  public:
+  explicit Resizer(Interpolation interpolation)
+      : horizontal_(interpolation), vertical_(interpolation) {}
+
   /// One axis of the result: `count` pixels from `begin` on of `size`.
   struct Span {
     int size = 0;
@@ -25,6 +31,9 @@ class Resizer {
  private:
   /// The filter of one axis; computed anew only when the sizes change.
   struct Filter {
+    explicit Filter(Interpolation wanted) : interpolation(wanted) {}
+
+    Interpolation interpolation;
     int source = 0;
     Span span;
     std::size_t taps = 0;    ///< weights of each pixel, zeros at the end

@@ -1,5 +1,3 @@
-#include "tensorrt_backend.hpp"
-
 #include <NvInferRuntime.h>
 #include <cuda_runtime_api.h>
 
@@ -8,14 +6,14 @@
 #include <numeric>
 #include <utility>
 
-#include "files.hpp"
+#include "backends.hpp"
 
 namespace cmt {
 namespace {
 
 void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
-  throw std::runtime_error(std::string("CUDA cannot ") + what + ": " + cudaGetErrorString(status));
+  throw MachineError(std::string("CUDA cannot ") + what + ": " + cudaGetErrorString(status));
 }
 
 /// Keeps the last error, for TensorRT's functions only say that there was one.
@@ -103,23 +101,32 @@ struct Port {
   }
 };
 
+/// `tensorrt` or `tensorrt_rtx`, and the version of the library that is loaded.
+std::pair<std::string, std::string> version() {
+#ifdef TRT_MAJOR_RTX
+  const char* library = "tensorrt_rtx";
+#else
+  const char* library = "tensorrt";
+#endif
+  return {library, std::to_string(getInferLibMajorVersion()) + "." +
+                       std::to_string(getInferLibMinorVersion()) + "." +
+                       std::to_string(getInferLibPatchVersion())};
+}
+
 class TensorRtModel : public Model {
  public:
   TensorRtModel(const Bundle& bundle, const Artefact& artefact) {
     const std::string& name = artefact.file.path;
     runtime_.reset(nvinfer1::createInferRuntime(logger_));
-    if (runtime_ == nullptr) throw std::runtime_error("TensorRT does not start: " + logger_.last());
+    if (runtime_ == nullptr) throw MachineError("TensorRT does not start: " + logger_.last());
     // An engine is executable: what is hashed are the bytes that TensorRT gets.
-    const std::string plan = read_file(bundle.path(artefact.file));
-    if (sha256(plan) != artefact.file.sha256) {
-      throw InputError(name + " is not the file of this bundle: copy the bundle again");
-    }
+    const std::string plan = bundle.read(artefact.file);
     runtime_->setEngineHostCodeAllowed(artefact.brings_runtime);
     if (artefact.dla_core) runtime_->setDLACore(*artefact.dla_core);
     engine_.reset(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
     if (engine_ == nullptr) {
-      const auto [library, version] = tensorrt_version();
-      throw InputError(name + " was built with " + artefact.built + "; " + library + " " + version +
+      const auto [library, ours] = version();
+      throw InputError(name + " was built with " + artefact.built + "; " + library + " " + ours +
                        " cannot load it on this GPU (" + logger_.last() + "): export it anew");
     }
     check_signature(bundle.manifest(), artefact, signature(bundle.manifest().batch));
@@ -157,7 +164,9 @@ class TensorRtModel : public Model {
         outputs_.push_back(std::move(port));
       }
     }
-    return {input_.shape, input_.type == DataType::kUINT8, outputs_.size(), known && inputs == 1};
+    std::vector<std::vector<std::size_t>> shapes;
+    for (const Port& port : outputs_) shapes.push_back(port.shape);
+    return {input_.shape, input_.type == DataType::kUINT8, shapes, known && inputs == 1};
   }
 
   Logger logger_;
@@ -201,7 +210,7 @@ class TensorRtSession : public Session {
 
  private:
   [[noreturn]] void fail(const char* what) const {
-    throw std::runtime_error(std::string("TensorRT cannot ") + what + ": " + logger_.last());
+    throw MachineError(std::string("TensorRT cannot ") + what + ": " + logger_.last());
   }
   void bind(const Port& port, const Buffer& buffer) {
     if (!context_->setTensorAddress(port.name.c_str(), buffer.device())) fail("bind a buffer");
@@ -219,28 +228,19 @@ std::unique_ptr<Session> TensorRtModel::make_session() const {
   return std::make_unique<TensorRtSession>(*this);
 }
 
-}  // namespace
-
-std::optional<std::string> missing_cuda_device() {
+std::optional<std::string> missing() {
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status == cudaSuccess && count > 0) return std::nullopt;
   return std::string("no CUDA device (") + cudaGetErrorString(status) + ")";
 }
 
-std::shared_ptr<const Model> load_tensorrt(const Bundle& bundle, const Artefact& artefact) {
+std::shared_ptr<const Model> load(const Bundle& bundle, const Artefact& artefact, int /*threads*/) {
   return std::make_shared<TensorRtModel>(bundle, artefact);
 }
 
-std::pair<std::string, std::string> tensorrt_version() {
-#ifdef TRT_MAJOR_RTX
-  const char* library = "tensorrt_rtx";
-#else
-  const char* library = "tensorrt";
-#endif
-  return {library, std::to_string(getInferLibMajorVersion()) + "." +
-                       std::to_string(getInferLibMinorVersion()) + "." +
-                       std::to_string(getInferLibPatchVersion())};
-}
+}  // namespace
+
+const Backend kTensorRt{"tensorrt", missing, load, version, true};
 
 }  // namespace cmt

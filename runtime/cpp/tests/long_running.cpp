@@ -15,7 +15,6 @@
 #include <thread>
 
 #include "backend.hpp"
-#include "files.hpp"
 #include "npy.hpp"
 
 namespace {
@@ -55,8 +54,7 @@ class Work {
       : bundle_(bundle),
         artefact_(artefact),
         preprocessor_(bundle.manifest().preprocessing),
-        images_(cmt::parse_npy_bytes(cmt::read_file(bundle.path(bundle.manifest().golden_images)),
-                                     "images")) {}
+        images_(cmt::parse_npy_bytes(bundle.read(bundle.manifest().golden_images), "images")) {}
 
   std::size_t count() const { return images_.shape[0]; }
   std::shared_ptr<const cmt::Model> load() const { return load_model(bundle_, artefact_, 1); }

@@ -1,4 +1,4 @@
-// prepare_images HEIGHT WIDTH BOX_HEIGHT BOX_WIDTH LONGEST_ASPECT REPEATS OUT < PATHS
+// prepare_images HEIGHT WIDTH BOX_HEIGHT BOX_WIDTH LONGEST_ASPECT REPEATS OUT [FILTER] < PATHS
 //
 // Decodes, resizes and crops image files, one path a line, and writes the pixels of all of them
 // to OUT. Prints a line for each: the median time of REPEATS resizes in milliseconds, or why the
@@ -14,7 +14,7 @@
 #include "preprocessing.hpp"
 
 int main(int argc, char** argv) {
-  if (argc != 8) return 2;
+  if (argc != 8 && argc != 9) return 2;
   cmt::Preprocessing p;
   p.height = std::stoi(argv[1]);
   p.width = std::stoi(argv[2]);
@@ -22,6 +22,9 @@ int main(int argc, char** argv) {
   p.box_width = std::stoi(argv[4]);
   p.longest_aspect = std::stoi(argv[5]);
   p.std = {1, 1, 1};
+  if (argc == 9 && std::string(argv[8]) == "bilinear") {
+    p.interpolation = cmt::Interpolation::bilinear;
+  }
   const int repeats = std::stoi(argv[6]);
   std::ofstream out(argv[7], std::ios::binary);
   cmt::Preprocessor preprocessor(p);

@@ -8,7 +8,6 @@
 #include <thread>
 
 #include "../src/backend.hpp"
-#include "../src/files.hpp"
 #include "../src/npy.hpp"
 #include "command.hpp"
 #include "machine.hpp"
@@ -21,7 +20,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr const char* kUsage =
     "usage: cmt_bench BUNDLE [--artefact NAME] [--seconds S] [--threads N] [--machine NAME] "
-    "[--json]\n"
+    "[--json] [--trust KEY | --trust-unsigned]\n"
     "\n"
     "Times the files that this build can run, in alternating bursts.\n"
     "  --artefact NAME  only this one, such as openvino/int8\n"
@@ -78,8 +77,8 @@ Candidate load(const cmt::Bundle& bundle, const cmt::Artefact& artefact, int thr
   candidate.session = candidate.model->make_session();
   candidate.load = milliseconds_since(begin);
   const cmt::Manifest& manifest = bundle.manifest();
-  const auto images = cmt::parse_npy_bytes(cmt::read_file(bundle.path(manifest.golden_images)),
-                                           manifest.golden_images.path);
+  const auto images =
+      cmt::parse_npy_bytes(bundle.read(manifest.golden_images), manifest.golden_images.path);
   const cmt::Preprocessing& p = manifest.preprocessing;
   const std::size_t count = images.values.size() / p.area();
   if (count == 0) throw cmt::InputError(manifest.golden_images.path + " holds no image");
@@ -145,16 +144,27 @@ Json row(const Candidate& candidate, const std::vector<Candidate>& all, std::siz
           {"reasons", reasons}};
 }
 
+/// Refused before anything is measured: the report takes no other name.
+std::string machine_name(const cmt::tools::Arguments& arguments) {
+  const std::string given = arguments.text("machine", cmt::printable(cmt::tools::host_name()));
+  if (given.empty() || cmt::printable(given) != given) {
+    throw cmt::InputError("--machine '" + given + "' is no name: give visible characters in UTF-8");
+  }
+  return given;
+}
+
 int bench(const cmt::tools::Arguments& arguments) {
+  const std::string machine = machine_name(arguments);
   const double seconds = arguments.number("seconds", 5, 1e-3, 3600);
   const int threads = arguments.count("threads", 0, 1, 4096);
   const std::string wanted = arguments.text("artefact", "");
-  const cmt::Bundle bundle(arguments.positional.front());
+  const cmt::Bundle bundle(arguments.positional.front(), cmt::tools::trust(arguments));
   std::vector<Candidate> candidates;
   for (const cmt::Artefact& artefact : bundle.manifest().artefacts) {
     if (!wanted.empty() && wanted != artefact.name() && wanted != artefact.precision) continue;
-    if (const auto reason = cmt::missing_backend(artefact.target)) {
-      std::cerr << "skipped " << artefact.file.path << ": " << *reason << '\n';
+    if (const auto reason = cmt::not_runnable(bundle, artefact)) {
+      std::cerr << "skipped " << cmt::printable(artefact.file.path) << ": "
+                << cmt::printable(*reason) << '\n';
       continue;
     }
     candidates.push_back(load(bundle, artefact, threads_of(artefact, threads)));
@@ -168,16 +178,19 @@ int bench(const cmt::tools::Arguments& arguments) {
   }
   if (arguments.has("json")) {
     std::string command = "cmt_bench";
-    for (const std::string& word : arguments.positional) command.append(" ").append(word);
-    for (const auto& [name, value] : arguments.options) {
-      command.append(" --").append(name).append(value.empty() ? "" : " ").append(value);
+    for (const std::string& word : arguments.positional) {
+      command.append(" ").append(cmt::printable(word));
     }
-    const Json entry{{"machine", arguments.text("machine", cmt::tools::host_name())},
+    for (const auto& [name, value] : arguments.options) {
+      command.append(" --").append(name).append(value.empty() ? "" : " ");
+      command.append(cmt::printable(value));
+    }
+    const Json entry{{"machine", machine},
                      {"measured", cmt::tools::timestamp()},
                      {"command", command},
                      {"environment", cmt::tools::describe_machine()},
                      {"results", rows}};
-    std::cout << entry.dump(1) << '\n';
+    std::cout << cmt::tools::to_text(entry, 1) << '\n';
     return 0;
   }
   std::printf("%-24s %8s %8s %8s %9s %8s\n", "file", "p50 ms", "p90 ms", "p99 ms", "images/s",
@@ -185,7 +198,7 @@ int bench(const cmt::tools::Arguments& arguments) {
   for (const Json& r : rows) {
     const Json& latency = r["latency_ms"];
     const std::string name =
-        r["target"].get<std::string>() + " " + r["precision"].get<std::string>();
+        cmt::printable(r["target"].get<std::string>() + " " + r["precision"].get<std::string>());
     const Json& ratio = r["speedup_vs_fp32_graph"];
     std::printf("%-24s %8.3f %8.3f %8.3f %9.1f", name.c_str(), latency["p50"].get<double>(),
                 latency["p90"].get<double>(), latency["p99"].get<double>(),

@@ -4,14 +4,14 @@
 #include <cmt/error.hpp>
 #include <cstdio>
 #include <iostream>
-#include <nlohmann/json.hpp>
 
 #include "command.hpp"
 
 namespace {
 
 constexpr const char* kUsage =
-    "usage: cmt_classify BUNDLE IMAGE... [--artefact NAME] [--top-k N] [--threads N] [--json]\n"
+    "usage: cmt_classify BUNDLE IMAGE... [--artefact NAME] [--top-k N] [--threads N] [--json] "
+    "[--trust KEY | --trust-unsigned]\n"
     "\n"
     "Prints the most probable classes of JPEG and PNG files.\n"
     "  --artefact NAME  int8, or openvino/int8; default: int8, else fp16, else fp32\n"
@@ -25,25 +25,23 @@ void print_json(const std::string& path, const std::vector<cmt::Prediction>& pre
     classes.push_back({{"index", p.index}, {"label", p.label}, {"probability", p.probability}});
   }
   const nlohmann::ordered_json line{{"image", path}, {"classes", classes}};
-  // Paths need not be UTF-8.
-  std::cout << line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << '\n';
+  std::cout << cmt::tools::to_text(line, -1) << '\n';
 }
 
 void print_text(const std::string& path, const std::vector<cmt::Prediction>& predictions) {
-  std::cout << path << '\n';
+  std::cout << cmt::printable(path) << '\n';
   for (const cmt::Prediction& p : predictions) {
-    std::printf("  %8.4f  %s\n", static_cast<double>(p.probability),
-                p.label.empty() ? std::to_string(p.index).c_str() : std::string(p.label).c_str());
-    std::fflush(stdout);
+    const std::string name = p.label.empty() ? std::to_string(p.index) : cmt::printable(p.label);
+    std::printf("  %8.4f  %s\n", static_cast<double>(p.probability), name.c_str());
   }
 }
 
 int classify(const cmt::tools::Arguments& arguments) {
   const auto top_k = static_cast<std::size_t>(arguments.count("top-k", 5, 1, 1000000));
-  const cmt::Options options{arguments.text("artefact", ""),
-                             arguments.count("threads", 0, 1, 4096)};
+  const cmt::Options options{arguments.text("artefact", ""), arguments.count("threads", 0, 1, 4096),
+                             cmt::tools::trust(arguments)};
   cmt::Classifier classifier(arguments.positional.front(), options);
-  std::cerr << "running " << classifier.artefact() << '\n';
+  std::cerr << "running " << cmt::printable(classifier.artefact()) << '\n';
   for (std::size_t i = 1; i < arguments.positional.size(); ++i) {
     const std::string& path = arguments.positional[i];
     const cmt::Image image = cmt::read_image(path);

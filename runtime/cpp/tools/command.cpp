@@ -1,19 +1,27 @@
 #include "command.hpp"
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
 #include <cmt/error.hpp>
+#include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <iostream>
+#include <new>
 
 namespace cmt::tools {
 namespace {
 
+constexpr const char* kTrust = "trust";
+constexpr const char* kTrustUnsigned = "trust-unsigned";
+
 Arguments parse(int argc, char** argv, const Usage& usage) {
   Arguments arguments;
-  const auto contains = [](const std::vector<std::string>& names, const std::string& name) {
-    return std::find(names.begin(), names.end(), name) != names.end();
+  const auto contains = [](const std::vector<std::string>& names, const std::string& of_all,
+                           const std::string& name) {
+    return name == of_all || std::find(names.begin(), names.end(), name) != names.end();
   };
   for (int i = 1; i < argc; ++i) {
     const std::string word = argv[i];
@@ -23,11 +31,11 @@ Arguments parse(int argc, char** argv, const Usage& usage) {
     }
     const std::size_t equals = word.find('=');
     const std::string name = word.substr(2, equals - 2);
-    if (contains(usage.flags, name) && equals == std::string::npos) {
+    if (contains(usage.flags, kTrustUnsigned, name) && equals == std::string::npos) {
       arguments.options[name] = "";
-    } else if (contains(usage.valued, name) && equals != std::string::npos) {
+    } else if (contains(usage.valued, kTrust, name) && equals != std::string::npos) {
       arguments.options[name] = word.substr(equals + 1);
-    } else if (contains(usage.valued, name) && i + 1 < argc) {
+    } else if (contains(usage.valued, kTrust, name) && i + 1 < argc) {
       arguments.options[name] = argv[++i];
     } else {
       throw InputError("cannot use '" + word + "': see --help");
@@ -39,10 +47,23 @@ Arguments parse(int argc, char** argv, const Usage& usage) {
   return arguments;
 }
 
-std::string one_line(std::string text) {
-  std::replace_if(
-      text.begin(), text.end(), [](unsigned char c) { return c < ' '; }, ' ');
-  return text;
+int run_body(int argc, char** argv, const Usage& usage,
+             const std::function<int(const Arguments&)>& body) {
+  if (std::any_of(argv, argv + argc, [](const std::string& word) { return word == "--help"; })) {
+    std::cout << usage.text << kTrustUsage;
+    return 0;
+  }
+  return body(parse(argc, argv, usage));
+}
+
+/// What was printed lies in buffers still: only now it shows whether it can be written.
+void finish_output() {
+  errno = 0;
+  std::cout.flush();
+  const bool lost = std::fflush(stdout) != 0 || std::ferror(stdout) != 0 || !std::cout.good();
+  if (!lost) return;
+  const std::string reason = errno == 0 ? "its end is gone" : std::strerror(errno);
+  throw MachineError("cannot write the output (" + reason + "): free space where it goes");
 }
 
 }  // namespace
@@ -70,21 +91,36 @@ int Arguments::count(const std::string& name, int otherwise, int low, int high) 
   return static_cast<int>(value);
 }
 
+Trust trust(const Arguments& arguments) {
+  // An empty variable of a shell's must not stand for no key at all.
+  if (arguments.has(kTrust) && arguments.text(kTrust, "").empty()) {
+    throw InputError("--trust needs the file of a public key");
+  }
+  return {arguments.text(kTrust, ""), arguments.has(kTrustUnsigned)};
+}
+
+std::string to_text(const nlohmann::ordered_json& value, int indent) {
+  return value.dump(indent, ' ', true, nlohmann::json::error_handler_t::replace);
+}
+
 int run(int argc, char** argv, const Usage& usage,
         const std::function<int(const Arguments&)>& body) {
-  const std::string name = std::filesystem::path(argc > 0 ? argv[0] : "cmt").filename().string();
+  const std::string name =
+      printable(std::filesystem::path(argc > 0 ? argv[0] : "cmt").filename().string());
+  const auto fail = [&](const std::string& message, int status) {
+    std::cerr << name << ": " << message << '\n';
+    return status;
+  };
   try {
-    if (std::any_of(argv, argv + argc, [](const std::string& word) { return word == "--help"; })) {
-      std::cout << usage.text;
-      return 0;
-    }
-    return body(parse(argc, argv, usage));
+    const int status = run_body(argc, argv, usage, body);
+    finish_output();
+    return status;
   } catch (const InputError& error) {
-    std::cerr << name << ": " << one_line(error.what()) << '\n';
-    return 2;
+    return fail(error.what(), 2);
+  } catch (const std::bad_alloc&) {
+    return fail("out of memory: free some", 3);
   } catch (const std::exception& error) {
-    std::cerr << name << ": " << one_line(error.what()) << '\n';
-    return 3;
+    return fail(printable(error.what()), 3);
   }
 }
 

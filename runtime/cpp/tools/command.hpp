@@ -1,9 +1,13 @@
 #pragma once
 
+#include <cmt/classifier.hpp>
 #include <functional>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
+
+#include "../src/text.hpp"
 
 namespace cmt::tools {
 
@@ -19,7 +23,15 @@ struct Arguments {
   int count(const std::string& name, int otherwise, int low, int high) const;
 };
 
-/// What a tool takes: options with a value and without one, beside --help.
+/// What every tool says of the options that say whose engines may run.
+constexpr const char* kTrustUsage =
+    "  --trust KEY      public key (PEM) that the bundle must be signed with; its engines may run\n"
+    "  --trust-unsigned run engines of a bundle without a signature: of one that was made here\n";
+
+/// Those options; every tool has them.
+Trust trust(const Arguments& arguments);
+
+/// What a tool takes beside --help and those for trust: options with a value and without one.
 struct Usage {
   std::string text;
   std::vector<std::string> valued;
@@ -28,8 +40,12 @@ struct Usage {
 };
 
 /// Parses, runs `body` and returns the exit status: its own; 2 for an InputError, which becomes
-/// one line on standard error; 3 where the machine or the runtime failed.
+/// one line on standard error; 3 where the machine failed or the output was lost.
 int run(int argc, char** argv, const Usage& usage,
         const std::function<int(const Arguments&)>& body);
+
+/// JSON in ASCII, so that nothing in a name reaches a terminal as it is; what of a path is no UTF-8
+/// becomes a replacement character. `indent` -1 makes one line.
+std::string to_text(const nlohmann::ordered_json& value, int indent);
 
 }  // namespace cmt::tools

@@ -18,23 +18,35 @@ struct Prediction {
   float probability = 0;
 };
 
+/// Whose native code may run. An engine of TensorRT's is such code: loading one that somebody else
+/// made is running their program, so none is loaded of a bundle that nobody vouches for.
+struct Trust {
+  /// PEM file of an Ed25519 public key. The bundle must then be signed with its private part
+  /// (cmt-export --sign), whatever of it runs; its engines may.
+  std::filesystem::path key = {};
+  /// Runs engines of a bundle without a signature: for one that was made here.
+  bool unsigned_engines = false;
+};
+
 struct Options {
   /// Which file of the bundle runs: "int8", or "openvino/int8" to name the runtime too. Empty
   /// takes the smallest precision that this build can run: int8, else fp16, else fp32.
   std::string artefact;
   int threads = 0;  ///< CPU threads of the runtime; 0 takes all
+  Trust trust = {};
 };
 
 /// A bundle ready to classify images.
 ///
 /// One Classifier is for one thread at a time; `share` makes another for each further thread.
 /// Calls reuse their memory: once images of the same sizes have been seen, this library
-/// allocates nothing.
+/// allocates nothing. All that it throws is an Error: InputError where the bundle, an image or an
+/// argument is unusable, MachineError where the machine or its memory fails.
 class Classifier {
  public:
   /// Opens a bundle, checks the sha256 of every file in it and loads one.
-  /// Throws InputError that names the file if the bundle is not as it was written, if its
-  /// schema is newer, or if this build cannot run what is asked for.
+  /// Throws InputError that names the file if the bundle is not as it was written or not signed
+  /// as asked for, if its schema is newer, or if this build cannot run what is asked for.
   explicit Classifier(const std::filesystem::path& bundle, const Options& options = {});
   Classifier(Classifier&& other) noexcept;
   Classifier& operator=(Classifier&& other) noexcept;
@@ -44,8 +56,8 @@ class Classifier {
   Classifier share() const;
 
   /// The `top_k` most probable classes, best first; of equal ones the lower index comes first.
-  /// The result lasts until the next call. Throws InputError for an empty image, and
-  /// std::runtime_error if the network answers with something else than numbers.
+  /// The result lasts until the next call. Throws InputError for an empty image, and if the network
+  /// answers with something else than numbers.
   const std::vector<Prediction>& classify(const ImageView& image, std::size_t top_k = 5);
 
   /// The same for several images of any sizes, in as many inferences as the file's batch needs.

@@ -1,0 +1,136 @@
+"""`cmt-bench`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cmt.commands.console import print_table, say
+from cmt.commands.parameters import COUNT, FOLDER, MEGABYTES, SECONDS
+from cmt.errors import GateError, InputError
+from cmt.printing import printable
+
+if TYPE_CHECKING:
+    from cmt.bundle.reader import OpenBundle
+
+
+@click.command(context_settings={"show_default": True, "max_content_width": 100})
+@click.argument("bundle", type=FOLDER)
+@click.option("--verify", is_flag=True, help="Check every file and golden output; measure nothing.")
+@click.option("--batch", "batches", multiple=True, type=COUNT, help="Images per inference.")
+@click.option("--threads", multiple=True, type=COUNT, help="CPU threads.  [default: all]")
+@click.option("--streams", multiple=True, type=COUNT, help="OpenVINO streams, a caller each.")
+@click.option("--seconds", default=5.0, type=SECONDS, help="Spent on each file and combination.")
+@click.option(
+    "--workspace", type=MEGABYTES, metavar="MB", help="TensorRT's build: memory of a layer."
+)
+@click.option(
+    "--opt-level", type=click.IntRange(0, 5), help="TensorRT's build: optimisation level."
+)
+@click.option(
+    "--compatible",
+    type=click.Choice(["version", "hardware"]),
+    multiple=True,
+    help="TensorRT's build: an engine for newer TensorRT, for other GPUs; may be slower.",
+)
+@click.option(
+    "--dla", type=click.IntRange(0, 1), help="TensorRT's build: DLA core; the GPU runs the rest."
+)
+@click.option("--trust", type=FOLDER, metavar="KEY", help="Ed25519 public key (PEM) of the signer.")
+@click.option("--expect-run", "runs", multiple=True, help="With --trust: the export it must be.")
+@click.option("--machine", help="Name of this machine in the report.  [default: its host name]")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as in report.json.")
+@click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
+def bench_cli(
+    *,
+    bundle: Path,
+    verify: bool,
+    workspace: int | None,
+    opt_level: int | None,
+    compatible: tuple[str, ...],
+    dla: int | None,
+    trust: Path | None,
+    runs: tuple[str, ...],
+    machine: str | None,
+    as_json: bool,
+    verbose: bool,
+    **sweep: Any,
+) -> int:
+    """Measure a bundle's files on this machine and add the results to its report.
+
+    --batch, --threads and --streams may repeat: every combination is measured. Earlier results
+    of this machine are replaced, those of others never. Engines that do not run on this machine's
+    GPU and TensorRT, or are not what --compatible and --dla ask for, are built anew from the
+    bundle's ONNX files, checked and put in their place. So are those that others built, unless
+    --trust has the key of who signed the bundle: engines are native code.
+    """
+    from cmt.bundle.reader import open_bundle
+    from cmt.measure import bench
+    from cmt.measure.progress import ProgressBars
+    from cmt.measure.rebuild import build_for_here, notes, why_none_is_built
+    from cmt.report.terminal import machine_table
+    from cmt.targets.machine import usable_cores
+    from cmt.targets.tensorrt.build import BuildSettings, timing_cache_folder
+
+    opened = _trusted(open_bundle(bundle), trust, runs)
+    if compatible or dla is not None:
+        reason = "--verify builds none" if verify else why_none_is_built(opened)
+        if reason is not None:
+            raise InputError(
+                f"--compatible and --dla are for engines, and {reason}: leave them out"
+            )
+    if verify:
+        return _verify(opened, usable_cores())
+    machine = bench.check_machine(opened, machine)
+    command = shlex.join(["cmt-bench", *sys.argv[1:]])
+    building = BuildSettings(
+        workspace, opt_level, cache=timing_cache_folder(), compatible=compatible, dla=dla
+    )
+    with ProgressBars(not as_json) as progress:
+        opened = build_for_here(opened, building, progress.task)
+        entry = bench.measure(opened, bench.Sweep(**sweep), machine, command, progress.task)
+    bench.save(opened, entry)
+    if as_json:
+        click.echo(json.dumps(entry, indent=1))
+        return 0
+    print_table(machine_table(entry))
+    for line in notes(opened):
+        say(line)
+    say(f"report: {bundle / 'report.html'}")
+    return 0
+
+
+def _trusted(bundle: OpenBundle, trust: Path | None, runs: tuple[str, ...]) -> OpenBundle:
+    if runs and trust is None:
+        raise InputError("--expect-run believes what the bundle says of itself: add --trust")
+    if trust is None:
+        return bundle
+    from cmt.bundle.signature import check, expect_run
+
+    bundle = check(bundle, trust)
+    expect_run(bundle, runs)
+    return bundle
+
+
+def _verify(bundle: OpenBundle, threads: int) -> int:
+    from cmt.bundle.golden import verify
+
+    failed = []
+    words = {True: "ok", False: "FAILED", None: "skipped"}
+    if bundle.trusted:
+        run = bundle.manifest.get("run", "unknown")
+        click.echo(f"{'ok':8}signature: made with the key of --trust, run {run}")
+    for check in verify(bundle, threads):
+        click.echo(f"{words[check.passed]:8}{printable(f'{check.name}: {check.detail}')}")
+        if check.passed is False:
+            failed.append(check.name)
+    if failed:
+        raise GateError(
+            f"{', '.join(failed)}: the results on this machine are not those of the exporting one"
+        )
+    return 0

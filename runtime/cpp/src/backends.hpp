@@ -1,0 +1,23 @@
+#pragma once
+
+#include "backend.hpp"
+
+namespace cmt {
+
+/// A runtime, as its own source file describes it.
+struct Backend {
+  const char* target;  ///< whose files it runs
+  /// Why this machine cannot run them; nothing where it can.
+  std::optional<std::string> (*missing)();
+  std::shared_ptr<const Model> (*load)(const Bundle& bundle, const Artefact& artefact, int threads);
+  /// Name and version of the library.
+  std::pair<std::string, std::string> (*version)();
+  bool runs_native_code = false;  ///< that its files bring, each for one library
+};
+
+// Each exists in builds with its CMT_WITH_ alone.
+extern const Backend kOpenVino;
+extern const Backend kOnnxRuntime;
+extern const Backend kTensorRt;
+
+}  // namespace cmt

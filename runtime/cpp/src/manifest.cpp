@@ -1,0 +1,229 @@
+#include "manifest.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cmt/error.hpp>
+#include <utility>
+
+#include "schema.hpp"
+#include "schemas.hpp"
+#include "strict_json.hpp"
+
+namespace cmt {
+namespace {
+
+using Json = nlohmann::json;
+
+// --- what a schema cannot say, as `_problems` of bundle/manifest.py
+// --------------------------------
+
+void check_relative(const std::string& path) {
+  bool good = !path.empty() && path.find_first_of(std::string("\\:\0", 3)) == std::string::npos;
+  for (std::size_t begin = 0; good && begin <= path.size();) {
+    const std::size_t end = std::min(path.find('/', begin), path.size());
+    const std::string part = path.substr(begin, end - begin);
+    good = !part.empty() && part != "." && part != "..";
+    begin = end + 1;
+  }
+  if (!good) {
+    throw InputError(std::string(kManifest) + " names '" +
+                     path.substr(0, std::min<std::size_t>(path.find('\0'), 200)) +
+                     "', which is no path within a bundle");
+  }
+}
+
+/// A number in single precision, which is how it is used.
+float finite_number(const Json& value) {
+  const auto number = static_cast<float>(value.get<double>());
+  if (!std::isfinite(number)) damaged("a number is not finite in single precision");
+  return number;
+}
+
+float positive_number(const Json& value) {
+  const float number = finite_number(value);
+  if (number <= 0) damaged("std and max_rel must be positive in single precision");
+  return number;
+}
+
+void check_shape(const Json& input) {
+  const Json& shape = input.at("shape");
+  const std::size_t first = input.at("layout") == "NHWC" ? 1 : 2;
+  const Json& crop = input.at("crop").at("size");
+  const Json& box = input.at("resize").at("box");
+  if (shape[first] != crop[0] || shape[first + 1] != crop[1]) {
+    damaged("the input's shape is not that of the crop");
+  }
+  if (crop[0] > box[0] || crop[1] > box[1]) {
+    damaged("the crop is larger than what is resized to");
+  }
+}
+
+void check_batches(const Json& artefact, std::size_t batch) {
+  if (!artefact.contains("batches")) return;
+  const auto batches = artefact.at("batches").get<std::vector<std::size_t>>();
+  if (batches[0] > batch || batches[1] != batch || batches[2] < batch) {
+    damaged("the batches of " + artefact.at("path").get<std::string>() +
+            " do not rise around the input's");
+  }
+}
+
+// --- the values, once they are known to be of their types and in their ranges
+// ---------------------
+
+FileEntry file_entry(const Json& value) {
+  FileEntry entry{value.at("path").get<std::string>(), value.at("bytes").get<std::uint64_t>(),
+                  value.at("sha256").get<std::string>()};
+  check_relative(entry.path);
+  return entry;
+}
+
+bool is_file_entry(const Json& value) {
+  return value.is_object() && value.contains("path") && value.contains("sha256");
+}
+
+/// Every file of a bundle, wherever the manifest has a path and its sha256 together, each once.
+std::vector<FileEntry> collect_files(const Json& root) {
+  std::map<std::string, FileEntry> files;
+  std::vector<const Json*> pending{&root};
+  while (!pending.empty()) {
+    const Json& value = *pending.back();
+    pending.pop_back();
+    if (is_file_entry(value)) {
+      const FileEntry entry = file_entry(value);
+      const FileEntry& known = files.emplace(entry.path, entry).first->second;
+      if (known.bytes != entry.bytes || known.sha256 != entry.sha256) {
+        damaged(entry.path + " is there twice, with different contents");
+      }
+    }
+    if (!value.is_structured()) continue;
+    for (const Json& item : value) pending.push_back(&item);
+  }
+  std::vector<FileEntry> found;
+  for (auto& [path, entry] : files) found.push_back(std::move(entry));
+  return found;
+}
+
+template <typename Read>
+std::array<float, 3> per_channel(const Json& value, const Read& read) {
+  return {read(value[0]), read(value[1]), read(value[2])};
+}
+
+Preprocessing preprocessing(const Json& input) {
+  check_shape(input);
+  Preprocessing result;
+  result.in_graph = input.at("dtype") == "uint8";
+  const Json& resize = input.at("resize");
+  const Json& crop = input.at("crop").at("size");
+  result.box_height = resize.at("box")[0].get<int>();
+  result.box_width = resize.at("box")[1].get<int>();
+  result.longest_aspect = resize.at("longest_aspect").get<int>();
+  result.interpolation = resize.at("filter") == "pillow-bilinear" ? Interpolation::bilinear
+                                                                  : Interpolation::bicubic;
+  result.height = crop[0].get<int>();
+  result.width = crop[1].get<int>();
+  result.mean = per_channel(input.at("mean"), finite_number);
+  result.std = per_channel(input.at("std"), positive_number);
+  return result;
+}
+
+/// Such as `tensorrt_rtx 1.7.1 for sm86, sm89`.
+std::string description_of_build(const Json& value) {
+  std::string text;
+  for (const auto& [name, version] : value.at("built_with").items()) {
+    text += (text.empty() ? "" : ", ") + name + " " + version.get<std::string>();
+  }
+  std::string separator = " for ";
+  for (const Json& device : value.at("built_for")) {
+    text += std::exchange(separator, ", ") + device.get<std::string>();
+  }
+  return text;
+}
+
+/// What an entry says of an engine alone.
+void read_engine(const Json& value, Artefact* result) {
+  if (result->target == "tensorrt")
+    result->built_with = value.at("built_with").items().begin().key();
+  for (const Json& with : value.value("compatible", Json::array())) {
+    result->brings_runtime = result->brings_runtime || with == "version";
+  }
+  if (value.contains("dla")) result->dla_core = value.at("dla").at("core").get<int>();
+}
+
+Artefact artefact(const Json& value, std::size_t outputs) {
+  Artefact result;
+  result.target = value.at("target").get<std::string>();
+  result.precision = value.at("precision").get<std::string>();
+  result.file = file_entry(value);
+  result.built = description_of_build(value);
+  for (const auto& [name, setting] : value.at("settings").items()) {
+    result.settings[name] = setting.is_string() ? setting.get<std::string>() : setting.dump();
+  }
+  read_engine(value, &result);
+  const Json& golden = value.at("golden");
+  for (const Json& entry : golden.at("outputs")) result.golden_outputs.push_back(file_entry(entry));
+  if (result.golden_outputs.size() != outputs) {
+    damaged("golden outputs of " + result.file.path + " do not match the outputs");
+  }
+  result.max_rel = positive_number(golden.at("max_rel"));
+  return result;
+}
+
+std::vector<Artefact> artefacts(const Json& entries, std::size_t outputs, std::size_t batch) {
+  std::vector<Artefact> found;
+  std::map<std::string, std::uint64_t> bytes;  // of a runtime's precision, all its files together
+  const auto name = [](const Json& value) {
+    return value.at("target").get<std::string>() + "/" + value.at("precision").get<std::string>();
+  };
+  for (const Json& value : entries) {
+    check_batches(value, batch);
+    bytes[name(value)] += value.at("bytes").get<std::uint64_t>();
+    if (value.contains("golden")) found.push_back(artefact(value, outputs));
+  }
+  for (Artefact& one : found) one.total_bytes = bytes[one.name()];
+  return found;
+}
+
+Manifest read_manifest(const Json& json) {
+  Manifest manifest;
+  manifest.preprocessing = preprocessing(json.at("input"));
+  manifest.batch = json.at("input").at("shape")[0].get<std::size_t>();
+  json.at("outputs").get_to(manifest.outputs);
+  json.at("labels").get_to(manifest.labels);
+  manifest.artefacts = artefacts(json.at("artefacts"), manifest.outputs.size(), manifest.batch);
+  const Json& golden = json.at("golden");
+  manifest.golden_images = file_entry(golden.at("images"));
+  manifest.golden_photo = file_entry(golden.at("photo"));
+  manifest.golden_pixels = file_entry(golden.at("pixels"));
+  manifest.max_grey_levels = golden.at("max_grey_levels").get<int>();
+  manifest.files = collect_files(json);
+  return manifest;
+}
+
+void check_version(const Json& json) {
+  if (!json.is_object() || !json.contains("schema")) damaged("it has no schema version");
+  const Json& version = json.at("schema");
+  if (version.is_number_integer() && version > kSchema) {
+    throw InputError(std::string(kManifest) + " has schema " + version.dump() +
+                     ", this version reads up to " + std::to_string(kSchema) +
+                     ": update cmt_runtime");
+  }
+}
+
+void check_schemas(const Json& json) {
+  static const Schema kKnown(kManifestSchema);
+  static const Schema kStricter(kStricterSchema);
+  for (const Schema* schema : {&kKnown, &kStricter}) {
+    if (const auto problem = schema->problem(json)) damaged(problem->substr(0, 300));
+  }
+}
+
+}  // namespace
+
+Manifest parse_manifest(std::string_view text) {
+  const Json json = parse_strictly(text);
+  check_version(json);
+  check_schemas(json);
+  return read_manifest(json);
+}
+
+}  // namespace cmt
