@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cmt import strict_json
+from cmt.bundle.manifest import follows
 from cmt.calib_data.preprocessing import Preprocessing
 from cmt.calib_data.sources import BUNDLED, FASHION_LABELS, FolderImages, ImageSource, bundled
 from cmt.checkpoints import load_noted
@@ -71,7 +72,7 @@ def resolve(options: ExportOptions, needs_calibration: bool) -> Inputs:
         model=model,
         weights_source=": ".join(filter(None, [source, options.weights_key])),
         weights_sha256=None if path is None else sha256_file(path),
-        class_names=labels or (validation.class_names if label_map else ()),
+        class_names=_shown(labels or (validation.class_names if label_map else ())),
         preprocessing=replace(
             Preprocessing.for_model(model.img_size, model.metadata, model.family),
             in_graph=options.embed_preprocess,
@@ -148,6 +149,17 @@ def _known_labels(model: CMT) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
             f"the weights' metadata names {max(lengths)} labels for {model.num_classes} classes"
         )
     return (names[0] if names else ()), names
+
+
+def _shown(names: Sequence[str]) -> Sequence[str]:
+    """The classes' names, all of which a manifest and a report may hold; raises InputError."""
+    for name in names:
+        if not follows("name", name):
+            raise InputError(
+                f"the class name '{name[:60]}' is no visible line of 1 to 1000 characters: correct "
+                "it in the weights' metadata, or the name of its folder"
+            )
+    return names
 
 
 def _class_names(value: Any) -> tuple[str, ...]:

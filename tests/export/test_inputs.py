@@ -144,6 +144,15 @@ def test_an_order_is_assumed_only_where_no_names_are_known(
     assert inputs(unnamed).assumed_order == ()
 
 
+@pytest.mark.parametrize("name", ["", "a\nok", "a\x1b[2K", "a\u202eb", "a" * 1001])
+def test_class_names_that_no_report_may_show_are_refused_before_any_work(
+    make_tiny: MakeTiny, tmp_path: Path, name: str
+) -> None:
+    path = save(make_tiny("official"), tmp_path / "w.safetensors", labels=[name, *"bcde"])
+    with pytest.raises(InputError, match=r"class name .* is no visible line"):
+        inputs(path)
+
+
 # The order that answers speak for
 
 
