@@ -17,6 +17,7 @@ from cmt.export.class_order import match_classes
 from cmt.export.options import BUNDLED_VAL_COUNT, ExportOptions
 from cmt.files import sha256_file
 from cmt.network import CMT
+from cmt.printing import printable
 
 DEMO_WEIGHTS = BUNDLED / "cmt_ti.safetensors"
 UNLABELLED_COUNT = 64
@@ -156,8 +157,8 @@ def _shown(names: Sequence[str]) -> Sequence[str]:
     for name in names:
         if not follows("name", name):
             raise InputError(
-                f"the class name '{name[:60]}' is no visible line of 1 to 1000 characters: correct "
-                "it in the weights' metadata, or the name of its folder"
+                f"the class name '{printable(name[:60])}' is no visible line of 1 to 1000 "
+                "characters: correct it in the weights' metadata, or the name of its folder"
             )
     return names
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -220,3 +221,14 @@ def test_the_files_of_a_bundle_answer_in_float32_as_is_stored(
     rewrite(stored, change)
     checks = {check.name: check.passed for check in verify(open_bundle(stored), 1)}
     assert checks[IR] is True
+
+
+@pytest.mark.skipif(os.name == "nt", reason="paths are text there")
+def test_a_bundle_runs_from_a_path_that_is_no_utf8(stored: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(stored) + b"\xff\xfe"))
+    stored.rename(folder)
+    bundle = open_bundle(folder)
+    images = bundle.preprocessing.feed(golden.golden_images(bundle))
+    for entry in bundle.artefacts:
+        (logits,) = golden.run_artefact(bundle, entry, images, 1)
+        assert logits.shape == (8, 2)
