@@ -87,7 +87,7 @@ std::shared_ptr<const Model> load(const Bundle& bundle, const Artefact& artefact
 }
 
 /// OpenVINO then takes float32 without a word.
-std::optional<std::string> computes_otherwise(const Artefact& artefact) {
+std::optional<std::string> computes_in_float32(const Artefact& artefact) {
   const auto hint = artefact.settings.find(ov::hint::inference_precision.name());
   if (hint == artefact.settings.end() || hint->second != "bf16") return std::nullopt;
   const auto known = shared_core()->get_property("CPU", ov::device::capabilities);
@@ -101,6 +101,6 @@ std::pair<std::string, std::string> version() {
 
 }  // namespace
 
-const Backend kOpenVino{"openvino", missing, load, version, false, computes_otherwise};
+const Backend kOpenVino{"openvino", missing, load, version, false, computes_in_float32};
 
 }  // namespace cmt
