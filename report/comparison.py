@@ -84,7 +84,7 @@ def read_source(argument: str, trust: Trust | None = None) -> Source:
 def _read(path: Path) -> Report:
     """A report.json, which is the one of its bundle where the folder is one."""
     if not path.is_dir():
-        return read_report(newest(path.parent, path.name))
+        return read_report(path)
     if newest(path, MANIFEST).exists():
         return report_of(open_bundle(path, only=REPORT_FILES[:1]))
     return read_report(path / REPORT_FILES[0])
