@@ -387,7 +387,7 @@ def test_memory_that_does_not_suffice_is_an_error_of_the_library(
     path = tmp_path / "large"
     path.write_bytes(content)
     statuses = []
-    for megabytes in (250, 350, 450, 650, 2000):  # each ends at another allocation
+    for megabytes in (80, 160, 220, 350, 650, 2000):  # each ends at another allocation
         program: list[str | Path] = [runtime / "tests" / "decode_images"]
         result = run_limited(program, struct.pack("<I", len(content)) + content, megabytes)
         assert (result.returncode, result.stderr) == (0, b"")

@@ -227,7 +227,7 @@ def test_objects_that_say_nothing_are_refused_anywhere(
         ({"path": ["a"], "sha256": {}}, False),
         ({"path": "", "sha256": "0" * 64, "bytes": 1}, False),
         ({"path": "a\nb", "sha256": "0" * 64, "bytes": 1}, False),
-        ({"path": "report.md", "sha256": "0" * 64, "bytes": 1}, False),
+        ({"path": "report.json", "sha256": "0" * 64, "bytes": 1}, False),
     ],
 )
 def test_what_is_named_like_a_file_is_one(
