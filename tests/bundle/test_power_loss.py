@@ -18,10 +18,10 @@ from new_report import replace_report
 from cmt.bundle import placing
 from cmt.bundle.locking import lock
 from cmt.bundle.reader import open_bundle
-from cmt.checkpoints import save_torch
 from cmt.export.stages import Stages
 from cmt.files import move, rename, sync_all, write_whole
 from cmt.report.document import report_of, write_pages
+from cmt.weight_files import save_torch
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
