@@ -1,21 +1,11 @@
-"""The commands from a checkout in which nothing is installed: `python cli.py export --variant ti`.
+"""The commands of an installed checkout, by name: `python cli.py export --variant ti ...`.
 
-Installed, they are `cmt-export`, `cmt-bench`, `cmt-report` and `cmt-train`; see `commands`.
+The same as `python -m cmt.commands export ...`, and as `cmt-export` where scripts can be started.
 """
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-import cmt
+from cmt.commands.main import run_named
 
 if __name__ == "__main__":
-    cmt.__path__.append(str(Path(__file__).parent))  # where an install has all folders
-    from cmt.commands.main import COMMANDS, run
-
-    name = f"cmt-{sys.argv.pop(1)}" if len(sys.argv) > 1 else ""
-    if name not in COMMANDS:
-        names = ", ".join(known.removeprefix("cmt-") for known in COMMANDS)
-        sys.exit(f"cli.py: name a command first: {names}")
-    run(name)
+    run_named()

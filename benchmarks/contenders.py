@@ -24,11 +24,11 @@ from benchmarks.contender_worker import COMPILED
 from benchmarks.other_networks import CMT_TOP1, RIVALS, Rival, randomise
 from benchmarks.quantisers import nncf_int8, onnxruntime_int8, quiet
 from cmt.bundle.reader import open_bundle
-from cmt.checkpoints import to_public_layout
 from cmt.export.onnx_graph import INPUT_NAME, OPSET, export_onnx, simplify_onnx
 from cmt.export.options import ExportOptions
 from cmt.export.pipeline import export, source_digest
 from cmt.export.stages import Stages
+from cmt.layouts import to_public_layout
 from cmt.network import build, count_macs
 from cmt.targets.base import Array
 from cmt.targets.machine import package_versions

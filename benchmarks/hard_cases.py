@@ -22,8 +22,9 @@ from safetensors.torch import save_file
 
 from cmt.calib_data.preprocessing import IMAGENET_MEAN, to_rgb
 from cmt.calib_data.sources import FolderImages, choose
-from cmt.checkpoints import load_model, to_public_layout
+from cmt.checkpoints import load_model
 from cmt.errors import InputError
+from cmt.layouts import to_public_layout
 from cmt.network import CMT, ConvHead
 from cmt.variants import VARIANTS
 

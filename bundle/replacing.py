@@ -52,8 +52,11 @@ def replacing(folder: Path, names: Callable[[], Collection[str]]) -> Iterator[Pa
         try:
             yield staged
             for path in _files(staged):
-                if (folder / path.relative_to(staged)).is_dir():
+                place = folder / path.relative_to(staged)
+                if place.is_dir():
                     raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+                if not place.parent.resolve().is_relative_to(folder.resolve()):
+                    raise NotADirectoryError(errno.ENOTDIR, "a link leads elsewhere", str(path))
         except BaseException:
             shutil.rmtree(staged, ignore_errors=True)
             raise

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import stat
+from contextlib import nullcontext, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -51,14 +52,13 @@ def sync(path: Path) -> None:
     windows, folder = os.name == "nt", path.is_dir()
     if windows and folder:
         return  # which nothing can open there
-    descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if not folder or error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise  # some file systems of networks sync no folders
-    finally:
-        os.close(descriptor)
+    # Some file systems of networks sync no folders, and some folders may only be written to.
+    with suppress(OSError) if folder else nullcontext():
+        descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def sync_all(path: Path) -> None:

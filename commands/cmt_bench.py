@@ -13,7 +13,7 @@ import click
 from cmt.commands.console import print_table, say
 from cmt.commands.parameters import COUNT, FOLDER, MEGABYTES, SECONDS
 from cmt.errors import GateError, InputError
-from cmt.printing import printable
+from cmt.printing import printable, visible
 
 if TYPE_CHECKING:
     from cmt.bundle.reader import OpenBundle
@@ -101,7 +101,7 @@ def bench_cli(
     print_table(machine_table(entry))
     for line in notes(opened):
         say(line)
-    say(f"report: {bundle / 'report.html'}")
+    click.echo(f"report: {visible(bundle / 'report.html')}")
     return 0
 
 

@@ -11,7 +11,7 @@ import click
 from cmt.commands.console import print_table, say
 from cmt.commands.parameters import declared_by
 from cmt.export.options import ExportOptions
-from cmt.printing import printable
+from cmt.printing import printable, visible
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 100})
@@ -53,5 +53,5 @@ def export_cli(
         say(f"warning: {warning}", err=True)
     for failure in bundle.failures:
         say(f"gate failed: {failure}", err=True)
-    say(f"report: {bundle.path / 'report.html'}")
+    click.echo(f"report: {visible(bundle.path / 'report.html')}")
     return 1 if bundle.failures else 0

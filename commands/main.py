@@ -31,11 +31,20 @@ COMMANDS = {
 """Where each command is, imported when it is called, and what to do when it was stopped."""
 
 
+def run_named() -> NoReturn:
+    """Run the command that this process's first argument names, such as `export`."""
+    given = sys.argv.pop(1) if len(sys.argv) > 1 else ""
+    run(f"cmt-{given}")
+
+
 def run(name: str) -> NoReturn:
     """Run a command on this process's arguments.
 
     Errors become one line on standard error and an exit status; no error ends with the command's.
     """
+    if name not in COMMANDS:
+        known = ", ".join(command.removeprefix("cmt-") for command in COMMANDS)
+        _fail(name, f"there is no such command: choose from {known}", 2)
     place, again = COMMANDS[name]
     stopped: list[int] = []
     room = bytearray(4 << 20)  # to say so where memory runs out

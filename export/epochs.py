@@ -128,7 +128,8 @@ class FineTuning:
 
                 def fit(method: str) -> Network:
                     own = copy.deepcopy(network)
-                    fit_weights(own, recipe, calibration, histograms, method)
+                    with context.progress.step(f"fitting weights for {recipe.name} INT8"):
+                        fit_weights(own, recipe, calibration, histograms, method)
                     return own
 
                 choice = choose(METHODS, judge, fit)

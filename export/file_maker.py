@@ -115,7 +115,8 @@ class FileMaker:
     def outputs(self, candidate: Candidate, units: Units = NONE, on: str = VALIDATION) -> Outputs:
         """What a candidate's file answers on one set of images."""
         path, stage = self.evaluated(candidate, units)
-        name, settings = f"{candidate.name}{suffix(units)}", self.settings(candidate, units)
+        name = f"{candidate.name}{suffix(units)}"
+        settings = {} if candidate.target.simulated else built_settings(path.parent)
         runtime = candidate.target.runtime
         return answers(self._context, name, runtime, path, stage, settings, on)
 

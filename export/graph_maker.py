@@ -74,7 +74,7 @@ class GraphMaker:
         if graph.source is None:
             return self._exported(name, graph)
         source = self.graph(graph.source, units)
-        after = [*_TORCH_STAGES[:1], f"graph/{stage_name(graph.source, units)}"]
+        after = ["torch.outputs", f"graph/{stage_name(graph.source, units)}"]
         if graph.recipe is not None:
             after += self.prepare(name, units)
         if graph.half:

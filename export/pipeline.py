@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from cmt.bundle import placing, signature
 from cmt.errors import GateError, InputError
 from cmt.export.answers import Outputs, reference_answers, reference_network
 from cmt.export.assembly import assemble
-from cmt.export.calibration import Row
+from cmt.export.calibration import Row, Source
 from cmt.export.class_order import order_warning
 from cmt.export.context import Context
 from cmt.export.file_maker import FileMaker
@@ -39,7 +39,10 @@ from cmt.measure.progress import ProgressBars
 from cmt.quantize.search import Units
 from cmt.report.document import REPORT_FILES
 from cmt.targets.machine import cuts_int8_sums, describe
-from cmt.targets.registry import get_target
+from cmt.targets.registry import get_target, plug_in_versions
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 
 @dataclass(frozen=True)
@@ -79,12 +82,11 @@ def _export(options: ExportOptions, show_progress: bool) -> Bundle:
         written = (options.bundle / REPORT_FILES[0]).read_text(encoding="utf-8")
         return Bundle(options.bundle, json.loads(written))
     placing.check_destination(options.bundle, options.force)
-    key = None if options.sign is None else signature.read_private_key(options.sign)
     workspace = placing.Workspace(options.bundle, options.resume)
     try:
         with ProgressBars(show_progress) as progress:
             results = run(start(plan, workspace.folder, progress), plan.candidates)
-        report = assemble(results, workspace.folder / "bundle", plan.identity, key)
+        report = assemble(results, workspace.folder / "bundle", plan.identity, plan.key)
         placing.place(workspace.folder / "bundle", options.bundle)
     except InputError:
         workspace.discard()
@@ -100,8 +102,9 @@ class Plan:
     """What a run builds and reads, found out before any work is done.
 
     Attributes:
-        common: what every stage depends on: the `machine`, of `targets.machine.describe`, and
-            the program's own `source`.
+        common: what every stage depends on: the `machine`, of `targets.machine.describe`, the
+            program's own `source`, and the `targets` of other packages.
+        key: signs the bundle; None leaves it unsigned.
     """
 
     options: ExportOptions
@@ -109,6 +112,7 @@ class Plan:
     inputs: Inputs
     selections: Mapping[str, Selection]
     common: dict[str, Any]
+    key: Ed25519PrivateKey | None
 
     @property
     def identity(self) -> str:
@@ -127,6 +131,7 @@ def make_plan(options: ExportOptions, most_held_out: int = MOST_HELD_OUT) -> Pla
     from cmt.bundle.sbom import check_installed
 
     check_installed()  # the bundle lists what made it
+    key = None if options.sign is None else signature.read_private_key(options.sign)
     candidates = [
         Candidate(target, precision)
         for target in (get_target(name) for name in dict.fromkeys(options.targets))
@@ -135,8 +140,12 @@ def make_plan(options: ExportOptions, most_held_out: int = MOST_HELD_OUT) -> Pla
     inputs = resolve(options, any(c.precision == "int8" for c in candidates))
     inputs.warnings += _precisions_left_out(options, candidates)
     selections = select(inputs, options, most_held_out)
-    common = {"machine": describe(options.seed), "source": source_digest()}
-    return Plan(options, candidates, inputs, selections, common)
+    common = {
+        "machine": describe(options.seed),
+        "source": source_digest(),
+        "targets": plug_in_versions(),
+    }
+    return Plan(options, candidates, inputs, selections, common, key)
 
 
 def _precisions_left_out(options: ExportOptions, candidates: list[Candidate]) -> list[str]:
@@ -178,8 +187,8 @@ def run(context: Context, candidates: Sequence[Candidate]) -> Results:
     graphs.graph(PLAIN)  # in every bundle
     built = {c.name: files.build(c, units[c]) for c in candidates}
     outputs = {c.name: files.outputs(c, units[c]) for c in candidates}
-    int8 = dict.fromkeys(filter(None, (int8_graph(c.graph) for c in candidates)))
-    warnings = image_warnings(context, {name: graphs.source(name) for name in int8})
+    int8 = _int8_sources(graphs, candidates)
+    warnings = image_warnings(context, int8)
     parity = _parity(graphs, files, units, reference)
     _require_all(parity, warnings)
     rows = {name: graphs.choice(name).row for name in int8}
@@ -217,8 +226,15 @@ def rehearse(context: Context, candidates: Sequence[Candidate]) -> dict[str, Pat
     reference = reference_answers(context, reference_network(context))
     graphs = GraphMaker(context, reference)
     made = {c.name: graphs.file_graph(c.graph) for c in candidates}
-    _require_all(list(graphs.parity((c.graph, NONE) for c in candidates).values()), [])
+    rows = graphs.parity((c.graph, NONE) for c in candidates)
+    _require_all(list(rows.values()), image_warnings(context, _int8_sources(graphs, candidates)))
     return made
+
+
+def _int8_sources(graphs: GraphMaker, candidates: Sequence[Candidate]) -> dict[str, Source]:
+    """What each Q/DQ graph of a run is made from, by its name."""
+    names = dict.fromkeys(filter(None, (int8_graph(c.graph) for c in candidates)))
+    return {name: graphs.source(name) for name in names}
 
 
 def _judged(

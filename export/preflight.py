@@ -55,7 +55,8 @@ def preflight(options: ExportOptions, show_progress: bool = False) -> list[str]:
         tempfile.TemporaryDirectory(prefix="cmt-dry-run-") as folder,
         ProgressBars(show_progress) as progress,
     ):
-        graphs = rehearse(start(_few(plan), Path(folder), progress), candidates)
+        context = start(_few(plan), Path(folder), progress)
+        graphs = rehearse(context, candidates)
         for candidate in candidates:
             check = candidate.target.unsupported
             problems = check(graphs[candidate.name]) if check is not None else []
@@ -72,7 +73,8 @@ def preflight(options: ExportOptions, show_progress: bool = False) -> list[str]:
     layers = weighted_layers(model)
     for candidate in candidates:
         lines += _describe(candidate, layers, total, options)
-    return [*lines, *(f"warning: {warning}" for warning in inputs.warnings)]
+    warnings = [*inputs.warnings, *context.images.warnings()]
+    return [*lines, *(f"warning: {warning}" for warning in warnings)]
 
 
 def _few(plan: Plan) -> Plan:

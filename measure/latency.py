@@ -142,7 +142,7 @@ def measure_alternately(
     """Time every file for about `seconds`, in alternating bursts (A B C C B A A B C ...).
 
     Args:
-        files: name -> (runtime, file), runtimes as in `measure.runners.LOADERS`.
+        files: name -> (runtime, file), runtimes as in `targets.registry.LOADERS`.
         batch: the input of every run, as the files take it.
         threads: of each runtime; only one process runs at a time.
         advance: called with 1 after each of the `ROUNDS`.

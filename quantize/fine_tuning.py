@@ -160,7 +160,7 @@ def fit_weights(
     histograms: Histograms,
     method: str,
 ) -> None:
-    """Weights and biases fitted to rounded inputs, in place, as `quantize.rounding` fits a graph's.
+    """Weights and biases fitted to rounded inputs, in place, as `quantize.gptq` fits a graph's.
 
     The weights are of their grid, so that `rounded` leaves them as they are.
 

@@ -104,7 +104,7 @@ def insert_qdq(
         method: how ranges are chosen, one of `quantize.ranges.METHODS`.
         keep_float: layers (`quantize.recipe.layer_of`) that stay as they are, and units
             (`unit_of`) all of whose layers do.
-        rounded: by the weight's name, from `quantize.rounding`; others go to the nearest level.
+        rounded: by the weight's name, from `quantize.gptq`; others go to the nearest level.
     """
     model = onnx.ModelProto.FromString(model.SerializeToString())
     layers = [

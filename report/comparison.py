@@ -330,7 +330,7 @@ def to_json(comparison: Report) -> str:
     """The text of comparison.json.
 
     Raises:
-        InputError: the comparison breaks `measure/schema/comparison.schema.json`.
+        InputError: the comparison breaks `report/schema/comparison.schema.json`.
     """
     for problem in schema_problems("comparison", comparison):
         raise InputError(f"the comparison is unusable: {problem}")

@@ -6,6 +6,7 @@ nothing is ever imported by a name that was read from a bundle.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.metadata import entry_points
 
 from cmt.errors import InputError
@@ -19,16 +20,34 @@ from cmt.targets.tensorrt.target import TARGET as TENSORRT
 
 GROUP = "cmt.targets"
 
-TARGETS: dict[str, Target] = {
-    target.name: target
-    for target in (
-        OPENVINO,
-        TENSORRT,
-        ONNXRUNTIME,
-        *(point.load() for point in entry_points(group=GROUP)),
-    )
-}
 
+def _plug_ins() -> Iterator[Target]:
+    for point in entry_points(group=GROUP):
+        try:
+            yield point.load()
+        except Exception as error:  # whatever somebody else's module raises
+            raise InputError(
+                f"the target '{point.name}' of another package does not load ({error}): mend or "
+                f"uninstall {point.dist.name if point.dist else point.value}"
+            ) from error
+
+
+def plug_in_versions() -> dict[str, str]:
+    """By target of another package, that package and its version."""
+    points = entry_points(group=GROUP)
+    return {p.name: f"{p.dist.name} {p.dist.version}" for p in points if p.dist is not None}
+
+
+def _table(*rows: Target) -> dict[str, Target]:
+    table: dict[str, Target] = {}
+    for row in rows:
+        if row.name in (*table, TORCH, SIMULATED):
+            raise InputError(f"two targets are called '{row.name}': uninstall one of them")
+        table[row.name] = row
+    return table
+
+
+TARGETS = _table(OPENVINO, TENSORRT, ONNXRUNTIME, *_plug_ins())
 
 LOADERS: dict[str, Loader] = {
     TORCH: load_torch,

@@ -33,9 +33,10 @@ from tensorrt_double import Machine, make_cuda, make_tensorrt
 from cmt.bundle import placing
 from cmt.bundle.manifest import file_entries
 from cmt.bundle.writer import write_manifest
-from cmt.checkpoints import load_model, to_public_layout
+from cmt.checkpoints import load_model
 from cmt.export import export
 from cmt.export.pipeline import Bundle
+from cmt.layouts import to_public_layout
 from cmt.network import CMT, build
 from cmt.rewrite import InferenceCMT, rewrite_for_inference
 from cmt.targets.machine import cuts_int8_sums, describe

@@ -16,11 +16,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from cmt.checkpoints import load_model, to_public_layout
+from cmt.checkpoints import load_model
 from cmt.commands import main
 from cmt.commands.parameters import Batch
 from cmt.export.inputs import DEMO_WEIGHTS, resolve
 from cmt.export.options import ExportOptions
+from cmt.layouts import to_public_layout
 
 Run = Callable[..., tuple[int, str]]
 

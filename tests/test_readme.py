@@ -23,12 +23,13 @@ from documented import DOCS, GUIDE, NOTEBOOK, PAGES, ROOT, blocks, commands
 
 from cmt.bundle.reader import open_bundle
 from cmt.calib_data.preprocessing import Preprocessing
-from cmt.checkpoints import load_model, to_public_layout
+from cmt.checkpoints import load_model
 from cmt.commands import main
 from cmt.commands.cmt_export import export_cli
 from cmt.commands.cmt_train import train_cli
 from cmt.export.options import ExportOptions
 from cmt.export.pipeline import Bundle
+from cmt.layouts import to_public_layout
 from cmt.option import options_of
 from cmt.report.document import report_of
 from cmt.targets.registry import TARGETS

@@ -114,7 +114,7 @@ class _Buffer:
 
 
 class EngineRunner:
-    """A `measure.runners.Runner` for one caller; `gpu_ms` is what the GPU took for the last run.
+    """A `targets.base.Runner` for one caller; `gpu_ms` is what the GPU took for the last run.
 
     A call takes all that a program would wait for, the copies to the GPU and back included.
     `gpu_ms` is measured between two events around the network alone, without them.

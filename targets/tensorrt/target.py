@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from cmt.errors import InputError
 from cmt.targets.base import BuildRequest, Entry, GpuAdvice, OnDevice, Runner, Target, Task
 from cmt.targets.settings import CUDA_GRAPH, Settings
 from cmt.targets.tensorrt import device
@@ -41,7 +43,8 @@ def _build(request: BuildRequest) -> dict[str, Any]:
 
     archs = request.gpu_archs or DEFAULT_ARCHS
     info = build_engine(request.graph, request.path, archs, batches=request.batches)
-    record(request.path)
+    with suppress(InputError):  # without a record, whoever runs it here has it built anew
+        record(request.path)
     return info
 
 

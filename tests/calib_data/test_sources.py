@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image
 
 from cmt import InputError
+from cmt.calib_data.limits import UnreadableImageError
 from cmt.calib_data.sources import (
     BUNDLED,
     FASHION_LABELS,
     FolderImages,
     IdxImages,
-    UnreadableImageError,
     bundled,
     choose,
     list_hash,

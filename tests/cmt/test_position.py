@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cmt import FAMILIES, InputError, load_model
-from cmt.checkpoints import to_public_layout
+from cmt.layouts import to_public_layout
 from cmt.network import CMT, RelativeTable
 from cmt.position import resize_relative_table, resize_stage_table
 from cmt.variants import REDUCTIONS

@@ -18,12 +18,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from benchmarks.hard_cases import scale_stage_ends
-from cmt.checkpoints import to_public_layout
 from cmt.errors import GateError
 from cmt.export import calibration, file_maker, gate
 from cmt.export import export as run_export
 from cmt.export.calibration import FITTED
 from cmt.export.pipeline import Bundle
+from cmt.layouts import to_public_layout
 from cmt.network import CMT, ConvHead
 from cmt.quantize import activation
 from cmt.quantize.activation import fit_activations

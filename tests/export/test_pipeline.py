@@ -28,7 +28,7 @@ from cmt.measure.parity import tolerance_for
 from cmt.network import CMT
 from cmt.report.document import validate
 from cmt.targets.base import SIMULATED
-from cmt.targets.machine import usable_cores
+from cmt.targets.machine import cuts_int8_sums, describe, usable_cores
 from cmt.targets.registry import LOADERS, TARGETS
 from cmt.targets.settings import PRECISION
 
@@ -210,10 +210,13 @@ def test_feature_maps_are_exported_and_checked(
 def test_feature_maps_are_exported_in_int8(
     qat: int, tiny_in_process: None, tiny_weights: Path, photos: Path, tmp_path: Path
 ) -> None:
+    # OpenVINO's own kernels cut off sums on CPUs without VNNI, too many for a random network.
+    cut_off = cuts_int8_sums(describe(seed=0))
+    targets = ("onnxruntime",) if cut_off else ("openvino", "onnxruntime")
     options: dict[str, Any] = {
         **QUICK,
         "variant": "tiny",
-        "targets": ("openvino", "onnxruntime"),
+        "targets": targets,
         "precisions": ("int8",),
         "weights": str(tiny_weights),
         "output": "features",
@@ -224,7 +227,7 @@ def test_feature_maps_are_exported_in_int8(
     lines = preflight(ExportOptions(**options))
     assert "onnxruntime/int8: the parser reads the whole graph" in lines
     result = export(**options)
-    assert [r["precision"] for r in result.report["results"]].count("int8") == 2
+    assert [r["precision"] for r in result.report["results"]].count("int8") == len(targets)
     assert result.report["calibration"] == []
 
 
@@ -294,9 +297,7 @@ def test_a_step_that_changes_the_function_stops_the_run_and_is_named(
 
     monkeypatch.setattr("cmt.export.graph_maker.simplify_onnx", spoil)
     with pytest.raises(GateError, match="simplified"):
-        export.export(
-            variant="ti", targets=("onnxruntime",), weights=str(weights), out=tmp_path / "b"
-        )
+        export(variant="ti", targets=("onnxruntime",), weights=str(weights), out=tmp_path / "b")
     assert [path.name for path in tmp_path.iterdir()] == [".b.partial"]
 
 

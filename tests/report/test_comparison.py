@@ -547,7 +547,7 @@ def test_a_real_bundle_beside_a_stored_report(
 
 
 def test_a_report_that_is_not_the_bundles_own_is_refused(bundle: Bundle, tmp_path: Path) -> None:
-    for name in ("manifest.json", "report.json"):
+    for name in ("manifest.json", "manifest.json.sha256", "report.json"):
         (tmp_path / name).write_bytes((bundle.path / name).read_bytes())
     read_source(str(tmp_path))
     with (tmp_path / "report.json").open("a") as file:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import resource
 import struct
 import subprocess
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -28,6 +30,7 @@ from image_mutations import (
 )
 from PIL import Image, PngImagePlugin
 
+from cmt.bundle.writer import describe_file, write_manifest
 from cmt.calib_data.preprocessing import INTERPOLATIONS, Preprocessing
 from cmt.calib_data.sources import FolderImages
 
@@ -214,6 +217,27 @@ def test_damaged_and_foreign_files_are_refused_with_a_reason(
     assert "pixels" in str(results["huge.png"])
 
 
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_a_bundle_prepares_images_with_the_filter_that_its_manifest_names(
+    runtime: Path, stored_bundle: Path, interpolation: str
+) -> None:
+    manifest = json.loads((stored_bundle / "manifest.json").read_text())
+    manifest["input"]["resize"]["filter"] = f"pillow-{interpolation}"
+    manifest["golden"]["max_grey_levels"] = 0
+    for drawn in INTERPOLATIONS:
+        preprocessing = Preprocessing.from_description(manifest["input"])
+        with Image.open(stored_bundle / "golden" / "photo.jpg") as photo:
+            pixels = replace(preprocessing, interpolation=drawn).apply(photo)
+        np.save(stored_bundle / "golden" / "pixels.npy", pixels)
+        path = stored_bundle / "golden" / "pixels.npy"
+        manifest["golden"]["pixels"] = describe_file(stored_bundle, path)
+        write_manifest(stored_bundle, manifest)
+        command = [runtime / "cmt_check", stored_bundle]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        expected = "ok      " if drawn == interpolation else "FAILED  "
+        assert f"{expected}preprocessing: differs by" in result.stdout, result.stderr
+
+
 def test_photos_are_prepared_alike(prepare: Prepare, shared: Path) -> None:
     photos = FolderImages(shared / "data" / "imagenette" / "val")
     folder = shared / "data" / "imagenette" / "val"
@@ -324,17 +348,58 @@ def test_texts_of_any_size_take_no_memory(runtime: Path) -> None:
 
 def check_frugal(runtime: Path, content: bytes, megabytes: int = 300) -> None:
     """An answer comes from a program that may not take more memory."""
-    if "sanitized" in str(runtime):
+    program = [runtime / "tests" / "decode_images"]
+    result = run_limited(program, struct.pack("<I", len(content)) + content, megabytes)
+    assert (result.returncode, result.stderr) == (0, b"")
+
+
+def run_limited(
+    command: list[str | Path], given: bytes, megabytes: int
+) -> subprocess.CompletedProcess[bytes]:
+    """A program of the runtime that may not take more memory."""
+    if "sanitized" in str(command[0]):
         pytest.skip("a sanitizer's shadow takes terabytes of address space")
     limit = megabytes * 2**20
-    result = subprocess.run(
-        [runtime / "tests" / "decode_images"],
-        input=struct.pack("<I", len(content)) + content,
+    return subprocess.run(
+        command,
+        input=given,
         capture_output=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
         check=False,
     )
-    assert (result.returncode, result.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "options"),
+    [
+        ("png", "L", {}),
+        ("jpeg", "L", {"progressive": True}),
+        ("jpeg", "CMYK", {}),
+        ("jpeg", "RGB", {}),
+    ],
+)
+def test_memory_that_does_not_suffice_is_an_error_of_the_library(
+    runtime: Path, tmp_path: Path, kind: str, mode: str, options: dict[str, bool]
+) -> None:
+    file = io.BytesIO()
+    Image.new(mode, (9000, 9000)).save(file, kind, **options)
+    content = file.getvalue()
+    path = tmp_path / "large"
+    path.write_bytes(content)
+    statuses = []
+    for megabytes in (250, 350, 450, 650, 2000):  # each ends at another allocation
+        program: list[str | Path] = [runtime / "tests" / "decode_images"]
+        result = run_limited(program, struct.pack("<I", len(content)) + content, megabytes)
+        assert (result.returncode, result.stderr) == (0, b"")
+        (status,) = struct.unpack("<I", result.stdout[:4])
+        assert (status == 3) == result.stdout.endswith(b"out of memory: free some")
+        statuses.append(status)
+        numbers = [32, 48, 40, 52, 64, 1]
+        program = [runtime / "tests" / "prepare_images", *map(str, numbers), tmp_path / "pixels"]
+        read = run_limited(program, f"{path}\n".encode(), megabytes).stdout.decode()
+        assert (f"error: {path}: out of memory: free some" in read) == (status == 3), read
+    assert set(statuses) == {1, 3}
+    assert (statuses[0], statuses[-1]) == (3, 1)
 
 
 def test_scans_beyond_use_take_no_time(in_cpp: InCpp) -> None:

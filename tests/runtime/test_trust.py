@@ -5,6 +5,7 @@ TensorRT and the GPU are stand-ins, which write down what they are asked to do.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import random
@@ -28,8 +29,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from cmt import strict_json
-from cmt.bundle.signature import sign
+from cmt.bundle.reader import open_bundle
+from cmt.bundle.signature import SIGNED, check, sign
 from cmt.bundle.writer import describe_file, write_manifest
+from cmt.errors import InputError
 
 Manifest = dict[str, Any]
 Change = Callable[[Manifest], object]
@@ -197,6 +200,94 @@ def test_a_report_that_was_measured_elsewhere_keeps_the_signature(
     rewrite(stored_bundle, lambda manifest: manifest["reports"].__setitem__(1, entry))
     result, _ = run("cmt_check", stored_bundle, "--trust", tmp_path / "key.pem")
     assert result.returncode == 0, result.stderr
+
+
+Store = Callable[[Path, Ed25519PrivateKey], object]
+
+
+def signs(change: Callable[[bytes], bytes]) -> Store:
+    """The key signs other bytes than an export stores."""
+
+    def store(bundle: Path, key: Ed25519PrivateKey) -> None:
+        content = change((bundle / SIGNED).read_bytes())
+        (bundle / SIGNED).write_bytes(content)
+        (bundle / "manifest.json.sig").write_bytes(base64.b64encode(key.sign(content)))
+
+    return store
+
+
+def instead(make: Callable[[Path], object]) -> Store:
+    def store(bundle: Path, _: Ed25519PrivateKey) -> None:
+        (bundle / SIGNED).unlink()
+        make(bundle / SIGNED)
+
+    return store
+
+
+def link_signed(bundle: Path) -> None:
+    (bundle / SIGNED).rename(bundle.parent / SIGNED)
+    (bundle / SIGNED).symlink_to(bundle.parent / SIGNED)
+
+
+def as_json(change: Callable[[Manifest], object]) -> Store:
+    def edit(content: bytes) -> bytes:
+        value = json.loads(content)
+        change(value)
+        return json.dumps(value).encode()
+
+    return signs(edit)
+
+
+# What lies in a bundle as that which was signed, and whether the bundle is trusted.
+STORED: dict[str, tuple[bool, Store]] = {
+    "as exported": (True, lambda b, _: None),
+    "none, as early bundles": (True, instead(lambda p: None)),
+    "a link to the same": (True, lambda b, _: link_signed(b)),
+    "written otherwise": (True, signs(lambda c: json.dumps(json.loads(c), indent=3).encode())),
+    "blanks": (True, signs(lambda c: b"\n " + c + b"\n")),
+    "other reports": (True, as_json(lambda m: m.update(reports=["x"]))),
+    "written otherwise, not signed": (
+        False,
+        lambda b, _: (b / SIGNED).write_bytes((b / SIGNED).read_bytes() + b"\n"),
+    ),
+    "another label": (False, as_json(lambda m: m["labels"].reverse())),
+    "a name more": (False, as_json(lambda m: m.update(x=1))),
+    "a name less": (False, as_json(lambda m: m.pop("environment"))),
+    "a whole number": (False, as_json(lambda m: m["input"].update(range=[0, 1.0]))),
+    "a list": (False, signs(lambda c: b"[" + c + b"]")),
+    "a text": (False, signs(lambda c: b'"x"')),
+    "null": (False, signs(lambda c: b"null")),
+    "a name twice": (False, signs(lambda c: c.replace(b"{", b'{"schema":1,', 1))),
+    "a byte order mark": (False, signs(lambda c: b"\xef\xbb\xbf" + c)),
+    "half": (False, signs(lambda c: c[: len(c) // 2])),
+    "nothing signed": (False, signs(lambda c: b"")),
+    "empty": (False, lambda b, _: (b / SIGNED).write_bytes(b"")),
+    "a folder": (False, instead(lambda p: p.mkdir())),
+    "a pipe": (False, instead(os.mkfifo)),
+    "a link to nothing": (False, instead(lambda p: p.symlink_to("nothing"))),
+    "a link in a circle": (False, instead(lambda p: p.symlink_to(p))),
+    "without an end": (False, lambda b, _: os.truncate(b / SIGNED, 2**26 + 1)),
+}
+
+
+@pytest.mark.parametrize("kind", STORED)
+def test_what_was_signed_is_checked_as_in_python(
+    run: Run, stored_bundle: Path, tmp_path: Path, kind: str
+) -> None:
+    trusted, store = STORED[kind]
+    with_engine(stored_bundle)
+    key = make_key(tmp_path / "key.pem")
+    sign_bundle(stored_bundle, key)
+    store(stored_bundle, key)
+    result, asked = run("cmt_check", stored_bundle, "--trust", tmp_path / "key.pem")
+    assert result.returncode == (0 if trusted else 2), result.stdout + result.stderr
+    assert (asked != []) == trusted
+    assert len(result.stderr.splitlines()) == int(not trusted)
+    if trusted:
+        assert check(open_bundle(stored_bundle), tmp_path / "key.pem").trusted
+    else:
+        with pytest.raises(InputError, match="is not signed with the key"):
+            check(open_bundle(stored_bundle), tmp_path / "key.pem")
 
 
 def pem(key: Any) -> bytes:

@@ -141,10 +141,11 @@ def test_a_run_that_is_killed_goes_on_from_its_last_save(
 def test_told_twice_a_run_stops_at_once(tiny: object, images: FolderImages, tmp_path: Path) -> None:
     run = stopping(images, tmp_path / "run", 2)
     run.times = 2  # type: ignore[attr-defined]
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         train(run)
     assert not (tmp_path / "run" / "state.pt").exists()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_run_learns(whole: Run, images: FolderImages) -> None:

@@ -107,6 +107,12 @@ std::optional<std::string> not_runnable(const Bundle& bundle, const Artefact& ar
          std::string("whoever signed the bundle, or say that unsigned engines are trusted");
 }
 
+std::optional<std::string> computes_otherwise(const Artefact& artefact) {
+  const auto ask = find_backend(artefact.target)->computes_otherwise;
+  if (ask == nullptr) return std::nullopt;
+  return translated(artefact.file.path, [&] { return ask(artefact); });
+}
+
 std::shared_ptr<const Model> load_model(const Bundle& bundle, const Artefact& artefact,
                                         int threads) {
   if (const auto reason = not_runnable(bundle, artefact)) {

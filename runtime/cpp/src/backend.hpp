@@ -57,6 +57,9 @@ void check_signature(const Manifest& manifest, const Artefact& artefact,
 /// Why this build cannot, or may not, run a file on this machine; nothing where it does.
 std::optional<std::string> not_runnable(const Bundle& bundle, const Artefact& artefact);
 
+/// How this machine computes a file that it can run, where that is not as the file's settings say.
+std::optional<std::string> computes_otherwise(const Artefact& artefact);
+
 /// Loads a file of the bundle; `threads` 0 takes all CPUs. Throws Errors alone.
 std::shared_ptr<const Model> load_model(const Bundle& bundle, const Artefact& artefact,
                                         int threads);

@@ -13,6 +13,9 @@ struct Backend {
   /// Name and version of the library.
   std::pair<std::string, std::string> (*version)();
   bool runs_native_code = false;  ///< that its files bring, each for one library
+  /// How this machine computes a file where that is not as its settings say; none where it always
+  /// is.
+  std::optional<std::string> (*computes_otherwise)(const Artefact& artefact) = nullptr;
 };
 
 // Each exists in builds with its CMT_WITH_ alone.

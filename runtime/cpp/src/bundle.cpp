@@ -18,6 +18,7 @@ namespace fs = std::filesystem;
 constexpr std::uint64_t kLargestManifest = std::uint64_t{1} << 26;  // as in cmt/strict_json.py
 constexpr const char* kSeal = "manifest.json.sha256";
 constexpr const char* kSignature = "manifest.json.sig";
+constexpr const char* kSigned = "manifest.signed.json";
 constexpr std::uint64_t kLongestSeal = 200;           // of a signature too
 constexpr const char* kReplacement = ".replacement";  // of bundle/replacing.py
 
@@ -60,12 +61,17 @@ void check_file(const fs::path& folder, const FileEntry& entry) {
   if (sha256_file(path, entry.bytes) != entry.sha256) refuse(entry.path, "its sha256 differs");
 }
 
-std::string read_signature(const fs::path& folder) {
+Voucher read_voucher(const fs::path& folder) {
   std::error_code error;
   if (!fs::is_regular_file(fs::symlink_status(folder / kSignature, error))) {
     throw InputError(folder.string() + " is not signed: get it from whoever holds the key");
   }
-  return read_file(folder / kSignature, kLongestSeal);
+  Voucher voucher{read_file(folder / kSignature, kLongestSeal), std::nullopt};
+  // Also where it is a link to nothing: that is no early bundle.
+  const bool stored =
+      fs::symlink_status(folder / kSigned, error).type() != fs::file_type::not_found;
+  if (stored) voucher.content = read_file(folder / kSigned, kLargestManifest);
+  return voucher;
 }
 
 /// What a process that replaces files of the bundle changes step by step.
@@ -115,7 +121,7 @@ void Bundle::open(const Trust& trust) {
     refuse(kManifest, std::string("its sha256 is not that of ") + kSeal);
   }
   if (!trust.key.empty()) {
-    verify_signature(text, read_signature(folder_), trust.key, folder_);
+    verify_signature(text, read_voucher(folder_), trust.key, folder_);
   }
   for (const FileEntry& entry : manifest_.files) check_file(folder_, entry);
   trusts_engines_ = !trust.key.empty() || trust.unsigned_engines;

@@ -5,6 +5,7 @@
 #include "decoders.hpp"
 #include "files.hpp"
 #include "orientation.hpp"
+#include "translate.hpp"
 
 namespace cmt {
 namespace {
@@ -20,6 +21,33 @@ void check_file(const std::filesystem::path& path) {
     throw InputError(path.string() + ": it has too many bytes: make it smaller");
   }
 }
+
+Image decode(std::string_view content) {
+  Decoded decoded;
+  if (content.substr(0, 3) == "\xFF\xD8\xFF") {
+    decoded = decode_jpeg(content);
+  } else if (content.substr(0, 8) == std::string_view("\x89PNG\r\n\x1A\n", 8)) {
+    decoded = decode_png(content);
+  } else {
+    throw InputError("it is no JPEG or PNG file: convert it");
+  }
+  const Orientation orientation = orientation_of(decoded.exif, decoded.xmp);
+  Image image = upright(std::move(decoded.image), orientation.value);
+  image.exif_unreadable = !orientation.readable;
+  return image;
+}
+
+Image read(const std::filesystem::path& path) {
+  check_file(path);
+  const std::string content = read_file(path);
+  try {
+    return decode(content);
+  } catch (const InputError& error) {
+    throw InputError(path.string() + ": " + error.what());
+  }
+}
+
+constexpr const char* kAdvice = "get the image anew";
 
 }  // namespace
 
@@ -37,28 +65,13 @@ void check_size(std::uint64_t width, std::uint64_t height, std::uint64_t most) {
 
 Image decode_image(const std::uint8_t* data, std::size_t size) {
   const std::string_view content(reinterpret_cast<const char*>(data), size);
-  Decoded decoded;
-  if (content.substr(0, 3) == "\xFF\xD8\xFF") {
-    decoded = decode_jpeg(content);
-  } else if (content.substr(0, 8) == std::string_view("\x89PNG\r\n\x1A\n", 8)) {
-    decoded = decode_png(content);
-  } else {
-    throw InputError("it is no JPEG or PNG file: convert it");
-  }
-  const Orientation orientation = orientation_of(decoded.exif, decoded.xmp);
-  Image image = upright(std::move(decoded.image), orientation.value);
-  image.exif_unreadable = !orientation.readable;
-  return image;
+  return translated(
+      "the image", [&] { return decode(content); }, kAdvice);
 }
 
 Image read_image(const std::filesystem::path& path) {
-  check_file(path);
-  const std::string content = read_file(path);
-  try {
-    return decode_image(reinterpret_cast<const std::uint8_t*>(content.data()), content.size());
-  } catch (const InputError& error) {
-    throw InputError(path.string() + ": " + error.what());
-  }
+  return translated(
+      path.string(), [&] { return read(path); }, kAdvice);
 }
 
 }  // namespace cmt

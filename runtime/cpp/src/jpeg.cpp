@@ -9,6 +9,7 @@
 #include <cmt/error.hpp>
 #include <csetjmp>
 #include <memory>
+#include <new>
 
 #include "decoders.hpp"
 #include "jpeg_segments.hpp"
@@ -107,6 +108,7 @@ Decoded decode_jpeg(std::string_view content) {
   const auto destroy = [](Decoder* d) { jpeg_destroy_decompress(&d->info); };
   const std::unique_ptr<Decoder, decltype(destroy)> cleanup(decoder.get(), destroy);
   const auto fail = [&] {
+    if (decoder->errors.msg_code == JERR_OUT_OF_MEMORY) throw std::bad_alloc();
     throw InputError("it is damaged (" + std::string(decoder->message.data()) + "): get it anew");
   };
   Jpeg jpeg = read_jpeg(content);

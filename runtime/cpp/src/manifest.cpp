@@ -5,14 +5,19 @@
 #include <cmt/error.hpp>
 #include <utility>
 
+#include "manifest_schema.hpp"
 #include "schema.hpp"
-#include "schemas.hpp"
 #include "strict_json.hpp"
 
 namespace cmt {
 namespace {
 
 using Json = nlohmann::json;
+
+const Schema& manifest_schema() {
+  static const Schema kKnown(kManifestSchema);
+  return kKnown;
+}
 
 // --- what a schema cannot say, as `_problems` of bundle/manifest.py
 // --------------------------------
@@ -81,6 +86,17 @@ bool is_file_entry(const Json& value) {
   return value.is_object() && value.contains("path") && value.contains("sha256");
 }
 
+/// Of a file that is named in a place where anything may be, such as the environment.
+FileEntry checked_file_entry(const Json& value) {
+  const Json described{{"path", value.at("path")},
+                       {"bytes", value.value("bytes", Json())},
+                       {"sha256", value.at("sha256")}};
+  if (manifest_schema().problem_of("file", described)) {
+    damaged(value.at("path").dump().substr(0, 40) + " has a sha256 and is no file of a bundle");
+  }
+  return file_entry(described);
+}
+
 /// Every file of a bundle, wherever the manifest has a path and its sha256 together, each once.
 std::vector<FileEntry> collect_files(const Json& root) {
   std::map<std::string, FileEntry> files;
@@ -89,7 +105,7 @@ std::vector<FileEntry> collect_files(const Json& root) {
     const Json& value = *pending.back();
     pending.pop_back();
     if (is_file_entry(value)) {
-      const FileEntry entry = file_entry(value);
+      const FileEntry entry = checked_file_entry(value);
       const FileEntry& known = files.emplace(entry.path, entry).first->second;
       if (known.bytes != entry.bytes || known.sha256 != entry.sha256) {
         damaged(entry.path + " is there twice, with different contents");
@@ -117,8 +133,8 @@ Preprocessing preprocessing(const Json& input) {
   result.box_height = resize.at("box")[0].get<int>();
   result.box_width = resize.at("box")[1].get<int>();
   result.longest_aspect = resize.at("longest_aspect").get<int>();
-  result.interpolation = resize.at("filter") == "pillow-bilinear" ? Interpolation::bilinear
-                                                                  : Interpolation::bicubic;
+  result.interpolation =
+      resize.at("filter") == "pillow-bilinear" ? Interpolation::bilinear : Interpolation::bicubic;
   result.height = crop[0].get<int>();
   result.width = crop[1].get<int>();
   result.mean = per_channel(input.at("mean"), finite_number);
@@ -149,6 +165,17 @@ void read_engine(const Json& value, Artefact* result) {
   if (value.contains("dla")) result->dla_core = value.at("dla").at("core").get<int>();
 }
 
+/// What a file may answer, in one arithmetic and in another.
+std::vector<std::vector<FileEntry>> golden_answers(const Json& golden) {
+  std::vector<std::vector<FileEntry>> answers;
+  for (const char* arithmetic : {"outputs", "outputs_f32"}) {
+    if (!golden.contains(arithmetic)) continue;
+    answers.emplace_back();
+    for (const Json& entry : golden.at(arithmetic)) answers.back().push_back(file_entry(entry));
+  }
+  return answers;
+}
+
 Artefact artefact(const Json& value, std::size_t outputs) {
   Artefact result;
   result.target = value.at("target").get<std::string>();
@@ -160,8 +187,9 @@ Artefact artefact(const Json& value, std::size_t outputs) {
   }
   read_engine(value, &result);
   const Json& golden = value.at("golden");
-  for (const Json& entry : golden.at("outputs")) result.golden_outputs.push_back(file_entry(entry));
-  if (result.golden_outputs.size() != outputs) {
+  result.golden_answers = golden_answers(golden);
+  for (const std::vector<FileEntry>& entries : result.golden_answers) {
+    if (entries.size() == outputs) continue;
     damaged("golden outputs of " + result.file.path + " do not match the outputs");
   }
   result.max_rel = positive_number(golden.at("max_rel"));
@@ -209,20 +237,12 @@ void check_version(const Json& json) {
   }
 }
 
-void check_schemas(const Json& json) {
-  static const Schema kKnown(kManifestSchema);
-  static const Schema kStricter(kStricterSchema);
-  for (const Schema* schema : {&kKnown, &kStricter}) {
-    if (const auto problem = schema->problem(json)) damaged(problem->substr(0, 300));
-  }
-}
-
 }  // namespace
 
 Manifest parse_manifest(std::string_view text) {
   const Json json = parse_strictly(text);
   check_version(json);
-  check_schemas(json);
+  if (const auto problem = manifest_schema().problem(json)) damaged(problem->substr(0, 300));
   return read_manifest(json);
 }
 

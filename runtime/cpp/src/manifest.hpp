@@ -31,7 +31,9 @@ struct Artefact {
   std::map<std::string, std::string> settings;
   std::optional<int> dla_core;  ///< that parts of an engine run on
   bool brings_runtime = false;  ///< a version-compatible engine
-  std::vector<FileEntry> golden_outputs;
+  /// What it may answer, an array for each output: in the arithmetic of its settings first, then,
+  /// where the bundle has that, in float32.
+  std::vector<std::vector<FileEntry>> golden_answers;
   double max_rel = 0;  ///< largest difference over largest expected value
 
   std::string name() const { return target + "/" + precision; }

@@ -86,12 +86,21 @@ std::shared_ptr<const Model> load(const Bundle& bundle, const Artefact& artefact
   return std::make_shared<OpenVinoModel>(bundle, artefact, threads);
 }
 
+/// OpenVINO then takes float32 without a word.
+std::optional<std::string> computes_in_float32(const Artefact& artefact) {
+  const auto hint = artefact.settings.find(ov::hint::inference_precision.name());
+  if (hint == artefact.settings.end() || hint->second != "bf16") return std::nullopt;
+  const auto known = shared_core()->get_property("CPU", ov::device::capabilities);
+  if (std::find(known.begin(), known.end(), "BF16") != known.end()) return std::nullopt;
+  return "this CPU has no BF16 and computes it in float32";
+}
+
 std::pair<std::string, std::string> version() {
   return {"openvino", ov::get_openvino_version().buildNumber};
 }
 
 }  // namespace
 
-const Backend kOpenVino{"openvino", missing, load, version};
+const Backend kOpenVino{"openvino", missing, load, version, false, computes_in_float32};
 
 }  // namespace cmt

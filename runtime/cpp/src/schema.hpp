@@ -24,6 +24,11 @@ class Schema {
   /// What breaks the schema first, such as "$.input.dtype: ..."; nothing where the value is valid.
   Problem problem(const Json& value) const { return check(root_, value, "$"); }
 
+  /// The same for what the schema defines under a name, such as "file".
+  Problem problem_of(const std::string& definition, const Json& value) const {
+    return check(referred("#/$defs/" + definition), value, "$");
+  }
+
   /// The same for a part of the schema and what stands at `place`.
   Problem check(const Json& schema, const Json& value, const std::string& place) const;
 

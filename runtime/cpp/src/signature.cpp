@@ -75,7 +75,7 @@ constexpr std::size_t kSignatureBytes = 64;
 
 /// The bytes of a signature in base64, blanks around it; nothing where it is something else.
 std::optional<std::vector<unsigned char>> decode(std::string_view text) {
-  constexpr std::string_view kBlanks = " \t\r\n";
+  constexpr std::string_view kBlanks = " \t\r\n\v\f";
   const std::size_t begin = std::min(text.find_first_not_of(kBlanks), text.size());
   text = text.substr(begin, text.find_last_not_of(kBlanks) + 1 - begin);
   constexpr std::size_t kCharacters = 88;  // the last two of them are padding
@@ -98,21 +98,33 @@ bool is_signed_by(EVP_PKEY* key, const std::vector<unsigned char>& signature,
                           content.size()) == 1;
 }
 
+bool says_the_same(const std::string& content, const std::string& manifest) {
+  try {
+    return signed_bytes(content) == manifest;
+  } catch (const InputError&) {
+    return false;
+  }
+}
+
 }  // namespace
 
 std::string signed_bytes(std::string_view manifest) {
   Json content = parse_strictly(manifest);
+  if (!content.is_object()) damaged("it is no object");
   content.erase("reports");
   std::string out;
   write(content, out);
   return out;
 }
 
-void verify_signature(std::string_view manifest, std::string_view signature,
+void verify_signature(std::string_view manifest, const Voucher& voucher,
                       const std::filesystem::path& key, const std::filesystem::path& bundle) {
   const Key public_key = read_public_key(key);
-  const auto bytes = decode(signature);
-  if (!bytes || !is_signed_by(public_key.get(), *bytes, signed_bytes(manifest))) {
+  const auto signature = decode(voucher.signature);
+  const std::string present = signed_bytes(manifest);
+  const std::string& content = voucher.content ? *voucher.content : present;
+  if (!signature || !is_signed_by(public_key.get(), *signature, content) ||
+      !says_the_same(content, present)) {
     throw InputError(bundle.string() + " is not signed with the key of " + key.string() +
                      ": get it from whoever holds the key");
   }

@@ -22,11 +22,11 @@ bool is_out_of_memory(const std::exception& error) {
 
 }  // namespace
 
-void rethrow_as_error(const std::string& name, const std::exception& error) {
+void rethrow_as_error(const std::string& name, const std::exception& error, const char* advice) {
   constexpr std::size_t kLongest = 300;
   if (is_out_of_memory(error)) throw MachineError(name + ": out of memory: free some");
   throw InputError(name + " cannot be used (" + std::string(error.what()).substr(0, kLongest) +
-                   "): export the bundle again");
+                   "): " + advice);
 }
 
 }  // namespace cmt

@@ -2,7 +2,8 @@
 //
 // Answers until the input ends; numbers have 32 bits, little-endian. A request is a length and so
 // many bytes of an image file; an answer is a status (0 refused, 1 read, 2 read and its EXIF data
-// is unreadable), the width, the height, the pixels' CRC-32, the length of what was said, and that.
+// is unreadable, 3 the machine failed), the width, the height, the pixels' CRC-32, the length of
+// what was said, and that.
 
 #include <zlib.h>
 
@@ -46,6 +47,8 @@ int main() {
              "");
     } catch (const cmt::InputError& error) {
       answer({0, 0, 0, 0}, error.what());
+    } catch (const cmt::MachineError& error) {
+      answer({3, 0, 0, 0}, error.what());
     }
   }
   return 0;

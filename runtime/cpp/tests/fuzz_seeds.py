@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-sys.path.insert(0, str(ROOT / "tests" / "fuzz"))
-from image_mutations import seeds  # noqa: E402 - beside the fuzzers
 
 
 def main(folder: str) -> None:
     """A small image of every kind that the decoders tell apart."""
+    sys.path.insert(0, str(ROOT / "tests" / "fuzz"))
+    from image_mutations import seeds
+
     images = Path(folder) / "fuzz_image"
     images.mkdir(parents=True, exist_ok=True)
     for name, content in seeds().items():

@@ -43,7 +43,7 @@ int main(int argc, char** argv) {
       out.write(reinterpret_cast<const char*>(pixels), std::streamsize{3} * p.height * p.width);
       std::nth_element(times.begin(), times.begin() + repeats / 2, times.end());
       std::cout << times[static_cast<std::size_t>(repeats / 2)] << '\n';
-    } catch (const cmt::InputError& error) {
+    } catch (const cmt::Error& error) {
       std::cout << "error: " << error.what() << '\n';
     }
   }

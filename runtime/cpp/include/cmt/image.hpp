@@ -32,7 +32,7 @@ struct Image {
 /// EXIF data that cannot be read means upright; where it has no orientation, XMP data decides.
 /// Throws InputError for other formats, damaged files (a PNG with any wrong checksum, a JPEG
 /// without its end), more than 178,956,970 pixels, more than its bytes can hold, and 16-bit values
-/// whose scale nobody knows.
+/// whose scale nobody knows. Throws MachineError where the memory does not suffice.
 Image decode_image(const std::uint8_t* data, std::size_t size);
 
 /// The same for a regular file of at most 2^30 bytes; the message of an InputError names it.
