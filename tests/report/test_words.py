@@ -53,8 +53,9 @@ def is_good(report: Any) -> bool:
 
 
 def test_every_text_may_be_another_one(report: dict[str, Any]) -> None:
-    places = {tuple(key for key in p if isinstance(key, str)): p for p in words(report)}
-    assert len(places) > 20
+    told = [p for p in words(report) if p[0] not in ("environment", "images", "weights")]
+    places = {tuple(key for key in p if isinstance(key, str)): p for p in told}
+    assert len(places) > 10
     shown = 0
     for place in places.values():
         changed = put(report, place, "bf16")
@@ -63,7 +64,7 @@ def test_every_text_may_be_another_one(report: dict[str, Any]) -> None:
             build_page(changed)
             terminal_table(changed)
             comparison_table(merge([Source(Path("a"), "a", changed)]))
-    assert shown > 10
+    assert shown > 5
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int4", "FP32", "", "int8\n"])
