@@ -80,11 +80,15 @@ if __name__ == "__main__":
     if reader in ("checkpoint", "safetensors"):
         from torch._weights_only_unpickler import Unpickler
 
-        from cmt import checkpoints
+        from cmt import checkpoints, containers, weight_files
 
         atheris.instrument_func(Unpickler.load)
-        for name in ("read", "_clean", "_find_state", "_read_safetensors", "detect_size"):
-            atheris.instrument_func(getattr(checkpoints, name))
+        for function in (
+            *(weight_files.read, weight_files._clean, weight_files._read_safetensors),
+            *(containers.choose, containers._search, containers._walk),
+            checkpoints.detect_size,
+        ):
+            atheris.instrument_func(function)
     options = {"custom_mutator": mutate_json} if reader in readers.IN_JSON else {}
     atheris.Setup(sys.argv, one_input, **options)
     atheris.Fuzz()
