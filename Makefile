@@ -92,4 +92,5 @@ $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	echo '$(CURDIR)' > "$$($(PACKAGES))/checkout.pth"  # for benchmarks/, which nobody installs
 	touch $@
