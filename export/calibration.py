@@ -84,8 +84,8 @@ def calibration_stage(source: str) -> str:
     return f"calibration/{source}"
 
 
-def histograms_of(context: Context, source: Source) -> dict[str, Histogram]:
-    """What the tensors of a float graph take on that its recipe quantises."""
+def calibrate(context: Context, source: Source) -> Path:
+    """The file of what the tensors of a float graph take on that its recipe quantises."""
     images = context.images.setting_ranges
 
     def make(folder: Path) -> None:
@@ -100,7 +100,12 @@ def histograms_of(context: Context, source: Source) -> dict[str, Histogram]:
     inputs = {"recipe": source.recipe.name, "threads": context.threads}
     after = [f"graph/{source.name}", "images/calibration"]
     folder = context.stages.run(calibration_stage(source.name), inputs, make, after)
-    return load_histograms(folder / "histograms.npz")
+    return folder / "histograms.npz"
+
+
+def histograms_of(context: Context, source: Source) -> dict[str, Histogram]:
+    """What `calibrate` found."""
+    return load_histograms(calibrate(context, source))
 
 
 def choose_ranges(
@@ -116,7 +121,7 @@ def choose_ranges(
         learned: the method that the network learned with; None for one that was not fine-tuned.
         plain: where it was, the graph of the network given.
     """
-    histograms = histograms_of(context, source)
+    calibrate(context, source)
     if context.options.output != "logits":
         return RangeChoice(learned or MSE)
     after = [calibration_stage(source.name), "images/calibration", "images/held-out"]
@@ -124,7 +129,7 @@ def choose_ranges(
         after.append(f"graph/{plain.name}")
 
     def make(folder: Path) -> None:
-        row, rounded = _compare_methods(context, source, histograms, learned, plain)
+        row, rounded = _compare_methods(context, source, learned, plain)
         if rounded is not None:
             from cmt.quantize.gptq import save_rounded
 
@@ -144,16 +149,13 @@ def _load_rounded(folder: Path) -> Mapping[str, Rounded] | None:
 
 
 def _compare_methods(
-    context: Context,
-    source: Source,
-    histograms: Mapping[str, Histogram],
-    learned: str | None,
-    plain: Source | None,
+    context: Context, source: Source, learned: str | None, plain: Source | None
 ) -> tuple[Row, dict[str, Rounded] | None]:
     """The report's row of a choice, and the fitted weights where these were chosen."""
     from cmt.quantize.qdq import insert_qdq
 
     answers, model = answers_of(context, METHOD_IMAGES), source.load()
+    histograms = histograms_of(context, source)
     reference = answers(plain.load() if plain is not None else model)
     methods: Sequence[str] = [learned] if learned else METHODS
     rows: list[Row] = []

@@ -14,6 +14,7 @@ from cmt.export.calibration import (
     RangeChoice,
     Row,
     Source,
+    calibrate,
     calibration_stage,
     choose_ranges,
     histograms_of,
@@ -200,7 +201,7 @@ class GraphMaker:
         if self.choice(name).row is not None:
             stages.append(f"method/{name}")
         if _restores(source, units):
-            histograms_of(self.context, self._exact(source))
+            calibrate(self.context, self._exact(source))
             stages += [f"graph/{EXACT}", calibration_stage(EXACT)]
         return stages
 
