@@ -31,6 +31,7 @@ class File {
     if (descriptor_ < 0) refuse_by_errno(path);
     struct stat status {};
     const bool regular = ::fstat(descriptor_, &status) == 0 && S_ISREG(status.st_mode);
+    size_ = static_cast<std::uint64_t>(status.st_size);
     if (regular) return;
     ::close(descriptor_);
     refuse(path, "it is no file");
@@ -42,6 +43,7 @@ class File {
   /// Calls `take` with each piece of the content, which may have `most` bytes.
   template <typename Take>
   void read(std::uint64_t most, const Take& take) const {
+    check(size_, most);  // before what is far too large is read up to there
     std::string piece(std::size_t{1} << 20, '\0');
     std::uint64_t total = 0;
     while (true) {
@@ -50,14 +52,19 @@ class File {
       if (size < 0 && errno == EINTR) continue;
       if (size < 0) refuse_by_errno(path_);
       total += static_cast<std::uint64_t>(size);
-      if (total > most) refuse(path_, "it has more than " + std::to_string(most) + " bytes");
+      check(total, most);
       take(std::string_view(piece).substr(0, static_cast<std::size_t>(size)));
     }
   }
 
  private:
+  void check(std::uint64_t size, std::uint64_t most) const {
+    if (size > most) refuse(path_, "it has more than " + std::to_string(most) + " bytes");
+  }
+
   const std::filesystem::path& path_;
   int descriptor_;
+  std::uint64_t size_ = 0;
 };
 
 class Digest {
