@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from cmt.errors import MachineError
+from cmt.errors import InputError, MachineError
 from cmt.targets.base import Array, Batch, BuildRequest, Runner, Target, missing_package
 from cmt.targets.settings import PRECISION, STREAMS, THREADS, Settings
 
@@ -145,6 +145,7 @@ def load_openvino(
     import openvino as ov
 
     core = openvino_core()
+    _require_ir(path)
     model = core.read_model(path)
     if batch is not None and model.input(0).shape[0] != batch:
         model.reshape([batch, *list(model.input(0).shape)[1:]])
@@ -165,6 +166,13 @@ def load_openvino(
         return [own.request.get_output_tensor(i).data.copy() for i in range(count)]
 
     return run
+
+
+def _require_ir(path: Path) -> None:
+    """OpenVINO would ask the readers of other frameworks' formats about a file that is no IR."""
+    with path.open("rb") as file:
+        if file.read(1) != b"<":
+            raise InputError(f"{path} is no OpenVINO IR: export the bundle again")
 
 
 def tune_space(settings: Settings, threads: int) -> list[dict[str, Any]]:

@@ -216,7 +216,8 @@ def test_paths_that_are_not_within_the_bundle_are_refused(
     rewrite(copy, lambda manifest: manifest["golden"]["images"].update(path=name))
     result = run(runtime / "cmt_check", copy)
     assert result.returncode == 2
-    assert "no path within a bundle" in result.stderr
+    by_schema = "manifest.json is damaged ($.golden.images.path: "
+    assert "no path within a bundle" in result.stderr or by_schema in result.stderr
 
 
 def test_a_link_out_of_the_bundle_is_refused(runtime: Path, copy: Path, tmp_path: Path) -> None:
@@ -246,7 +247,7 @@ def test_settings_that_could_write_files_are_refused(
     rewrite(copy, change)
     result = run(runtime / "cmt_check", copy)
     assert result.returncode == 2
-    assert '"CACHE_DIR" is not one of' in result.stderr
+    assert "settings.CACHE_DIR: it is not known here" in result.stderr
 
 
 @pytest.mark.parametrize("count", [1, 3, 3000])
@@ -256,7 +257,7 @@ def test_labels_are_as_many_as_the_answers(runtime: Path, stored_bundle: Path, c
     for tool, more in (("cmt_check", ()), ("cmt_bench", ()), ("cmt_classify", (photo,))):
         result = run(runtime / tool, stored_bundle, *more)
         assert result.returncode == 2
-        assert "does not answer with one number for each label" in result.stderr
+        assert f"answers for 2 classes and the manifest names {count}" in result.stderr
 
 
 def test_a_file_is_hashed_once_however_often_it_is_named(

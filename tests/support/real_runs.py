@@ -16,8 +16,8 @@ TINY = Variant("tiny", 32, 8, (8, 16, 32, 64), (1, 1, 2, 1), {"official": 3.6, "
 # Children of a server that has the heavy imports done already, and has run nothing with them: those
 # that exporting makes on the way too, which may fail in their own ways where memory is short.
 PROCESSES = multiprocessing.get_context("forkserver")
-IMPORTS = "torch torch._dynamo onnx onnxscript onnxsim onnxruntime openvino cmt.export.pipeline"
-PROCESSES.set_forkserver_preload(IMPORTS.split())
+IMPORTS = "torch torch._dynamo onnx onnxscript onnxsim onnxruntime openvino jsonschema"
+PROCESSES.set_forkserver_preload([*IMPORTS.split(), "cmt.export.pipeline"])
 
 
 def run_here(
@@ -45,9 +45,17 @@ def run_here(
     runpy.run_path(str(SCRIPT), {"GIVEN": given})
 
 
-def status_of(*given: Any, **more: Any) -> int | None:
-    """Exit status of `run_here` in a process of its own."""
+def status_of(*given: Any, **more: Any) -> int:
+    """Exit status of `run_here` in a process of its own; negative: what signal ended it.
+
+    One that takes longer than two minutes is killed, and fails the test.
+    """
     process = PROCESSES.Process(target=run_here, args=given, kwargs=more)
     process.start()
     process.join(120)
+    is_late = process.is_alive()
+    process.kill()
+    process.join()
+    assert not is_late, "the run did not end"
+    assert process.exitcode is not None
     return process.exitcode

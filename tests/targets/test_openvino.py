@@ -11,7 +11,7 @@ import onnx
 import pytest
 from whole_recipe import quantize_onnx
 
-from cmt.errors import MachineError
+from cmt.errors import InputError, MachineError
 from cmt.quantize.qdq import insert_qdq, int8_units, observe
 from cmt.quantize.recipe import OPENVINO, RECIPES
 from cmt.targets.machine import describe
@@ -127,3 +127,12 @@ def test_a_file_that_cannot_be_marked_is_the_machines_fault(
     monkeypatch.setattr(ElementTree.ElementTree, "write", full)
     with pytest.raises(MachineError, match="the disk may be full"):
         build_ir(int8, "int8", int8.with_suffix(".xml"))
+
+
+@pytest.mark.parametrize("content", [b"", b"this is no network", b'node { name: "x" }', b"\x08\x0a"])
+def test_a_file_that_is_no_ir_is_shown_to_no_reader_of_other_formats(
+    tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "other.xml").write_bytes(content)
+    with pytest.raises(InputError, match="other.xml is no OpenVINO IR: export the bundle again"):
+        load_openvino(tmp_path / "other.xml", 1)

@@ -1,4 +1,7 @@
 #include <algorithm>
+#include <cmt/error.hpp>
+#include <filesystem>
+#include <fstream>
 #include <memory>
 #include <mutex>
 #include <openvino/openvino.hpp>
@@ -42,11 +45,19 @@ std::shared_ptr<ov::Core> shared_core() {
   return core;
 }
 
+/// OpenVINO would ask the readers of other frameworks' formats, of which it has many, about a file
+/// that is none of its own.
+void require_ir(const std::filesystem::path& path, const std::string& name) {
+  if (std::ifstream(path).peek() == '<') return;
+  throw InputError(name + " is no OpenVINO IR: export the bundle again");
+}
+
 class OpenVinoModel : public Model {
  public:
   OpenVinoModel(const Bundle& bundle, const Artefact& artefact, int threads) {
     ov::AnyMap properties(artefact.settings.begin(), artefact.settings.end());
     if (threads > 0) properties[ov::inference_num_threads.name()] = threads;
+    require_ir(bundle.path(artefact.file), artefact.file.path);
     compiled_ = core_->compile_model(bundle.path(artefact.file).string(), "CPU", properties);
     check_signature(bundle.manifest(), artefact, signature());
   }
