@@ -129,10 +129,10 @@ def test_a_file_that_cannot_be_marked_is_the_machines_fault(
         build_ir(int8, "int8", int8.with_suffix(".xml"))
 
 
-@pytest.mark.parametrize("content", [b"", b"this is no network", b'node { name: "x" }', b"\x08\x0a"])
+@pytest.mark.parametrize("content", [b"", b"no network", b"node { }", b"\x08\x0a"])
 def test_a_file_that_is_no_ir_is_shown_to_no_reader_of_other_formats(
     tmp_path: Path, content: bytes
 ) -> None:
     (tmp_path / "other.xml").write_bytes(content)
-    with pytest.raises(InputError, match="other.xml is no OpenVINO IR: export the bundle again"):
+    with pytest.raises(InputError, match=r"other\.xml is no OpenVINO IR"):
         load_openvino(tmp_path / "other.xml", 1)
