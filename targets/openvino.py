@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from cmt.errors import InputError, MachineError
+from cmt.errors import MachineError
 from cmt.targets.base import Array, Batch, BuildRequest, Runner, Target, missing_package
 from cmt.targets.settings import PRECISION, STREAMS, THREADS, Settings
 
@@ -172,7 +172,7 @@ def _require_ir(path: Path) -> None:
     """OpenVINO would ask the readers of other frameworks' formats about a file that is no IR."""
     with path.open("rb") as file:
         if file.read(1) != b"<":
-            raise InputError(f"{path} is no OpenVINO IR: export the bundle again")
+            raise RuntimeError("it is no OpenVINO IR")  # as OpenVINO's own errors are
 
 
 def tune_space(settings: Settings, threads: int) -> list[dict[str, Any]]:

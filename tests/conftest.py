@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -34,12 +35,15 @@ from cmt.bundle import placing
 from cmt.bundle.manifest import file_entries
 from cmt.bundle.writer import write_manifest
 from cmt.checkpoints import load_model
-from cmt.export import export
+from cmt.commands.cmt_export import export_cli
+from cmt.export import export, file_maker
 from cmt.export.pipeline import Bundle
 from cmt.layouts import to_public_layout
+from cmt.measure import latency
 from cmt.network import CMT, build
 from cmt.rewrite import InferenceCMT, rewrite_for_inference
 from cmt.targets.machine import cuts_int8_sums, describe
+from cmt.targets.reference import TORCH
 from cmt.targets.registry import TARGETS
 from cmt.targets.tensorrt import device
 from cmt.targets.tensorrt.device import Gpu
@@ -135,6 +139,36 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Variant:
     """A network of a few thousand weights, usable under the name `tiny` during the test."""
     monkeypatch.setitem(VARIANTS, TINY.name, TINY)
     return TINY
+
+
+@pytest.fixture
+def tiny_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny network is a variant that `export.export` and `cmt-export` take in this process."""
+    _take_tiny(monkeypatch)
+
+
+def _take_tiny(patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(VARIANTS, TINY.name, TINY)
+    (option,) = [option for option in export_cli.params if option.name == "variant"]
+    patch.setattr(option, "type", click.Choice(list(VARIANTS)))
+    measure = file_maker.measure_alternately
+
+    def measure_files(files: dict[str, Any], *arguments: Any) -> Any:
+        # Processes of their own do not know the tiny network: its plain graph stands in.
+        if TORCH in files:
+            workspace = files[TORCH][1].parents[1]
+            files = {**files, TORCH: ("onnxruntime", workspace / "graph" / "onnx" / "graph.onnx")}
+        return measure(files, *arguments)
+
+    patch.setattr(file_maker, "measure_alternately", measure_files)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_warm_up() -> Iterator[None]:
+    """No test hangs on what is timed, so that caches need not be warm."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latency, "WARM_UP_SECONDS", 0.01)
+        yield
 
 
 @pytest.fixture
@@ -288,16 +322,16 @@ def _save_labelled(model: CMT, path: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def bundle(photos: Path, weights: Path, made_once: MadeOnce) -> Bundle:
-    """CMT-Ti at 32 pixels, batch 3, exported to every target; not to be changed."""
-    make = partial(_export, photos, weights, precisions=("fp16", "int8"))
+def bundle(photos: Path, tiny_weights: Path, made_once: MadeOnce) -> Bundle:
+    """The tiny network, batch 3, exported to every target; not to be changed."""
+    make = partial(_export, photos, tiny_weights, precisions=("fp16", "int8"))
     return _read(made_once("bundle", make))
 
 
 @pytest.fixture(scope="session")
-def uint8_bundle(photos: Path, weights: Path, bundle: Bundle, made_once: MadeOnce) -> Bundle:
+def uint8_bundle(photos: Path, tiny_weights: Path, bundle: Bundle, made_once: MadeOnce) -> Bundle:
     """The same with the preprocessing inside the files, signed: `.pub.pem` is beside it."""
-    make = partial(_export_signed, photos, weights, bundle.path)
+    make = partial(_export_signed, photos, tiny_weights, bundle.path)
     return _read(made_once("uint8_bundle", make))
 
 
@@ -331,12 +365,12 @@ def resumable(bundle: Bundle) -> Callable[[Path], Path]:
     return prepare
 
 
-@pytest.fixture(scope="session")
-def small(photos: Path, weights: Path) -> str:
-    """Options for cmt-export that put CMT-Ti at 32 pixels in the place of any network."""
+@pytest.fixture
+def small(photos: Path, tiny_weights: Path, tiny_in_process: None) -> str:
+    """Options for cmt-export that put the tiny network in the place of any, in this process."""
     return (
-        f"--variant ti --weights {weights} --calib-data {photos} --val-data {photos} --batch 3 "
-        "--gpu-arch sm86 --bench-seconds 0.1 --max-drop 100 --resume"
+        f"--variant tiny --weights {tiny_weights} --calib-data {photos} --val-data {photos} "
+        "--batch 3 --gpu-arch sm86 --bench-seconds 0.1 --max-drop 100 --resume"
     )
 
 
@@ -365,6 +399,7 @@ def _export(photos: Path, weights: Path, out: Path, **options: Any) -> None:
         place(finished, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
+        _take_tiny(patch)
         patch.setattr(placing, "place", keep_stages)
         made = _export_to(out, available, photos, weights, **options)
     _returned(out).write_text(json.dumps(made.report))
@@ -374,7 +409,7 @@ def _export_to(
     out: Path, available: tuple[str, ...], photos: Path, weights: Path, **options: Any
 ) -> Bundle:
     return export(
-        variant="ti",
+        variant="tiny",
         targets=available,
         weights=str(weights),
         calib_data=photos,

@@ -131,7 +131,7 @@ def test_exports_make_a_bundle(
     if any(f"--target {name}" in command for name in missing):
         pytest.skip(f"{missing[0]} has no wheel for this machine")
     words = shlex.split(command)
-    out = tmp_path / (words[words.index("--out") + 1] if "--out" in words else "cmt_ti")
+    out = tmp_path / (words[words.index("--out") + 1] if "--out" in words else "cmt_tiny")
     monkeypatch.chdir(tmp_path)
     resumable(out)
     assert run(f"{command} {small}", monkeypatch) == 0

@@ -23,7 +23,7 @@ from cmt.bundle.writer import describe_file, write_manifest
 from cmt.errors import InputError
 
 IMAGES, PIXELS, PHOTO = "golden/images.npy", "golden/pixels.npy", "golden/photo.jpg"
-IR, VALUES = "openvino/cmt_ti.fp32.xml", "openvino/cmt_ti.fp32.bin"
+IR, VALUES = "openvino/cmt_tiny.fp32.xml", "openvino/cmt_tiny.fp32.bin"
 
 
 @pytest.fixture

@@ -40,8 +40,8 @@ def rewrite(folder: Path, change: Change) -> None:
 def test_a_moved_bundle_opens_and_knows_its_preprocessing(copy: Path) -> None:
     bundle = open_bundle(copy)
     assert {a["precision"] for a in bundle.artefacts} == {"fp32", "int8"}
-    assert bundle.preprocessing.size == (32, 32)
-    assert report_of(bundle)["variant"] == "ti"
+    assert bundle.preprocessing.size == (64, 64)
+    assert report_of(bundle)["variant"] == "tiny"
 
 
 def test_one_byte_changed_anywhere_is_refused_and_the_file_named(copy: Path) -> None:
@@ -61,12 +61,12 @@ def test_one_byte_changed_anywhere_is_refused_and_the_file_named(copy: Path) -> 
 
 
 def test_a_missing_or_shortened_file_is_refused_and_named(copy: Path) -> None:
-    path = copy / "openvino" / "cmt_ti.int8.bin"
+    path = copy / "openvino" / "cmt_tiny.int8.bin"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(InputError, match=r"cmt_ti\.int8\.bin .*bytes in place of"):
+    with pytest.raises(InputError, match=r"cmt_tiny\.int8\.bin .*bytes in place of"):
         open_bundle(copy)
     path.unlink()
-    with pytest.raises(InputError, match=r"cmt_ti\.int8\.bin .*No such file"):
+    with pytest.raises(InputError, match=r"cmt_tiny\.int8\.bin .*No such file"):
         open_bundle(copy)
 
 
@@ -137,7 +137,7 @@ def test_a_newer_schema_is_refused_with_its_version(copy: Path) -> None:
         lambda m: m.update(surprise=1),
         lambda m: m.update(schema="1"),
         lambda m: m.update(schema=1.0),
-        lambda m: m["input"]["shape"].__setitem__(2, 64),
+        lambda m: m["input"]["shape"].__setitem__(2, 32),
         lambda m: m["input"]["crop"].update(size=[32.0, 32]),
         lambda m: m["input"]["resize"].update(box=[16, 40]),
         lambda m: m["input"]["resize"].update(box=[40, 2**64]),

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-from cmt.export import file_maker
-from cmt.targets.reference import TORCH
 
 
 @pytest.fixture
@@ -22,18 +18,3 @@ def arguments(tiny_weights: Path, photos: Path, tmp_path: Path) -> Callable[...,
         return [*text.split(), *more]
 
     return make
-
-
-@pytest.fixture
-def tiny_in_process(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tiny network is a variant that `export.export` takes in this process."""
-    measure = file_maker.measure_alternately
-
-    def measure_files(files: dict[str, Any], *arguments: Any) -> Any:
-        # Processes of their own do not know the tiny network: a file stands in.
-        if TORCH in files:
-            file = next(file for name, file in files.items() if name.endswith("/fp32"))
-            files = {**files, TORCH: file}
-        return measure(files, *arguments)
-
-    monkeypatch.setattr(file_maker, "measure_alternately", measure_files)

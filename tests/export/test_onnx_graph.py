@@ -112,7 +112,7 @@ def test_a_bundle_of_uint8_files_answers_as_one_of_float_files(
     outside, inside = open_bundle(bundle.path), open_bundle(uint8_bundle.path)
     described = inside.manifest["input"]
     assert (described["dtype"], described["layout"]) == ("uint8", "NHWC")
-    assert described["shape"] == [3, 32, 32, 3]
+    assert described["shape"] == [3, 64, 64, 3]
     for entry in inside.manifest["artefacts"]:
         if entry["path"].endswith(".onnx"):
             (source,) = onnx.load(inside.file(entry)).graph.input

@@ -130,8 +130,8 @@ def test_verify_passes_on_a_good_bundle_without_torch(openvino_bundle: Path) -> 
     lines = result.stdout.splitlines()
     assert [line.split()[:2] for line in lines] == [
         ["ok", "preprocessing:"],
-        ["ok", "openvino/cmt_ti.fp32.xml:"],
-        ["ok", "openvino/cmt_ti.int8.xml:"],
+        ["ok", "openvino/cmt_tiny.fp32.xml:"],
+        ["ok", "openvino/cmt_tiny.int8.xml:"],
     ]
 
 
@@ -146,14 +146,14 @@ def test_verify_fails_where_a_file_answers_otherwise(copy: Path) -> None:
     write_manifest(copy, manifest)
     result = cmt_bench(copy, "--verify")
     assert result.returncode == 1
-    assert "FAILED  openvino/cmt_ti.fp32.xml" in result.stdout
-    assert "ok      openvino/cmt_ti.int8.xml" in result.stdout
+    assert "FAILED  openvino/cmt_tiny.fp32.xml" in result.stdout
+    assert "ok      openvino/cmt_tiny.int8.xml" in result.stdout
     assert len(result.stderr.splitlines()) == 1
 
 
 def test_verify_fails_where_preprocessing_differs(copy: Path) -> None:
     manifest = json.loads((copy / "manifest.json").read_text())
-    manifest["input"]["resize"]["box"] = [40, 40]
+    manifest["input"]["resize"]["box"] = [80, 80]
     write_manifest(copy, manifest)
     check = next(verify(open_bundle(copy), 1))
     assert check.name == "preprocessing"
@@ -161,11 +161,11 @@ def test_verify_fails_where_preprocessing_differs(copy: Path) -> None:
 
 
 def test_a_changed_file_is_refused_in_one_line(copy: Path) -> None:
-    with (copy / "openvino" / "cmt_ti.int8.bin").open("r+b") as file:
+    with (copy / "openvino" / "cmt_tiny.int8.bin").open("r+b") as file:
         file.write(b"x")
     result = cmt_bench(copy)
     assert result.returncode == 2
-    assert "openvino/cmt_ti.int8.bin" in result.stderr
+    assert "openvino/cmt_tiny.int8.bin" in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 

@@ -52,9 +52,10 @@ def test_settings_change_only_for_what_is_clearly_faster(
 
 
 def test_a_tuned_export_runs_as_tuned_and_says_what_was_tried(
+    tiny_in_process: None,
     resumable: Callable[[Path], Path],
     photos: Path,
-    weights: Path,
+    tiny_weights: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -67,9 +68,9 @@ def test_a_tuned_export_runs_as_tuned_and_says_what_was_tried(
 
     monkeypatch.setattr("cmt.export.file_maker.tune", choose_one_thread)
     result = export(
-        variant="ti",
+        variant="tiny",
         targets=("openvino",),
-        weights=str(weights),
+        weights=str(tiny_weights),
         val_data=photos,
         batch=3,
         out=resumable(tmp_path / "bundle"),

@@ -60,8 +60,8 @@ def test_check_passes_on_fp32_and_int8(runtime: Path, openvino_bundle: Path) -> 
     assert result.returncode == 0, result.stdout + result.stderr
     assert [line.split()[:2] for line in result.stdout.splitlines()] == [
         ["ok", "preprocessing:"],
-        ["ok", "openvino/cmt_ti.fp32.xml:"],
-        ["ok", "openvino/cmt_ti.int8.xml:"],
+        ["ok", "openvino/cmt_tiny.fp32.xml:"],
+        ["ok", "openvino/cmt_tiny.int8.xml:"],
     ]
 
 
@@ -71,14 +71,14 @@ def test_check_fails_where_a_file_or_the_preprocessing_differs(runtime: Path, co
         logits = np.load(copy / entry["path"])
         np.save(copy / entry["path"], logits + 0.01 * np.abs(logits).max())
         entry |= describe_file(copy, copy / entry["path"])
-        manifest["input"]["resize"]["box"] = [40, 40]
+        manifest["input"]["resize"]["box"] = [80, 80]
 
     rewrite(copy, change)
     result = run(runtime / "cmt_check", copy)
     assert result.returncode == 1
     assert "FAILED  preprocessing" in result.stdout
-    assert "FAILED  openvino/cmt_ti.fp32.xml" in result.stdout
-    assert "ok      openvino/cmt_ti.int8.xml" in result.stdout
+    assert "FAILED  openvino/cmt_tiny.fp32.xml" in result.stdout
+    assert "ok      openvino/cmt_tiny.int8.xml" in result.stdout
 
 
 @pytest.mark.parametrize("kind", ["float32", "uint8"])
@@ -138,12 +138,12 @@ def test_check_and_bench_feed_files_that_normalise_inside(
 
 def test_a_file_with_another_input_than_the_manifests_is_refused(runtime: Path, copy: Path) -> None:
     def change(manifest: dict[str, Any]) -> None:
-        manifest["input"] |= {"dtype": "uint8", "layout": "NHWC", "shape": [3, 32, 32, 3]}
+        manifest["input"] |= {"dtype": "uint8", "layout": "NHWC", "shape": [3, 64, 64, 3]}
 
     rewrite(copy, change)
     result = run(runtime / "cmt_check", copy)
     assert result.returncode == 2
-    assert "cmt_ti.fp32.xml does not have the manifest's input" in result.stderr
+    assert "cmt_tiny.fp32.xml does not have the manifest's input" in result.stderr
 
 
 def test_engines_need_a_cuda_device(runtime: Path, bundle: Bundle, tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_engines_need_a_cuda_device(runtime: Path, bundle: Bundle, tmp_path: Pat
     assert "engine: no CUDA device" in result.stdout
     result = run(runtime / "cmt_classify", folder, "x.jpg", "--artefact", "tensorrt/int8")
     assert result.returncode == 2
-    assert "cmt_ti.int8.engine: no CUDA device" in result.stderr
+    assert "cmt_tiny.int8.engine: no CUDA device" in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 

@@ -185,7 +185,7 @@ def copy(bundle: Bundle, tmp_path: Path) -> Path:
 @pytest.fixture
 def device(install: Install, copy: Path) -> Callable[..., Machine]:
     """`device(**machine)`: a GPU whose engines compute the bundle's INT8 graph."""
-    run = LOADERS[SIMULATED](copy / "model" / "cmt_ti.int8.onnx", 1)
+    run = LOADERS[SIMULATED](copy / "model" / "cmt_tiny.int8.onnx", 1)
 
     def make(version: str = "tensorrt 10.3.0", **what: Any) -> Machine:
         manifest = open_bundle(copy).manifest
@@ -255,7 +255,7 @@ def test_an_engine_is_built_anew_for_what_it_is_asked_to_be_compatible_with(
 def test_an_engine_of_several_batches_is_built_anew_as_one_and_timed_at_each(
     device: Callable[..., Machine], copy: Path, in_this_process: None
 ) -> None:
-    exact = LOADERS[SIMULATED](copy / "model" / "cmt_ti.int8.onnx", 1)
+    exact = LOADERS[SIMULATED](copy / "model" / "cmt_tiny.int8.onnx", 1)
     classes = len(open_bundle(copy).manifest["labels"])
     machine = device(
         compute=lambda x: exact(x) if len(x) == 3 else [np.zeros((len(x), classes), np.float32)]
