@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
+from exported_once import export_once
 from filelock import FileLock
 from hypothesis import settings
 from PIL import Image
@@ -36,7 +37,7 @@ from cmt.bundle.manifest import file_entries
 from cmt.bundle.writer import write_manifest
 from cmt.checkpoints import load_model
 from cmt.commands.cmt_export import export_cli
-from cmt.export import export, file_maker
+from cmt.export import export, file_maker, graph_maker
 from cmt.export.pipeline import Bundle
 from cmt.layouts import to_public_layout
 from cmt.measure import latency
@@ -142,12 +143,12 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Variant:
 
 
 @pytest.fixture
-def tiny_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def tiny_in_process(monkeypatch: pytest.MonkeyPatch, exported: Path) -> None:
     """The tiny network is a variant that `export.export` and `cmt-export` take in this process."""
-    _take_tiny(monkeypatch)
+    _take_tiny(monkeypatch, exported)
 
 
-def _take_tiny(patch: pytest.MonkeyPatch) -> None:
+def _take_tiny(patch: pytest.MonkeyPatch, exported: Path) -> None:
     patch.setitem(VARIANTS, TINY.name, TINY)
     (option,) = [option for option in export_cli.params if option.name == "variant"]
     patch.setattr(option, "type", click.Choice(list(VARIANTS)))
@@ -161,6 +162,7 @@ def _take_tiny(patch: pytest.MonkeyPatch) -> None:
         return measure(files, *arguments)
 
     patch.setattr(file_maker, "measure_alternately", measure_files)
+    patch.setattr(graph_maker, "export_onnx", export_once(exported))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -239,6 +241,12 @@ def made_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MadeO
         return path
 
     return path_of
+
+
+@pytest.fixture(scope="session")
+def exported(made_once: MadeOnce) -> Path:
+    """Where the graphs are kept that torch's exporter made of small networks."""
+    return made_once("exported", Path.mkdir)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -322,7 +330,7 @@ def _save_labelled(model: CMT, path: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def bundle(photos: Path, tiny_weights: Path, made_once: MadeOnce) -> Bundle:
+def bundle(photos: Path, tiny_weights: Path, exported: Path, made_once: MadeOnce) -> Bundle:
     """The tiny network, batch 3, exported to every target; not to be changed."""
     make = partial(_export, photos, tiny_weights, precisions=("fp16", "int8"))
     return _read(made_once("bundle", make))
@@ -399,7 +407,7 @@ def _export(photos: Path, weights: Path, out: Path, **options: Any) -> None:
         place(finished, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        _take_tiny(patch)
+        _take_tiny(patch, out.with_name("exported"))
         patch.setattr(placing, "place", keep_stages)
         made = _export_to(out, available, photos, weights, **options)
     _returned(out).write_text(json.dumps(made.report))

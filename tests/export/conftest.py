@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+import real_runs
 
 
 @pytest.fixture
@@ -18,3 +20,9 @@ def arguments(tiny_weights: Path, photos: Path, tmp_path: Path) -> Callable[...,
         return [*text.split(), *more]
 
     return make
+
+
+@pytest.fixture
+def status_of(exported: Path) -> Callable[..., int]:
+    """`real_runs.status_of`, which asks torch's exporter once for each network."""
+    return partial(real_runs.status_of, exported=exported)

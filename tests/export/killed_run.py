@@ -8,6 +8,7 @@ Run by tests/support/real_runs.py with these names in `GIVEN`:
     ERRORS: a file in place of standard error.
     LARGEST_FILE: bytes that no file may exceed; None for no limit.
     MEMORY: bytes that may be had beyond what the imports took; None for no limit.
+    EXPORTED: where torch's exporter is asked once for each network; None asks it each time.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from exported_once import export_once
 
 from cmt.variants import VARIANTS
 
@@ -30,8 +32,9 @@ if GIVEN["LARGEST_FILE"] is not None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (GIVEN["LARGEST_FILE"],) * 2)
 from cmt.bundle import placing  # noqa: E402
 from cmt.commands import main  # noqa: E402 - its options name the variants
-from cmt.export import file_maker  # noqa: E402
+from cmt.export import file_maker, graph_maker  # noqa: E402
 from cmt.export.stages import Stages  # noqa: E402
+from cmt.measure import latency  # noqa: E402
 
 whole_run, place, measure = Stages.run, placing.place, file_maker.measure_alternately
 
@@ -68,7 +71,10 @@ def measure_files(files: dict[str, Any], *arguments: Any) -> Any:
     return measure(files, *arguments)
 
 
+if GIVEN["EXPORTED"] is not None:
+    graph_maker.export_onnx = export_once(GIVEN["EXPORTED"])
 file_maker.measure_alternately = measure_files
+latency.WARM_UP_SECONDS = 0.01  # no test hangs on what is timed
 Stages.run = noting_run  # type: ignore[method-assign]
 placing.place = noting_place
 sys.argv = ["cmt-export", *GIVEN["ARGUMENTS"]]

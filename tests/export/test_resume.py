@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real_runs import status_of
 from safetensors.torch import load_file, save_file
 
 from cmt.bundle import placing
 from cmt.bundle.reader import open_bundle
 from cmt.errors import InputError
+
+StatusOf = Callable[..., int]
 
 SPEED = ("latency_ms", "throughput_ips", "peak_rss_mb")
 SPEED_UPS = ("speedup_vs_baseline", "speedup_vs_fp32_graph")
@@ -34,7 +35,7 @@ def golden(artefact: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_a_run_killed_at_every_stage_ends_with_the_report_of_one_that_was_not(
-    arguments: Callable[..., list[str]], tmp_path: Path
+    status_of: StatusOf, arguments: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
     assert status_of(arguments("whole", "--int8"), log) == 0
@@ -71,7 +72,7 @@ def test_a_run_killed_at_every_stage_ends_with_the_report_of_one_that_was_not(
 
 
 def test_work_that_targets_and_precisions_share_is_done_once(
-    arguments: Callable[..., list[str]], tmp_path: Path
+    status_of: StatusOf, arguments: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
     assert status_of(arguments("b", "--target", "openvino", "--fp16", "--int8"), log) == 0
@@ -81,7 +82,7 @@ def test_work_that_targets_and_precisions_share_is_done_once(
 
 
 def test_fine_tuning_goes_on_after_the_last_finished_epoch(
-    arguments: Callable[..., list[str]], tmp_path: Path
+    status_of: StatusOf, arguments: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     log, first = tmp_path / "log", "tuned/explicit-1"
     tuned = arguments("tuned", "--int8", "--qat", "2", "--resume")
@@ -100,7 +101,11 @@ def test_fine_tuning_goes_on_after_the_last_finished_epoch(
 
 @pytest.mark.parametrize("changed", ["image", "option"])
 def test_a_changed_input_is_not_answered_from_the_stages(
-    arguments: Callable[..., list[str]], photos: Path, tmp_path: Path, changed: str
+    status_of: StatusOf,
+    arguments: Callable[..., list[str]],
+    photos: Path,
+    tmp_path: Path,
+    changed: str,
 ) -> None:
     copy = shutil.copytree(photos, tmp_path / "photos")
     options = [str(copy) if a == str(photos) else a for a in arguments("bundle")]
@@ -124,6 +129,7 @@ def test_a_changed_input_is_not_answered_from_the_stages(
 
 @pytest.mark.parametrize("changed", ["weights", "image"])
 def test_a_bundle_finished_from_other_inputs_is_no_result_of_a_resumed_run(
+    status_of: StatusOf,
     arguments: Callable[..., list[str]],
     tiny_weights: Path,
     photos: Path,
@@ -149,7 +155,7 @@ def test_a_bundle_finished_from_other_inputs_is_no_result_of_a_resumed_run(
 
 
 def test_a_run_that_replaced_a_bundle_is_finished_whether_or_not_told_so_again(
-    arguments: Callable[..., list[str]], tmp_path: Path
+    status_of: StatusOf, arguments: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     log, forced = tmp_path / "log", arguments("b", "--force")
     assert status_of(forced, log, "bundle", "after", signal.SIGKILL) == -signal.SIGKILL
@@ -162,7 +168,7 @@ def test_a_run_that_replaced_a_bundle_is_finished_whether_or_not_told_so_again(
 
 
 def test_a_second_run_of_one_bundle_is_refused_and_leaves_the_first_its_stages(
-    arguments: Callable[..., list[str]], tmp_path: Path
+    status_of: StatusOf, arguments: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     place, log = tmp_path / "new" / "bundle", tmp_path / "log"
     stage = placing.workspace_folder(place) / "stage"
@@ -176,7 +182,7 @@ def test_a_second_run_of_one_bundle_is_refused_and_leaves_the_first_its_stages(
 
 
 def test_a_killed_run_keeps_no_lock_and_a_refused_one_no_folders(
-    arguments: Callable[..., list[str]], tmp_path: Path
+    status_of: StatusOf, arguments: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
     killed = status_of(arguments("new/b"), log, "reference", "after", signal.SIGKILL)

@@ -29,6 +29,7 @@ def run_here(
     errors: str | Path = os.devnull,
     largest_file: int | None = None,
     memory: int | None = None,
+    exported: Path | None = None,
 ) -> None:
     """Run killed_run.py, whose names these are, in this process, which it ends."""
     given: dict[str, Any] = {
@@ -41,6 +42,7 @@ def run_here(
         "ERRORS": errors,
         "LARGEST_FILE": largest_file,
         "MEMORY": memory,
+        "EXPORTED": exported,
     }
     runpy.run_path(str(SCRIPT), {"GIVEN": given})
 
