@@ -74,6 +74,7 @@ def bench_cli(
     from cmt.measure.progress import ProgressBars
     from cmt.measure.rebuild import build_for_here, notes, why_none_is_built
     from cmt.report.terminal import machine_table
+    from cmt.report.verdict import otherwise
     from cmt.targets.machine import usable_cores
     from cmt.targets.tensorrt.build import BuildSettings, timing_cache_folder
 
@@ -99,7 +100,8 @@ def bench_cli(
         click.echo(json.dumps(entry, indent=1))
         return 0
     print_table(machine_table(entry))
-    for line in notes(opened):
+    found = [line for row in entry["results"] for line in otherwise(row)]
+    for line in (*notes(opened), *dict.fromkeys(found)):
         say(line)
     click.echo(f"report: {visible(bundle / 'report.html')}")
     return 0
