@@ -73,6 +73,7 @@ def bench_cli(
     from cmt.measure import bench
     from cmt.measure.progress import ProgressBars
     from cmt.measure.rebuild import build_for_here, notes, why_none_is_built
+    from cmt.report import charts
     from cmt.report.terminal import machine_table
     from cmt.report.verdict import otherwise
     from cmt.targets.machine import usable_cores
@@ -103,6 +104,8 @@ def bench_cli(
     found = [line for row in entry["results"] for line in otherwise(row)]
     for line in (*notes(opened), *dict.fromkeys(found)):
         say(line)
+    if (undrawn := charts.missing()) is not None:
+        say(f"report.html has its charts in words alone: {undrawn}")
     click.echo(f"report: {visible(bundle / 'report.html')}")
     return 0
 
