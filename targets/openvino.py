@@ -32,6 +32,8 @@ OPENVINO_SETTINGS: dict[str, Any] = {
     PRECISION: "f32",
 }
 _INT8 = ("i8", "u8")
+_KERNELS = (*_INT8, "f16", "bf16", "f32")
+"""Types that the names of kernels end with."""
 POINTWISE_KERNELS = "cpu:brgconv_avx512_amx_1x1,cpu:jit_avx512_1x1"
 """For 1x1 convolutions in INT8, the first that the CPU has; with neither, OpenVINO's own choice.
 
@@ -221,7 +223,11 @@ def _origin(value: Any) -> str | None:
 
 
 def layers_run(compiled: ov.CompiledModel) -> dict[str, int]:
-    """The convolutions and products that a compiled model runs, counted by type."""
+    """The convolutions and products that a compiled model runs, counted by type.
+
+    The type is that of what a kernel is given (`brgconv_avx2_f32`): `runtimePrecision` would be
+    that of weights stored in half precision, which a CPU without FP16 computes with in float32.
+    """
     return dict(Counter(_types_run(compiled.get_runtime_model())))
 
 
@@ -230,7 +236,8 @@ def _types_run(runtime_model: ov.Model) -> Iterator[str]:
     for node in runtime_model.get_ops():
         info = node.get_rt_info()
         if info["layerType"].astype(str) in kinds:
-            kind = info["runtimePrecision"].astype(str)
+            kernel = info["primitiveType"].astype(str).rpartition("_")[2].lower()
+            kind = kernel if kernel in _KERNELS else info["runtimePrecision"].astype(str)
             yield "int8" if kind in _INT8 else kind
 
 

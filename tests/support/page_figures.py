@@ -231,9 +231,7 @@ def row_figures(row: Row) -> dict[str, list[float]]:
         plain += [accuracy["top1"] + drop - bound for bound in bounds]
     if "changes" in row:
         plain += [row["changes"]["lost"], row["changes"]["gained"]]
-    layers = row.get("layers", {"int8_in_file": None, "run": {}})
-    plain += _numbers(row.get("otherwise", {}))
-    plain += [layers["int8_in_file"], layers["run"].get("int8", 0), *layers["run"].values()]
+    plain += _numbers(row.get("layers", {}))
     quantiles = latency.get("quantiles")
     times = [latency.get("p50"), *((quantiles[i] for i in (1, 10, 19)) if quantiles else ())]
     figures = {

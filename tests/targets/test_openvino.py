@@ -145,8 +145,9 @@ def test_a_file_that_cannot_be_marked_is_the_machines_fault(
 class MadeUpNode:
     """A node of a runtime model."""
 
-    def __init__(self, layer: str, precision: str) -> None:
-        self._info = {"layerType": OVAny(layer), "runtimePrecision": OVAny(precision)}
+    def __init__(self, layer: str, precision: str, kernel: str = "undef") -> None:
+        names = {"layerType": layer, "runtimePrecision": precision, "primitiveType": kernel}
+        self._info = {name: OVAny(value) for name, value in names.items()}
 
     def get_rt_info(self) -> dict[str, OVAny]:
         return self._info
@@ -156,7 +157,7 @@ class MadeUpCompiled:
     """A compiled model with these nodes, which says this of its properties."""
 
     def __init__(
-        self, nodes: Sequence[tuple[str, str]] = (), told: Mapping[str, object] | None = None
+        self, nodes: Sequence[tuple[str, ...]] = (), told: Mapping[str, object] | None = None
     ) -> None:
         self._nodes, self._told = [MadeUpNode(*node) for node in nodes], told or {}
 
@@ -176,6 +177,17 @@ def test_convolutions_and_products_that_run_are_counted_by_type() -> None:
     nodes = [("Convolution", "u8"), ("Convolution", "f16"), ("FullyConnected", "i8")]
     nodes += [("MatMul", "bf16"), ("MatMul", "f32"), ("Reorder", "u8"), ("Input", "f32")]
     assert layers_run(MadeUpCompiled(nodes)) == {"int8": 2, "f16": 1, "bf16": 1, "f32": 1}
+
+
+def test_a_layer_runs_in_the_type_that_its_kernel_is_given() -> None:
+    nodes = [
+        ("Convolution", "f16", "brgconv_avx2_1x1_f32"),  # weights stored in half precision
+        ("FullyConnected", "i8", "brgemm_avx2_f32"),
+        ("Convolution", "u8", "jit_avx2_I8"),
+        ("Convolution", "f16", "winograd_acl_f16"),
+        ("MatMul", "bf16", "brgemm_avx512_amx_bf16"),
+    ]
+    assert layers_run(MadeUpCompiled(nodes)) == {"f32": 2, "int8": 1, "f16": 1, "bf16": 1}
 
 
 def test_settings_are_what_the_compiled_model_says_they_are() -> None:
@@ -206,10 +218,11 @@ def test_an_int8_file_says_how_many_of_its_layers_run_in_int8(int8: Path) -> Non
     assert made["settings"] == {**OPENVINO_SETTINGS, "INFERENCE_NUM_THREADS": 1}
 
 
-def test_a_float_file_has_no_int8_layers(
-    float_graph: Callable[[str], Path], tmp_path: Path
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_float_file_runs_in_the_type_that_is_in_force(
+    precision: str, float_graph: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    build_ir(float_graph("official"), "fp32", tmp_path / "a.xml")
+    build_ir(float_graph("official"), precision, tmp_path / "a.xml")
     made = load_openvino(tmp_path / "a.xml", 1).compiled()
     assert made["int8_in_file"] == 0
     assert set(made["layers"]) == {"f32"}
