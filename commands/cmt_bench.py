@@ -101,7 +101,7 @@ def bench_cli(
         click.echo(json.dumps(entry, indent=1))
         return 0
     print_table(machine_table(entry))
-    found = [line for row in entry["results"] for line in otherwise(row)]
+    found = [finding.text for row in entry["results"] for finding in otherwise(row)]
     for line in (*notes(opened), *dict.fromkeys(found)):
         say(line)
     if (undrawn := charts.missing()) is not None:

@@ -199,36 +199,37 @@ def findings(report: Report) -> tuple[Finding, ...]:
     if tuned := report.get("fine_tuning"):
         found.extend(_fine_tuning(tuned, ranking_images(report)))
     found.extend(_precision_that_does_not_pay(report))
-    found.extend(Finding(text, "bad") for text in _ran_otherwise(report))
+    found.extend(_ran_otherwise(report))
     found.extend(_describe(row, limit) for row in report["results"])
     return tuple(found)
 
 
-def _ran_otherwise(report: Report) -> list[str]:
+def _ran_otherwise(report: Report) -> list[Finding]:
     places = [("", report["results"])]
     places += [(f" on {m['machine']}", m["results"]) for m in report.get("machines", [])]
-    lines = [line for place, rows in places for row in rows for line in otherwise(row, place)]
-    return list(dict.fromkeys(lines))  # a machine's rows may differ in what does not matter here
+    found = [one for place, rows in places for row in rows for one in otherwise(row, place)]
+    return list(dict.fromkeys(found))  # a machine's rows may differ in what does not matter here
 
 
-def otherwise(row: Row, place: str = "") -> Iterator[str]:
-    """Sentences on settings that the runtime did not take, and on INT8 that did not run as such.
+def otherwise(row: Row, place: str = "") -> Iterator[Finding]:
+    """What is to be said of settings that the runtime did not take, and on INT8 that did not run as such.
 
     Args:
         place: where, behind a space; empty for the exporting machine.
     """
     name = f"{row_name(row)}{place}"
     for setting, value in row.get("otherwise", {}).items():
-        yield f"{name}: {setting} was to be {value['asked']} and is {value['in_force']}."
+        yield Finding(f"{name}: {setting} was to be {value['asked']} and is {value['in_force']}.")
     layers = row.get("layers", {"int8_in_file": 0, "run": {}})
     run, wanted = dict(layers["run"]), layers["int8_in_file"]
     int8 = run.pop("int8", 0)
     if int8 < LEAST_INT8 * wanted:
         others = ", ".join(f"{count(number)} in {kind}" for kind, number in sorted(run.items()))
-        yield (
+        yield Finding(
             f"{name}: {count(int8)} of the {count(wanted)} layers that the file has in INT8 ran in "
             f"INT8 (others: {others or 'none'}). A wider file, or another runtime's INT8, may be "
-            "the faster one there."
+            "the faster one there.",
+            "bad",
         )
 
 
