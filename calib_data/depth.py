@@ -51,9 +51,9 @@ def by_range(values: NDArray[np.generic], image_range: ImageRange) -> Image:
         UnreadableImageError: values that are not finite.
     """
     low, high = image_range
-    values = values.astype(np.float64)
-    image = _scaled(values, low, high)
-    image.info[OUTSIDE] = int(np.count_nonzero((values < low) | (values > high)))
+    exact = values.astype(np.float64)
+    image = _scaled(exact, low, high)
+    image.info[OUTSIDE] = int(np.count_nonzero((exact < low) | (exact > high)))
     return image
 
 

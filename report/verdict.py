@@ -212,7 +212,7 @@ def _ran_otherwise(report: Report) -> list[Finding]:
 
 
 def otherwise(row: Row, place: str = "") -> Iterator[Finding]:
-    """What is to be said of settings that the runtime did not take, and on INT8 that did not run as such.
+    """Sentences on settings that the runtime did not take, and on INT8 that did not run as such.
 
     Args:
         place: where, behind a space; empty for the exporting machine.
