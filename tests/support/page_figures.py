@@ -231,7 +231,7 @@ def row_figures(row: Row) -> dict[str, list[float]]:
         plain += [accuracy["top1"] + drop - bound for bound in bounds]
     if "changes" in row:
         plain += [row["changes"]["lost"], row["changes"]["gained"]]
-    plain += _numbers(row.get("layers", {}))
+    plain += _numbers([row.get("layers", {}), row.get("otherwise", {})])
     quantiles = latency.get("quantiles")
     times = [latency.get("p50"), *((quantiles[i] for i in (1, 10, 19)) if quantiles else ())]
     figures = {
