@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,15 +162,13 @@ def prepare(
     shape = (len(indices), height, width, 3)
     keys: list[str] = []
     digests: list[str] = []
-    labels: list[int] = []
+    labels: list[int | None] = []
     skipped: list[str] = []
     unturned: list[str] = []
     outside: dict[str, int] = {}
     # Written piece by piece: in a file that is mapped, a full disk is a SIGBUS without a word.
     with (folder / "pixels.npy").open("wb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        end = file.tell() + math.prod(shape)
+        end = _begin_array(file, shape)
         for index in indices:
             advance(1)
             try:
@@ -185,9 +183,7 @@ def prepare(
             if image.outside is not None:
                 outside[keys[-1]] = image.outside
             digests.append(source.digest(index))
-            if source.labels is not None:
-                label = source.labels[index]
-                labels.append(label if label_map is None else label_map[label])
+            labels.append(_label_of(source, index, label_map))
         file.truncate(end)  # as if none had been skipped
     if not keys:
         raise InputError(f"no image of {source.description} can be decoded: {skipped[0]}")
@@ -203,6 +199,21 @@ def prepare(
         "lost_classes": _lost_classes(source, indices, keys),
     }
     (folder / "images.json").write_text(json.dumps(listing))
+
+
+def _begin_array(file: IO[bytes], shape: tuple[int, ...]) -> int:
+    """Write the header of a .npy file of bytes; returns where the file ends."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.tell() + math.prod(shape)
+
+
+def _label_of(source: ImageSource, index: int, label_map: dict[int, int] | None) -> int | None:
+    """An image's class, as the network counts them; None where the source has no classes."""
+    if source.labels is None:
+        return None
+    label = source.labels[index]
+    return label if label_map is None else label_map[label]
 
 
 def _lost_classes(

@@ -90,11 +90,10 @@ def resolve(options: ExportOptions, needs_calibration: bool) -> Inputs:
     )
     if options.qat_data is not None:
         inputs.tuning = FolderImages(options.qat_data, image_range)
-    if needs_calibration:
+    # FP16 sets no ranges, but the accuracy gate chooses on them.
+    chosen_on = options.precisions and (options.calib_data is not None or fits_bundled)
+    if needs_calibration or chosen_on:
         inputs.calibration = _calibration(options, fits_bundled or path is None, image_range)
-    elif options.precisions and (options.calib_data is not None or fits_bundled):
-        # FP16 sets no ranges, but the accuracy gate chooses on them.
-        inputs.calibration = _calibration(options, fits_bundled, image_range)
     sources = (inputs.validation, inputs.calibration, inputs.tuning)
     inputs.warnings += dict.fromkeys(line for s in sources if s is not None for line in s.remarks)
     if path is None:

@@ -48,8 +48,9 @@ def test_the_command_trains_measures_and_writes_weights(folder: Path, tmp_path: 
 
 
 def test_a_range_of_images_goes_into_the_weights(folder: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
     for path in folder.glob("*/*.png"):
-        Image.fromarray(np.full((32, 32), 5000, np.uint16)).save(path)
+        Image.fromarray(rng.integers(0, 5000, (32, 32)).astype(np.uint16)).save(path)
     words = arguments(folder, tmp_path / "run", "--schedule", "32:4:2", "--image-range", "0,4095")
     result = CliRunner().invoke(train_cli, words, catch_exceptions=False)
     assert "training image(s) read by --image-range 0,4095 have values outside" in result.output
