@@ -1,4 +1,4 @@
-# `make demo` and `make test` do all set-up on a fresh machine with Python 3.10 to 3.12.
+# `make demo` and `make test` do all set-up on a fresh machine with Python 3.10 to 3.13.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed

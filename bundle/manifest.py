@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from functools import cache
+from math import isfinite
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -70,6 +71,9 @@ def _problems(manifest: dict[str, Any]) -> Iterator[str]:
         yield "the input's shape is not that of the crop"
     if crop[0] > box[0] or crop[1] > box[1]:
         yield "the crop is larger than what is resized to"
+    low, high = described.get("image_range", [0.0, 1.0])
+    if not (low < high and isfinite(float(high) - float(low))):
+        yield "image_range does not rise, or is not finite"
     tolerances = [a["golden"]["max_rel"] for a in manifest["artefacts"] if "golden" in a]
     with np.errstate(over="ignore", under="ignore"):
         scales = np.array([*described["std"], *tolerances], np.float32)

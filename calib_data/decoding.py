@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from cmt.calib_data import jpeg_segments, png_chunks
+from cmt.calib_data.image_range import ImageRange
 from cmt.calib_data.limits import MOST_BYTES, UnreadableImageError, check_size
 
 if TYPE_CHECKING:
@@ -48,10 +49,11 @@ def kind_of(head: bytes) -> str | None:
     return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
 
 
-def read_image(path: Path) -> Image:
+def read_image(path: Path, image_range: ImageRange | None = None) -> Image:
     """The (first) picture of a file, decoded, in 8 bits for each value.
 
-    What the file says of its orientation is in `info`, for `orientation.orientation_of`.
+    What the file says of its orientation is in `info`, for `orientation.orientation_of`, as is
+    `image_range.OUTSIDE` where the file states no scale and was read by `image_range`.
 
     Raises:
         UnreadableImageError: no image, a damaged one, or one whose scale nobody knows.
@@ -66,10 +68,10 @@ def read_image(path: Path) -> Image:
         if kind in ("JPEG", "PNG"):
             if status.st_size > MOST_BYTES:
                 raise UnreadableImageError(f"it has {status.st_size:,} bytes: make it smaller")
-            return decode(file.read())
+            return decode(file.read(), image_range)
         if kind is None:
             raise UnreadableImageError("it is no image of a kind that is read: convert it")
-        return _by_pillow(file, kind, status.st_size)
+        return _by_pillow(file, kind, status.st_size, image_range)
 
 
 def _open_at_once(path: str, flags: int) -> int:
@@ -77,7 +79,7 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def decode(content: bytes) -> Image:
+def decode(content: bytes, image_range: ImageRange | None = None) -> Image:
     """`read_image` of a JPEG or PNG file's bytes."""
     if content.startswith(png_chunks.SIGNATURE):
         png = png_chunks.read_png(content)
@@ -86,7 +88,7 @@ def decode(content: bytes) -> Image:
         if png.deep:
             from cmt.calib_data.depth import from_png
 
-            image = from_png(image, png.significant_bits)
+            image = from_png(image, png.significant_bits, image_range)
     elif content.startswith(jpeg_segments.START + b"\xff"):
         jpeg = jpeg_segments.read_jpeg(content)
         image = _opened(io.BytesIO(jpeg.pixels), "JPEG")
@@ -108,7 +110,7 @@ def _opened(file: IO[bytes], kind: str) -> Image:
             return image
 
 
-def _by_pillow(file: IO[bytes], kind: str, size: int) -> Image:
+def _by_pillow(file: IO[bytes], kind: str, size: int, image_range: ImageRange | None) -> Image:
     from PIL import Image
 
     if kind not in Image.OPEN:
@@ -121,7 +123,7 @@ def _by_pillow(file: IO[bytes], kind: str, size: int) -> Image:
             check_size(image.width, image.height, _most_pixels(image, kind, size))
             tiles = list(image.tile)
             image.load()
-    return _in_eight_bits(image, kind, tiles)
+    return _in_eight_bits(image, kind, tiles, image_range)
 
 
 def _most_pixels(image: Image, kind: str, size: int) -> int:
@@ -137,14 +139,17 @@ def _most_pixels(image: Image, kind: str, size: int) -> int:
     return _PIXELS_PER_BYTE.get(kind, image.width * image.height) * size
 
 
-def _in_eight_bits(image: Image, kind: str, tiles: list[Any]) -> Image:
+def _in_eight_bits(
+    image: Image, kind: str, tiles: list[Any], image_range: ImageRange | None
+) -> Image:
     from cmt.calib_data import depth
 
     if kind == "TIFF":
-        deep = depth.from_tiff(image)
+        deep = depth.from_tiff(image, image_range)
     elif kind == "PPM":
         args = tiles[0][3]
-        deep = depth.from_pnm(image, args[1] if isinstance(args, tuple) else None)
+        maxval = args[1] if isinstance(args, tuple) else None
+        deep = depth.from_pnm(image, maxval, image_range)
     else:
         return image
     if deep is not image:

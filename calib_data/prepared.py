@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cmt.calib_data.image_range import ImageRange, show_range
 from cmt.calib_data.listing import named
 from cmt.calib_data.preprocessing import Preprocessing
 from cmt.calib_data.sources import (
@@ -39,6 +40,8 @@ class PreparedImages:
         description: the source in words.
         unturned: the images whose EXIF data could not be read, taken as upright.
         lost_classes: those of which images were chosen and none could be read.
+        outside: of each image that was read by `preprocessing.image_range`, how many of its values
+            lie outside and were clipped.
     """
 
     pixels: NDArray[np.uint8]
@@ -51,6 +54,7 @@ class PreparedImages:
     preprocessing: Preprocessing
     unturned: Sequence[str] = ()
     lost_classes: Sequence[str] = ()
+    outside: Mapping[str, int] = field(default_factory=dict)
 
     def remarks(self, name: str) -> list[str]:
         """Lines for people on what could not be read of these `name` images."""
@@ -70,7 +74,12 @@ class PreparedImages:
                 f"{len(self.unturned)} {name} image(s) have EXIF data that cannot be read, and "
                 f"were taken as upright: {named(self.unturned)}"
             )
-        return lines
+        if self.preprocessing.image_range is not None and not self.outside:
+            lines.append(
+                f"no {name} image was read by {show_range(self.preprocessing.image_range)}: all "
+                "state their own scale"
+            )
+        return lines + clipped(name, self.preprocessing.image_range, self.outside)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -111,6 +120,17 @@ class PreparedImages:
         return next(self.batches(size))
 
 
+def clipped(name: str, image_range: ImageRange | None, outside: Mapping[str, int]) -> list[str]:
+    """A line for people on what was clipped in `name` images; see `PreparedImages.outside`."""
+    keys = [key for key, values in outside.items() if values]
+    if image_range is None or not keys:
+        return []
+    return [
+        f"{len(keys)} of {len(outside)} {name} image(s) read by {show_range(image_range)} have "
+        f"values outside of it, {sum(outside.values()):,} in all, which were clipped: {named(keys)}"
+    ]
+
+
 def spread(total: int, count: int) -> NDArray[np.int64]:
     """`count` places, or all, evenly over `total`.
 
@@ -142,29 +162,28 @@ def prepare(
     shape = (len(indices), height, width, 3)
     keys: list[str] = []
     digests: list[str] = []
-    labels: list[int] = []
+    labels: list[int | None] = []
     skipped: list[str] = []
     unturned: list[str] = []
+    outside: dict[str, int] = {}
     # Written piece by piece: in a file that is mapped, a full disk is a SIGBUS without a word.
     with (folder / "pixels.npy").open("wb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        end = file.tell() + math.prod(shape)
+        end = _begin_array(file, shape)
         for index in indices:
             advance(1)
             try:
-                image, readable = load_as(source, index, preprocessing.apply)
+                image = load_as(source, index, preprocessing.apply)
             except UnreadableImageError as error:
                 skipped.append(str(error))
                 continue
-            file.write(image.tobytes())
+            file.write(image.made.tobytes())
             keys.append(source.key(index))
-            if not readable:
-                unturned.append(source.key(index))
+            if not image.readable:
+                unturned.append(keys[-1])
+            if image.outside is not None:
+                outside[keys[-1]] = image.outside
             digests.append(source.digest(index))
-            if source.labels is not None:
-                label = source.labels[index]
-                labels.append(label if label_map is None else label_map[label])
+            labels.append(_label_of(source, index, label_map))
         file.truncate(end)  # as if none had been skipped
     if not keys:
         raise InputError(f"no image of {source.description} can be decoded: {skipped[0]}")
@@ -176,9 +195,25 @@ def prepare(
         "available": len(source),
         "description": source.description,
         "unturned": unturned,
+        "outside": outside,
         "lost_classes": _lost_classes(source, indices, keys),
     }
     (folder / "images.json").write_text(json.dumps(listing))
+
+
+def _begin_array(file: IO[bytes], shape: tuple[int, ...]) -> int:
+    """Write the header of a .npy file of bytes; returns where the file ends."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.tell() + math.prod(shape)
+
+
+def _label_of(source: ImageSource, index: int, label_map: dict[int, int] | None) -> int | None:
+    """An image's class, as the network counts them; None where the source has no classes."""
+    if source.labels is None:
+        return None
+    label = source.labels[index]
+    return label if label_map is None else label_map[label]
 
 
 def _lost_classes(
@@ -209,4 +244,5 @@ def open_prepared(folder: Path, preprocessing: Preprocessing) -> PreparedImages:
         preprocessing,
         listing["unturned"],
         listing["lost_classes"],
+        listing["outside"],
     )

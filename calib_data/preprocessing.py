@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmt import strict_json
+from cmt.calib_data.image_range import ImageRange, check_range
 from cmt.calib_data.orientation import ORIENTATION_KEYS, orientation_of, turned
 from cmt.errors import InputError
 from cmt.variants import LARGEST_SIDE, OFFICIAL, Family
@@ -42,6 +43,8 @@ class Preprocessing:
             what `apply` gives.
         longest_aspect: first, sides longer than this many times the shorter one are cut to that.
         interpolation: what resizes, `bicubic` or `bilinear`, as Pillow does it.
+        image_range: the values that are grey levels 0 and 255 in files that do not say so; None
+            leaves such files out.
     """
 
     size: tuple[int, int]
@@ -51,6 +54,7 @@ class Preprocessing:
     in_graph: bool = False
     longest_aspect: int = LONGEST_ASPECT
     interpolation: str = OFFICIAL.interpolation
+    image_range: ImageRange | None = None
 
     @classmethod
     def for_model(
@@ -59,8 +63,8 @@ class Preprocessing:
         """The family's own rule at `size`, with what the weights' metadata says put in its place.
 
         Metadata keys, all optional: `resize` (shorter side at the trained `image_size`; scaled
-        along for another size), `interpolation` (`bicubic` or `bilinear`), and in JSON `mean`
-        and `std`.
+        along for another size), `interpolation` (`bicubic` or `bilinear`), and in JSON `mean`,
+        `std` and `image_range`.
         """
         resize, trained = 256, 224
         try:
@@ -68,6 +72,7 @@ class Preprocessing:
                 resize, trained = int(metadata["resize"]), int(metadata["image_size"])
             mean = _three_numbers(metadata["mean"]) if "mean" in metadata else IMAGENET_MEAN
             std = _three_numbers(metadata["std"]) if "std" in metadata else IMAGENET_STD
+            image_range = _two_numbers(metadata.get("image_range"))
             interpolation = metadata.get("interpolation", family.interpolation)
             interpolation = interpolation.split(",")[0]  # "bilinear, antialias": Pillow always is
             if interpolation not in INTERPOLATIONS:
@@ -84,7 +89,7 @@ class Preprocessing:
                 f"images would be resized to {box[0]}x{box[1]}, more than {LARGEST_SIDE} pixels: "
                 "choose a smaller --img-size, or correct 'resize' in the weights' metadata"
             )
-        return cls(size, box, mean, std, interpolation=interpolation)
+        return cls(size, box, mean, std, interpolation=interpolation, image_range=image_range)
 
     def apply(self, image: Image) -> NDArray[np.uint8]:
         """Any image -> (height, width, 3) uint8, red first."""
@@ -118,12 +123,14 @@ class Preprocessing:
         `bundle/schema/manifest.schema.json` says what each word stands for.
         """
         whole = self.in_graph
+        stated = {} if self.image_range is None else {"image_range": list(self.image_range)}
         return {
             "shape": [batch, *self.size, 3] if whole else [batch, 3, *self.size],
             "dtype": "uint8" if whole else "float32",
             "layout": "NHWC" if whole else "NCHW",
             "colour_order": "RGB",
             "exif_orientation": "applied",
+            **stated,
             "resize": {
                 "rule": "cover",
                 "box": list(self.resize),
@@ -150,6 +157,7 @@ class Preprocessing:
             in_graph,
             longest_aspect=described["resize"]["longest_aspect"],
             interpolation=described["resize"]["filter"].removeprefix(_PILLOW),
+            image_range=tuple(described["image_range"]) if "image_range" in described else None,
         )
 
 
@@ -160,6 +168,14 @@ def _three_numbers(text: str) -> tuple[float, float, float]:
         if not np.isfinite(np.array(values, np.float32)).all():
             raise ValueError(f"{values} is not finite")
     return red, green, blue
+
+
+def _two_numbers(text: str | None) -> ImageRange | None:
+    if text is None:
+        return None
+    low, high = (float(value) for value in strict_json.parse(text))
+    check_range((low, high))
+    return low, high
 
 
 def _without_far_ends(image: Image, longest_aspect: int) -> Image:

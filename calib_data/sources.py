@@ -7,14 +7,16 @@ import hashlib
 import math
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cmt.calib_data.decoding import read_image
+from cmt.calib_data.image_range import OUTSIDE, ImageRange, show_range
 from cmt.calib_data.limits import UnreadableImageError
 from cmt.calib_data.listing import (
     AGAIN,
@@ -58,6 +60,7 @@ class ImageSource(Protocol):
     """A fixed sequence of images with class indices (None where the source has no classes).
 
     Attributes:
+        image_range: the scale of its images that state none; None where such are left out.
         left_out: how many files of where it is from are not used.
         remarks: lines for people on these, and on classes without an image.
     """
@@ -65,6 +68,7 @@ class ImageSource(Protocol):
     description: str
     class_names: tuple[str, ...]
     labels: Sequence[int] | None
+    image_range: ImageRange | None
     left_out: int
     remarks: Sequence[str]
 
@@ -93,6 +97,7 @@ class ImageSource(Protocol):
 class IdxImages:
     """Grey images and labels in the compressed IDX files that MNIST introduced."""
 
+    image_range: ImageRange | None = None
     left_out = 0
     remarks: Sequence[str] = ()
 
@@ -158,12 +163,16 @@ class FolderImages:
     class folders, loose images do not count. Hidden files and folders never count, nor do what
     systems leave behind (`@eaDir`, `__MACOSX`, `Thumbs.db`). An empty class folder keeps its
     index. `remarks` say what is left out.
+
+    Args:
+        image_range: the scale of files that state none; None leaves them out.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, image_range: ImageRange | None = None) -> None:
         if not root.is_dir():
             raise InputError(f"no image folder at {printable(root)}: give a folder of images")
         self.description = printable(root)
+        self.image_range = image_range
         self._root = root
         folders, others = _divide(root)
         classes = [folder.name for folder in folders]
@@ -216,12 +225,13 @@ class FolderImages:
             return UNREADABLE
 
     def fingerprint(self) -> str:
-        return list_hash([f"{self.key(i)} {_state(path)}" for i, path in enumerate(self._paths)])
+        lines = [f"{self.key(i)} {_state(path)}" for i, path in enumerate(self._paths)]
+        return list_hash([*lines, *map(show_range, filter(None, [self.image_range]))])
 
     def load(self, index: int) -> Image:
         path = self._paths[index]
         try:
-            return read_image(path)
+            return read_image(path, self.image_range)
         except ImportError:
             raise
         except MemoryError as error:  # no reason to leave an image out
@@ -252,15 +262,30 @@ def _state(path: Path) -> str:
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
-def load_as(source: ImageSource, index: int, make: Callable[[Image], T]) -> tuple[T, bool]:
-    """What is made of an image, and whether its EXIF data could be read.
+@dataclass(frozen=True)
+class Loaded(Generic[T]):
+    """What is made of an image.
+
+    Attributes:
+        readable: whether its EXIF data could be read.
+        outside: its values outside of the range that its owner stated; None where it states its
+            own.
+    """
+
+    made: T
+    readable: bool
+    outside: int | None
+
+
+def load_as(source: ImageSource, index: int, make: Callable[[Image], T]) -> Loaded[T]:
+    """What is made of an image.
 
     Raises:
         UnreadableImageError: it cannot be decoded, or nothing can be made of it.
     """
     image = source.load(index)
     try:
-        return make(image), orientation_of(image)[1]
+        return Loaded(make(image), orientation_of(image)[1], image.info.get(OUTSIDE))
     except (MemoryError, ImportError):
         raise
     except Exception as error:
@@ -318,6 +343,7 @@ class Subset:
         self.class_names: tuple[str, ...] = source.class_names
         labels = source.labels
         self.labels: Sequence[int] | None = None if labels is None else [labels[i] for i in indices]
+        self.image_range = source.image_range
         self.left_out, self.remarks = source.left_out, source.remarks
         self._source, self._indices = source, indices
 

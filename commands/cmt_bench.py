@@ -73,7 +73,6 @@ def bench_cli(
     from cmt.measure import bench
     from cmt.measure.progress import ProgressBars
     from cmt.measure.rebuild import build_for_here, notes, why_none_is_built
-    from cmt.report.terminal import machine_table
     from cmt.targets.machine import usable_cores
     from cmt.targets.tensorrt.build import BuildSettings, timing_cache_folder
 
@@ -98,11 +97,23 @@ def bench_cli(
     if as_json:
         click.echo(json.dumps(entry, indent=1))
         return 0
-    print_table(machine_table(entry))
-    for line in notes(opened):
-        say(line)
+    _print_measured(entry, notes(opened))
     click.echo(f"report: {visible(bundle / 'report.html')}")
     return 0
+
+
+def _print_measured(entry: dict[str, Any], notes: list[str]) -> None:
+    """The table of what was measured, and what is to be said of it."""
+    from cmt.report import charts
+    from cmt.report.terminal import machine_table
+    from cmt.report.verdict import otherwise
+
+    print_table(machine_table(entry))
+    found = [finding.text for row in entry["results"] for finding in otherwise(row)]
+    for line in (*notes, *dict.fromkeys(found)):
+        say(line)
+    if (undrawn := charts.missing()) is not None:
+        say(f"report.html has its charts in words alone: {undrawn}")
 
 
 def _trusted(bundle: OpenBundle, trust: Path | None, runs: tuple[str, ...]) -> OpenBundle:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cmt.commands.parameters import RANGE
 from cmt.errors import InputError
 from cmt.printing import printable
 from cmt.variants import VARIANTS
@@ -43,6 +44,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="Smallest share of an image that a random crop keeps.",
 )
+@click.option(
+    "--image-range",
+    type=RANGE,
+    metavar="LOW,HIGH",
+    help="What is black and white in images that do not say it: 16 bits, 32 bits, float.",
+)
 @click.option("--freeze", type=click.IntRange(0, 4), default=0, help="Stem and stages kept fixed.")
 @click.option("--bf16", is_flag=True, help="Products in bfloat16.")
 @click.option("--seed", default=0, show_default=True)
@@ -57,6 +64,7 @@ def train_cli(
     learning_rate: float,
     resize_ratio: float,
     min_crop: float,
+    image_range: tuple[float, float] | None,
     freeze: int,
     bf16: bool,
     seed: int,
@@ -83,7 +91,8 @@ def train_cli(
         bf16=bf16,
         seed=seed,
     )
-    source, validation = open_source(data, "train"), open_source(val, "t10k")
+    source = open_source(data, "train", image_range)
+    validation = open_source(val, "t10k", image_range)
     if source.class_names != validation.class_names:
         raise InputError(f"{data} and {val} do not have the same classes")
     out.mkdir(parents=True, exist_ok=True)
@@ -98,11 +107,7 @@ def train_cli(
             _warn(run.warnings())
         path = out / f"cmt_{variant}.safetensors"
         accuracy, result = _measure(run, validation, path, display)
-    _warn(
-        f"{len(accuracy.skipped)} validation image(s) could not be decoded and were left out, "
-        f"first {first}"
-        for first in accuracy.skipped[:1]
-    )
+    _warn(accuracy.remarks)
     click.echo(f"top-1 {result}; weights in {path}")
 
 

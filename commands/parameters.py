@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from cmt.calib_data.image_range import parse_range
 from cmt.option import Option, flag_of, options_of
 
 
@@ -43,6 +44,15 @@ class Batch(click.ParamType):
         return (others[0], (first, others[1])) if others else (first, None)
 
 
+class Range(click.ParamType):
+    """`0,4095`: the values of black and white."""
+
+    name = "low,high"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return parse_range(value) if isinstance(value, str) else value
+
+
 class Folder(click.Path):
     """A path; a shell variable that is not set must not stand for the current one."""
 
@@ -53,6 +63,9 @@ class Folder(click.Path):
 
 
 FOLDER = Folder(path_type=Path)
+
+
+RANGE = Range()
 
 
 COUNT = click.IntRange(min=1, max=4096)
@@ -80,6 +93,7 @@ _KINDS: dict[Any, Any] = {
     "size": ImageSize(),
     "batch": Batch(),
     "archs": Archs(),
+    "range": RANGE,
 }
 """Where click's own type of the kind will not do."""
 

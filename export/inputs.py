@@ -9,6 +9,7 @@ from typing import Any
 
 from cmt import strict_json
 from cmt.bundle.manifest import follows
+from cmt.calib_data.image_range import ImageRange
 from cmt.calib_data.preprocessing import Preprocessing
 from cmt.calib_data.sources import BUNDLED, FASHION_LABELS, FolderImages, ImageSource, bundled
 from cmt.checkpoints import load_noted
@@ -68,16 +69,17 @@ def resolve(options: ExportOptions, needs_calibration: bool) -> Inputs:
     _refuse_one_output(model, source)
     labels, names = _known_labels(model)
     fits_bundled = labels == FASHION_LABELS
-    validation, count, label_map, reason = _validation(options, model, names, fits_bundled, source)
+    preprocessing = _preprocessing(options, model)
+    image_range = preprocessing.image_range
+    validation, count, label_map, reason = _validation(
+        options, model, names, fits_bundled, source, image_range
+    )
     inputs = Inputs(
         model=model,
         weights_source=": ".join(filter(None, [source, options.weights_key])),
         weights_sha256=None if path is None else sha256_file(path),
         class_names=_shown(labels or (validation.class_names if label_map else ())),
-        preprocessing=replace(
-            Preprocessing.for_model(model.img_size, model.metadata, model.family),
-            in_graph=options.embed_preprocess,
-        ),
+        preprocessing=preprocessing,
         validation=validation,
         validation_count=count,
         label_map=label_map,
@@ -87,12 +89,11 @@ def resolve(options: ExportOptions, needs_calibration: bool) -> Inputs:
         warnings=[f"{source}: {note}" for note in model.notes],
     )
     if options.qat_data is not None:
-        inputs.tuning = FolderImages(options.qat_data)
-    if needs_calibration:
-        inputs.calibration = _calibration(options, fits_bundled or path is None)
-    elif options.precisions and (options.calib_data is not None or fits_bundled):
-        # FP16 sets no ranges, but the accuracy gate chooses on them.
-        inputs.calibration = _calibration(options, fits_bundled)
+        inputs.tuning = FolderImages(options.qat_data, image_range)
+    # FP16 sets no ranges, but the accuracy gate chooses on them.
+    chosen_on = options.precisions and (options.calib_data is not None or fits_bundled)
+    if needs_calibration or chosen_on:
+        inputs.calibration = _calibration(options, fits_bundled or path is None, image_range)
     sources = (inputs.validation, inputs.calibration, inputs.tuning)
     inputs.warnings += dict.fromkeys(line for s in sources if s is not None for line in s.remarks)
     if path is None:
@@ -100,6 +101,15 @@ def resolve(options: ExportOptions, needs_calibration: bool) -> Inputs:
             "the weights are random: files and latencies are real, answers mean nothing"
         )
     return inputs
+
+
+def _preprocessing(options: ExportOptions, model: CMT) -> Preprocessing:
+    found = Preprocessing.for_model(model.img_size, model.metadata, model.family)
+    return replace(
+        found,
+        in_graph=options.embed_preprocess,
+        image_range=options.image_range or found.image_range,
+    )
 
 
 def _weights_path(source: str, variant: str) -> Path | None:
@@ -175,11 +185,12 @@ def _validation(
     names: list[tuple[str, ...]],
     fits_bundled: bool,
     source: str,
+    image_range: ImageRange | None,
 ) -> tuple[ImageSource, int | None, dict[int, int] | None, str | None]:
     """(images, how many, class map, why there is no class map)."""
     features = "feature maps have no top-1" if options.output == "features" else None
     if options.val_data is not None:
-        folder = FolderImages(options.val_data)
+        folder = FolderImages(options.val_data, image_range)
         if features:
             return folder, options.val_count or UNLABELLED_COUNT, None, features
         if folder.labels is None:
@@ -196,9 +207,11 @@ def _validation(
     return images, options.val_count or UNLABELLED_COUNT, None, reason
 
 
-def _calibration(options: ExportOptions, bundled_fits: bool) -> ImageSource:
+def _calibration(
+    options: ExportOptions, bundled_fits: bool, image_range: ImageRange | None
+) -> ImageSource:
     if options.calib_data is not None:
-        return FolderImages(options.calib_data)
+        return FolderImages(options.calib_data, image_range)
     if bundled_fits:
         return bundled("calibration")
     raise InputError(

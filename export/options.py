@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cmt.calib_data.image_range import ImageRange, check_range
 from cmt.errors import InputError
 from cmt.option import at_least, check_options, option
 from cmt.targets.base import PRECISIONS
@@ -123,6 +124,14 @@ class ExportOptions:
         kind=int,
         default=f"all; {BUNDLED_VAL_COUNT} of the bundled set",
         check=at_least(1),
+    )
+    image_range: ImageRange | None = option(
+        "What is black and white in images that do not say it: 16 bits, 32 bits, float.",
+        value=None,
+        kind="range",
+        metavar="LOW,HIGH",
+        default="the weights' own, else such images are left out",
+        check=_refused_by(check_range),
     )
     max_drop: float = option(
         "Accepted top-1 drop in points; a file that exceeds it gets units back in float.",

@@ -159,7 +159,7 @@ def _baseline(results: Results) -> Row:
         "simulated": False,
         "accuracy": _accuracy(results, results.reference, reasons),
         **_speed(results, TORCH, None, reasons),
-        "settings": _settings(results.options, {}),
+        **_settings(results, TORCH, {}),
         "reasons": reasons,
     }
     return row
@@ -181,7 +181,7 @@ def _row(results: Results, candidate: Candidate, artefacts: Sequence[Row]) -> Ro
         "simulated": candidate.target.simulated,
         "accuracy": accuracy,
         **_speed(results, candidate.name, plain, reasons, candidate),
-        "settings": _settings(results.options, main["settings"]),
+        **_settings(results, candidate.name, main["settings"]),
         **_changes(results, results.outputs[candidate.name]),
         "reasons": reasons,
     }
@@ -230,8 +230,11 @@ def _thumbnail(pixels: np.ndarray) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _settings(options: ExportOptions, own: Row) -> Row:
-    return settings_of_run(own, options.thread_count, options.batch)
+def _settings(results: Results, name: str, own: Row) -> Row:
+    """The row's `settings`, and what else its runtime tells."""
+    asked = settings_of_run(own, results.options.thread_count, results.options.batch)
+    timing = results.timings.get(name)
+    return {"settings": asked} if timing is None else timing.settings(asked)
 
 
 def _accuracy(results: Results, outputs: Outputs, reasons: dict[str, str]) -> Row | None:

@@ -242,6 +242,7 @@ def _row(
         return row
     assert timing is not None
     latency = timing.latency
+    row |= timing.settings(settings)
     row["latency_ms"] = latency
     row["throughput_ips"] = callers(settings) * settings["batch"] * 1000 / latency["mean"]
     if plain is None:

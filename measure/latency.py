@@ -19,8 +19,8 @@ import cmt
 from cmt.errors import MachineError
 from cmt.measure.power import sampled
 from cmt.measure.statistics import summarise_latency
-from cmt.targets.base import Batch
-from cmt.targets.settings import Settings
+from cmt.targets.base import Batch, Compiled
+from cmt.targets.settings import Settings, as_compiled
 
 ROUNDS = 8
 WARM_UP_SECONDS = 0.5
@@ -33,6 +33,7 @@ class Timing:
     Attributes:
         gpu_ms: of engines, what the GPU took for each run without the copies to it and back.
         power_mw: on a Jetson, what each rail drew meanwhile, as `measure.power.sampled` adds it.
+        compiled: what the runtime made of the file; None where it does not tell.
     """
 
     load: float
@@ -41,6 +42,19 @@ class Timing:
     peak_rss_mb: float | None = None
     gpu_ms: list[float] = field(default_factory=list)
     power_mw: dict[str, list[int]] = field(default_factory=dict)
+    compiled: Compiled | None = None
+
+    def settings(self, asked: Settings) -> dict[str, Any]:
+        """The report's `settings` and, where the runtime tells, `otherwise` and `layers`.
+
+        Args:
+            asked: of `settings_of_run`.
+        """
+        if self.compiled is None:
+            return {"settings": dict(asked)}
+        settings, otherwise = as_compiled(asked, self.compiled["settings"])
+        layers = {"int8_in_file": self.compiled["int8_in_file"], "run": self.compiled["layers"]}
+        return {"settings": settings, "layers": layers, "otherwise": otherwise}
 
     @property
     def latency(self) -> dict[str, Any]:
@@ -87,7 +101,7 @@ class Worker:
         self._send(json.dumps({**header, "bytes": content.nbytes}).encode() + b"\n")
         self._send(content)
         loaded = self._receive()
-        self.timing = Timing(loaded["load"], loaded["first"])
+        self.timing = Timing(loaded["load"], loaded["first"], compiled=loaded.get("compiled"))
 
     def _send(self, content: bytes | memoryview) -> None:
         assert self._process.stdin is not None

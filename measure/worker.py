@@ -4,9 +4,10 @@
 
 One process per file keeps thread pools and memory apart. Protocol, one JSON line each way:
 the worker reads {"dtype", "shape", "bytes"} and that many bytes, the input of every run, and
-answers {"first", "load"} in ms; for every line with a number of seconds it runs for that long
-and answers {"ms": [...], "gpu_ms": [...]}, the latter empty but for engines; at the end of input it
-writes {"peak_rss_mb"} and stops.
+answers {"first", "load"} in ms and "compiled", what the runtime made of the file
+(`targets.base.Compiled`) or null where it does not tell; for every line with a number of seconds it
+runs for that long and answers {"ms": [...], "gpu_ms": [...]}, the latter empty but for engines; at
+the end of input it writes {"peak_rss_mb"} and stops.
 """
 
 from __future__ import annotations
@@ -93,7 +94,8 @@ def main(runtime: str, path: str, threads: str, settings: str) -> None:
     loaded = time.perf_counter()
     runner(batch)
     first = time.perf_counter()
-    _say({"load": (loaded - begin) * 1000, "first": (first - loaded) * 1000})
+    made = runner.compiled() if hasattr(runner, "compiled") else None
+    _say({"load": (loaded - begin) * 1000, "first": (first - loaded) * 1000, "compiled": made})
     for line in sys.stdin.buffer:
         gpu_ms: list[float] = []
         _say(

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
@@ -35,6 +36,13 @@ _SHOWN_QUANTILE = 95
 # Matplotlib knows no CSS variables, so these stand for them until the file is written.
 _NAMES = ("text", "muted", "line", "bad", "card", *(f"series-{i}" for i in range(SERIES)))
 _COLOURS = {name: f"#00ff{i:02x}" for i, name in enumerate(_NAMES)}
+
+
+def missing() -> str | None:
+    """What to install, or None where charts can be drawn; a device needs no drawings."""
+    if find_spec("matplotlib") is None:
+        return "Matplotlib is not installed: pip install 'cmt-export[charts]'"
+    return None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from cmt.printing import printable
 from cmt.report import charts
@@ -25,12 +26,17 @@ class Key:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing (SVG) and the same in words; `title` heads it, `caption` explains it."""
+    """A drawing (SVG) and the same in words; `title` heads it, `caption` explains it.
+
+    Attributes:
+        svg: empty where it could not be drawn, for `undrawn`.
+    """
 
     title: str
     caption: str
     svg: str
     key: tuple[Key, ...]
+    undrawn: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,15 +78,21 @@ def sensitivity_charts(report: Report) -> Iterable[Chart]:
         )
         title = f"Sensitivity, {recipe} recipe"
         said = f"{title}. " + "; ".join(f"{k.letter}, {k.name}: {k.text}" for k in key)
-        svg = charts.sensitivity(marks, f"sensitivity-{_letter_name(recipe)}", printable(said))
-        yield Chart(
+        place = f"sensitivity-{_letter_name(recipe)}"
+        yield _drawn(
             title,
             "The logits' power over that of their error, in decibels, with one role of one stage "
             "alone narrowed; left is worse. Digits: the stage. Dots: single layers in the colour "
             "of their stage; report.json has their figures.",
-            svg,
+            partial(charts.sensitivity, marks, place, printable(said)),
             key,
         )
+
+
+def _drawn(title: str, caption: str, draw: Callable[[], str], key: tuple[Key, ...]) -> Chart:
+    """A chart, in words alone where there is nothing to draw with."""
+    undrawn = charts.missing()
+    return Chart(title, caption, "" if undrawn else draw(), key, undrawn)
 
 
 def _letter_name(text: str) -> str:
@@ -155,7 +167,8 @@ def _chart(
         for entry, mark in chosen
     )
     said = f"{title}. " + "; ".join(f"{k.letter}, {k.name}: {k.text}" for k in key)
-    return Chart(title, caption, draw([mark for _, mark in chosen], printable(said)), key)
+    marks = [mark for _, mark in chosen]
+    return _drawn(title, caption, partial(draw, marks, printable(said)), key)
 
 
 def draw_charts(entries: Sequence[Entry], limit: float | None) -> tuple[Chart, ...]:

@@ -31,6 +31,8 @@ from cmt.targets.base import PRECISIONS
 
 # Ratios closer to 1 than this are called "about as fast".
 SAME_SPEED = 0.03
+LEAST_INT8 = 0.5
+"""Share of a file's INT8 layers; where fewer ran in INT8, it is said."""
 
 
 @dataclass(frozen=True)
@@ -197,8 +199,38 @@ def findings(report: Report) -> tuple[Finding, ...]:
     if tuned := report.get("fine_tuning"):
         found.extend(_fine_tuning(tuned, ranking_images(report)))
     found.extend(_precision_that_does_not_pay(report))
+    found.extend(_ran_otherwise(report))
     found.extend(_describe(row, limit) for row in report["results"])
     return tuple(found)
+
+
+def _ran_otherwise(report: Report) -> list[Finding]:
+    places = [("", report["results"])]
+    places += [(f" on {m['machine']}", m["results"]) for m in report.get("machines", [])]
+    found = [one for place, rows in places for row in rows for one in otherwise(row, place)]
+    return list(dict.fromkeys(found))  # a machine's rows may differ in what does not matter here
+
+
+def otherwise(row: Row, place: str = "") -> Iterator[Finding]:
+    """Sentences on settings that the runtime did not take, and on INT8 that did not run as such.
+
+    Args:
+        place: where, behind a space; empty for the exporting machine.
+    """
+    name = f"{row_name(row)}{place}"
+    for setting, value in row.get("otherwise", {}).items():
+        yield Finding(f"{name}: {setting} was to be {value['asked']} and is {value['in_force']}.")
+    layers = row.get("layers", {"int8_in_file": 0, "run": {}})
+    run, wanted = dict(layers["run"]), layers["int8_in_file"]
+    int8 = run.pop("int8", 0)
+    if int8 < LEAST_INT8 * wanted:
+        others = ", ".join(f"{count(number)} in {kind}" for kind, number in sorted(run.items()))
+        yield Finding(
+            f"{name}: {count(int8)} of the {count(wanted)} layers that the file has in INT8 ran in "
+            f"INT8 (others: {others or 'none'}). A wider file, or another runtime's INT8, may be "
+            "the faster one there.",
+            "bad",
+        )
 
 
 def ranking_images(report: Report) -> str:

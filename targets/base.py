@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,11 +31,26 @@ Batch = NDArray[Any]
 """
 Runner = Callable[[Batch], list[Array]]
 """A saved file loaded: maps a batch to the list of the network's outputs. May be called from
-several threads at once, but for engines."""
+several threads at once, but for engines. One of a runtime that says what it made of the file has
+`compiled()`, which gives a `Compiled`."""
 Task = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """Shows progress: given a title and a number of steps, yields what is called after steps."""
 Entry = Mapping[str, Any]
 """A file's entry in a manifest."""
+
+
+class Compiled(TypedDict):
+    """What a runtime made of a file.
+
+    Attributes:
+        settings: those in force of the ones that were asked for and can be read back.
+        int8_in_file: convolutions and products with weights that the file has in INT8.
+        layers: convolutions and products that run, counted by type (`int8`, `f16`, `bf16`, `f32`).
+    """
+
+    settings: dict[str, Any]
+    int8_in_file: int
+    layers: dict[str, int]
 
 
 class Loader(Protocol):

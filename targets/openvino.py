@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache, partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -15,7 +18,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from cmt.errors import MachineError
-from cmt.targets.base import Array, Batch, BuildRequest, Runner, Target, missing_package
+from cmt.targets.base import Array, Batch, BuildRequest, Compiled, Target, missing_package
 from cmt.targets.settings import PRECISION, STREAMS, THREADS, Settings
 
 if TYPE_CHECKING:
@@ -28,6 +31,9 @@ OPENVINO_SETTINGS: dict[str, Any] = {
     STREAMS: 1,
     PRECISION: "f32",
 }
+_INT8 = ("i8", "u8")
+_KERNELS = (*_INT8, "f16", "bf16", "f32")
+"""Types that the names of kernels end with."""
 POINTWISE_KERNELS = "cpu:brgconv_avx512_amx_1x1,cpu:jit_avx512_1x1"
 """For 1x1 convolutions in INT8, the first that the CPU has; with neither, OpenVINO's own choice.
 
@@ -137,35 +143,103 @@ def _computes_otherwise(settings: Settings) -> str | None:
 
 def load_openvino(
     path: Path, threads: int, settings: Settings | None = None, batch: int | None = None
-) -> Runner:
+) -> IrRunner:
     """An IR file on the CPU, compiled with `settings` (`OPENVINO_SETTINGS` by default).
 
     A number of threads in the settings, as `measure.tune` finds it, comes before `threads`.
     """
-    import openvino as ov
-
     core = openvino_core()
     _require_ir(path)
     model = core.read_model(path)
     if batch is not None and model.input(0).shape[0] != batch:
         model.reshape([batch, *list(model.input(0).shape)[1:]])
     properties = {THREADS: threads, **(settings or OPENVINO_SETTINGS)}
-    compiled = core.compile_model(model, "CPU", properties)
-    count = len(compiled.outputs)
-    own = threading.local()
-    own.request = compiled.create_infer_request()
+    return IrRunner(model, core.compile_model(model, "CPU", properties), properties)
 
-    def run(images: Batch) -> list[Array]:
-        if not hasattr(own, "request"):
-            own.request = compiled.create_infer_request()
+
+class IrRunner:
+    """A compiled model as a `Runner`, with a request for each thread that calls it.
+
+    Args:
+        asked: the properties that it was compiled with.
+    """
+
+    def __init__(self, model: ov.Model, compiled: ov.CompiledModel, asked: Settings) -> None:
+        from openvino import Tensor
+
+        self._model, self._compiled, self._asked = model, compiled, asked
+        self._tensor, self._count = Tensor, len(compiled.outputs)
+        self._own = threading.local()
+        self._own.request = compiled.create_infer_request()
+
+    def __call__(self, images: Batch) -> list[Array]:
+        if not hasattr(self._own, "request"):
+            self._own.request = self._compiled.create_infer_request()
+        request = self._own.request
         # What `infer([images])` does around it costs 2 % of CMT-Ti's time in INT8. Memory that
         # may not be written to cannot be shared.
         shared = np.require(images, requirements=("C_CONTIGUOUS", "WRITEABLE"))
-        own.request.set_input_tensor(ov.Tensor(shared, shared_memory=True))
-        own.request.infer(share_outputs=True, decode_strings=False)
-        return [own.request.get_output_tensor(i).data.copy() for i in range(count)]
+        request.set_input_tensor(self._tensor(shared, shared_memory=True))
+        request.infer(share_outputs=True, decode_strings=False)
+        return [request.get_output_tensor(i).data.copy() for i in range(self._count)]
 
-    return run
+    def compiled(self) -> Compiled:
+        """What OpenVINO made of the file."""
+        return {
+            "settings": in_force(self._compiled, self._asked),
+            "int8_in_file": int8_layers(self._model),
+            "layers": layers_run(self._compiled),
+        }
+
+
+def in_force(compiled: ov.CompiledModel, asked: Settings) -> dict[str, Any]:
+    """The properties asked for as the compiled model has them; those that it does not tell lack."""
+    import openvino as ov
+
+    found = {}
+    for name in asked:
+        with suppress(RuntimeError):  # one that is taken and not told
+            value = compiled.get_property(name)
+            plain = isinstance(value, (str, int, float))
+            named = value.get_type_name() if isinstance(value, ov.Type) else str(value)
+            found[name] = value if plain else named
+    return found
+
+
+def int8_layers(model: ov.Model) -> int:
+    """How many convolutions and products of a model have weights in INT8."""
+    kinds = ("Convolution", "GroupConvolution", "MatMul")
+    layers = (node for node in model.get_ordered_ops() if node.get_type_name() in kinds)
+    return sum(_origin(layer.input_value(1)) in _INT8 for layer in layers)
+
+
+def _origin(value: Any) -> str | None:
+    """The type of the constant that a weight is made of; None where it is computed."""
+    steps = ("Multiply", "Subtract", "Convert", "Reshape", "Transpose")
+    node = value.get_node()
+    while node.get_type_name() in steps:
+        node = node.input_value(0).get_node()
+    constant = node.get_type_name() == "Constant"
+    return node.get_output_element_type(0).get_type_name() if constant else None
+
+
+def layers_run(compiled: ov.CompiledModel) -> dict[str, int]:
+    """The convolutions and products that a compiled model runs, counted by type.
+
+    The type is that of what a kernel is given (`brgconv_avx2_f32`): `runtimePrecision` would be
+    that of weights stored in half precision, which a CPU without FP16 computes with in float32.
+    """
+    return dict(Counter(_types_run(compiled.get_runtime_model())))
+
+
+def _types_run(runtime_model: ov.Model) -> Iterator[str]:
+    kinds = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
+    for node in runtime_model.get_ops():
+        info = node.get_rt_info()
+        if info["layerType"].astype(str) in kinds:
+            kernel = info["primitiveType"].astype(str).rpartition("_")[2].lower()
+            kind = kernel if kernel in _KERNELS else info["runtimePrecision"].astype(str)
+            yield "int8" if kind in _INT8 else kind
 
 
 def _require_ir(path: Path) -> None:

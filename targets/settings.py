@@ -30,6 +30,28 @@ def settings_of_run(own: Settings, threads: int, batch: int) -> dict[str, Any]:
     return {"threads": own.get(THREADS, threads), "batch": batch, **own}
 
 
+def as_compiled(asked: Settings, found: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings of a run as reports give them, and those that the runtime took otherwise.
+
+    They are those in force, but for threads and streams, which tell how the file was called.
+
+    Args:
+        asked: of `settings_of_run`.
+        found: by the runtime's own names, what it says is in force.
+
+    Returns:
+        the settings, and for each that differs {"asked", "in_force"}.
+    """
+    told = {**found, "threads": found[THREADS]} if THREADS in found else found
+    otherwise = {
+        name: {"asked": value, "in_force": told[name]}
+        for name, value in asked.items()
+        if name in told and str(told[name]) != str(value)
+    }
+    changed = {name: told[name] for name in otherwise if name not in ("threads", THREADS, STREAMS)}
+    return {**asked, **changed}, otherwise
+
+
 def built_settings(folder: Path) -> dict[str, Any]:
     """What a built file is to be run with."""
     return json.loads((folder / "built.json").read_text()).get("settings", {})

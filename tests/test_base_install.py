@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -16,8 +17,9 @@ def test_measuring_modules_import_without_torch_onnx_or_nncf() -> None:
 
         class Refuse:
             def find_spec(self, name, path=None, target=None):
-                heavy = ("torch", "onnx", "onnxsim", "nncf", "safetensors", "onnxruntime")
-                if name.split(".")[0] in (*heavy, "openvino", "tensorrt", "tensorrt_rtx"):
+                heavy = ("torch", "onnx", "onnxsim", "nncf", "safetensors", "matplotlib")
+                runtimes = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
+                if name.split(".")[0] in (*heavy, *runtimes):
                     raise ImportError(f"{name} is not in the base install")
 
         sys.meta_path.insert(0, Refuse())
@@ -57,3 +59,39 @@ def test_commands_without_the_export_extra_say_what_to_install(name: str, tmp_pa
     lines = result.stderr.strip().splitlines()
     assert lines == [f"cmt-export: {name} is not installed: pip install 'cmt-export[export]'"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_reports_are_written_without_matplotlib_and_say_what_draws_their_charts(
+    tmp_path: Path,
+) -> None:
+    program = """
+        import sys
+        from pathlib import Path
+
+        sys.modules["matplotlib"] = None
+        from example_report import make_report, make_sensitivity
+        from cmt.report.comparison import merge, read_source
+        from cmt.report.comparison_pages import write_comparison
+        from cmt.report.document import write_report
+
+        report, folder = make_report(), Path(sys.argv[1])
+        report["sensitivity"] = [make_sensitivity("ffn expand, stage 1", 30.0)]
+        del report["sensitivity_reason"]
+        write_report(report, folder)
+        write_comparison(merge([read_source(str(folder))]), folder)
+    """
+    support = Path(__file__).with_name("support")
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(support)},
+    )
+    assert result.returncode == 0, result.stderr
+    for name in ("report.html", "comparison.html"):
+        page = (tmp_path / name).read_text(encoding="utf-8")
+        assert "<svg" not in page
+        said = "Matplotlib is not installed: pip install &#39;cmt-export[charts]&#39;"
+        assert page.count(said) == page.count("<figure>") > 0
+        assert page.count('<ul class="key">') == page.count("<figure>")

@@ -141,6 +141,9 @@ def test_missing_and_empty_weights(run: Run, tmp_path: Path) -> None:
         ("--batch", "1:8:32"),
         ("--threads", "100000"),
         ("--val-count", "-5"),
+        ("--image-range", "1,0"),
+        ("--image-range", "0"),
+        ("--image-range", "0,inf"),
         ("--qat", "-1"),
         ("--qat", "3"),  # without --int8
         ("--qat-data", "photos"),  # without --qat

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image, Resampling
 from torch import Tensor
 
+from cmt.calib_data.image_range import OUTSIDE, ImageRange
 from cmt.calib_data.preprocessing import Preprocessing, to_rgb
 from cmt.calib_data.sources import FolderImages, IdxImages, ImageSource, UnreadableImageError
 from cmt.errors import InputError
@@ -26,12 +27,12 @@ Batch = tuple[Tensor, Tensor]
 """(B, 3, S, S) float32, normalised, and (B,) int64 classes."""
 
 
-def open_source(path: Path, split: str) -> ImageSource:
+def open_source(path: Path, split: str, image_range: ImageRange | None = None) -> ImageSource:
     """An image folder, or Fashion-MNIST's IDX files for split `train` or `t10k`."""
     images = path / f"{split}-images-idx3-ubyte.gz"
     if images.is_file():
         return IdxImages(images, path / f"{split}-labels-idx1-ubyte.gz", f"Fashion-MNIST {split}")
-    source = FolderImages(path)
+    source = FolderImages(path, image_range)
     if source.labels is None:
         raise InputError(f"{path} has no class folders: expected class/name.jpg")
     if len(source.class_names) < 2:
@@ -68,6 +69,8 @@ class Batches:
     Args:
         start: images that the run has seen before this stage.
         left_out: is given a line for each image that cannot be used, by its index.
+        outside: is given, for each image that was read by the source's `image_range`, how many of
+            its values lie outside.
     """
 
     def __init__(
@@ -78,10 +81,12 @@ class Batches:
         batch: int,
         start: int = 0,
         left_out: dict[int, str] | None = None,
+        outside: dict[int, int] | None = None,
     ) -> None:
         self.source, self.recipe, self.size, self.batch = source, recipe, size, batch
         self.start = start
         self.left_out = {} if left_out is None else left_out
+        self.outside = {} if outside is None else outside
         self.prepare = Preprocessing((size, size), (size, size))
 
     def make(self, step: int) -> Batch:
@@ -125,7 +130,10 @@ class Batches:
 
     def _load(self, index: int) -> Image | None:
         try:
-            return to_rgb(self.source.load(index))
+            image = self.source.load(index)
+            if OUTSIDE in image.info:
+                self.outside[index] = image.info[OUTSIDE]
+            return to_rgb(image)
         except (MemoryError, ImportError):  # no reason to leave an image out
             raise
         except UnreadableImageError as error:

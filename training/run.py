@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cmt.calib_data.prepared import clipped
 from cmt.calib_data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from cmt.calib_data.sources import ImageSource
 from cmt.errors import InputError
@@ -58,6 +59,7 @@ class Run:
         self.recipe, self.source, self.out, self.init = recipe, source, out, init
         self.stage, self.step = 0, 0
         self.left_out: dict[int, str] = {}
+        self.outside: dict[int, int] = {}
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(recipe.seed)
         self.model = start_model(recipe, init, source.class_names, init_key)
@@ -190,7 +192,7 @@ class Run:
         title = f"size {size}"
         display.task(title, steps, self.step)
         start = sum(n for _, n, _ in self.recipe.schedule[: self.stage])
-        data = Batches(self.source, self.recipe, size, batch, start, self.left_out)
+        data = Batches(self.source, self.recipe, size, batch, start, self.left_out, self.outside)
         for x, y in data.ahead(range(self.step, steps)):
             seen = start + self.step * batch
             loss = self._update(x, y, seen, batch)
@@ -228,12 +230,16 @@ class Run:
             log.write(json.dumps(values) + "\n")
 
     def warnings(self) -> list[str]:
-        """What was left out of the images."""
-        if not self.left_out:
-            return []
-        first = next(iter(self.left_out.values()))
-        count = len(self.left_out)
-        return [f"{count} training image(s) could not be decoded and were left out, first {first}"]
+        """What was left out of the images, or clipped in them."""
+        keys = {self.source.key(index): count for index, count in self.outside.items()}
+        lines = clipped("training", self.source.image_range, keys)
+        if self.left_out:
+            first = next(iter(self.left_out.values()))
+            lines.append(
+                f"{len(self.left_out)} training image(s) could not be decoded and were left out, "
+                f"first {first}"
+            )
+        return lines
 
     def _update(self, x: Tensor, y: Tensor, seen: int, batch: int) -> float:
         in_stage = self.step * batch
@@ -277,6 +283,10 @@ def _difference(before: list[Any], now: list[Any]) -> str:
     return "of other images" if before[1] != now[1] else "from other weights"
 
 
+def _stated_range(source: ImageSource) -> dict[str, str]:
+    return {} if source.image_range is None else {"image_range": json.dumps(source.image_range)}
+
+
 def write_weights(run: Run, top1: str, path: Path) -> None:
     """The average in half precision, public layout, with all that using it takes."""
     size = run.recipe.schedule[-1][0]
@@ -290,6 +300,7 @@ def write_weights(run: Run, top1: str, path: Path) -> None:
         "interpolation": "bicubic",
         "mean": json.dumps(IMAGENET_MEAN),
         "std": json.dumps(IMAGENET_STD),
+        **_stated_range(run.source),
         "trained_on": run.source.description,
         "started_from": "random weights" if run.init is None else run.init.name,
         "recipe": json.dumps(asdict(run.recipe)),

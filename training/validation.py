@@ -28,11 +28,11 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 in percent, of so many images; a line for each that could not be decoded."""
+    """Top-1 in percent, of so many images; lines for people on those that could not be read."""
 
     top1: float
     images: int
-    skipped: list[str]
+    remarks: list[str]
 
 
 @torch.no_grad()
@@ -60,7 +60,7 @@ def evaluate(
             answers.append(model(x).argmax(1).cpu().numpy())
             advance(len(x))
     right = np.concatenate(answers)[: len(images)] == images.labels
-    return Accuracy(100 * float(right.mean()), len(images), images.skipped)
+    return Accuracy(100 * float(right.mean()), len(images), images.remarks("validation"))
 
 
 class Validation:

@@ -16,10 +16,12 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from cmt.calib_data.decoding import decode, read_image
+from cmt.calib_data.image_range import parse_range
 from cmt.calib_data.limits import UnreadableImageError
 from cmt.calib_data.png_chunks import SIGNATURE, unpacked_size
 from cmt.calib_data.preprocessing import to_rgb
 from cmt.calib_data.sources import FolderImages
+from cmt.errors import InputError
 
 Chunk = tuple[bytes, bytes]
 
@@ -290,3 +292,124 @@ def test_a_raw_photos_preview_is_no_image(tmp_path: Path) -> None:
     Image.new("RGB", (16, 12)).save(tmp_path / "a.tif", tiffinfo={254: 1})
     with pytest.raises(UnreadableImageError, match="preview"):
         read_image(tmp_path / "a.tif")
+
+
+# A scale that their owner states
+
+
+TWELVE = (0.0, 4095.0)
+
+
+def by_range(path: Path, image_range: tuple[float, float]) -> tuple[np.ndarray, int | None]:
+    image = read_image(path, image_range)
+    return np.asarray(to_rgb(image))[..., 0], image.info.get("outside")
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_twelve_bits_in_sixteen_are_read_by_a_stated_range(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{suffix}"
+    save_deep(path, ramp(4095).astype(np.uint16))
+    pixels, outside = by_range(path, TWELVE)
+    np.testing.assert_allclose(pixels, ramp(255), atol=1)
+    assert (pixels.min(), pixels.max(), outside) == (0, 255, 0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+@pytest.mark.parametrize("image_range", [(0.0, 1000.0), (-500.0, 500.0)])
+def test_floating_point_and_32_bits_are_read_by_a_stated_range(
+    dtype: type, image_range: tuple[float, float], tmp_path: Path
+) -> None:
+    low, high = image_range
+    save_deep(tmp_path / "a.tif", np.round(low + LEVELS * (high - low)).astype(dtype))
+    pixels, outside = by_range(tmp_path / "a.tif", image_range)
+    np.testing.assert_allclose(pixels, ramp(255), atol=1)
+    assert outside == 0
+
+
+def test_a_float_pnm_is_read_by_a_stated_range(tmp_path: Path) -> None:
+    values = np.array([0, 0.5, 1, 2], "<f4")
+    (tmp_path / "a.pfm").write_bytes(b"Pf\n4 1\n-1.0\n" + values.tobytes())
+    pixels, outside = by_range(tmp_path / "a.pfm", (0.0, 1.0))
+    assert (pixels.tolist(), outside) == ([[0, 127, 255, 255]], 1)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_values_outside_of_a_stated_range_are_clipped_and_counted(
+    suffix: str, tmp_path: Path
+) -> None:
+    values = np.array([[99, 100, 600, 1100, 1101, 65_535]], np.uint16)
+    save_deep(tmp_path / f"a.{suffix}", values)
+    pixels, outside = by_range(tmp_path / f"a.{suffix}", (100.0, 1100.0))
+    assert (pixels.tolist(), outside) == ([[0, 0, 127, 255, 255, 255]], 3)
+
+
+def test_white_that_is_zero_is_turned_after_a_stated_range(tmp_path: Path) -> None:
+    values = np.array([[0, 4095, 5000]], np.uint16)
+    save_deep(tmp_path / "a.tif", values, tiffinfo={262: 0})
+    pixels, outside = by_range(tmp_path / "a.tif", TWELVE)
+    assert (pixels.tolist(), outside) == ([[255, 0, 0]], 1)
+
+
+def test_a_file_that_states_its_scale_keeps_it(tmp_path: Path) -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add(b"sBIT", bytes([12]))
+    save_deep(tmp_path / "a.png", ramp(4095).astype(np.uint16), pnginfo=info)
+    save_deep(tmp_path / "b.tif", ramp(4095).astype(np.uint16), tiffinfo={341: 4095})
+    (tmp_path / "c.pgm").write_bytes(b"P5 16 16 4095\n" + ramp(4095).astype(">u2").tobytes())
+    save_deep(tmp_path / "d.png", ramp(255).astype(np.uint8))
+    save_deep(tmp_path / "e.tif", np.dstack([ramp(255).astype(np.uint8)] * 3))
+    for path in sorted(tmp_path.iterdir()):
+        pixels, outside = by_range(path, (0.0, 10.0))
+        np.testing.assert_allclose(pixels, ramp(255), atol=1, err_msg=path.name)
+        assert outside is None, path.name
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_no_range_makes_values_finite(value: float, tmp_path: Path) -> None:
+    save_deep(tmp_path / "a.tif", np.full((4, 4), value, np.float32))
+    with pytest.raises(UnreadableImageError, match="finite"):
+        read_image(tmp_path / "a.tif", (0.0, 1.0))
+
+
+def test_colours_of_sixteen_bits_are_not_read_by_a_range(tmp_path: Path) -> None:
+    rows = np.full((4, 12), 65_535, ">u2")
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))),
+        (b"IEND", b""),
+    ]
+    (tmp_path / "a.png").write_bytes(joined(parts))
+    (tmp_path / "b.ppm").write_bytes(b"P6 4 4 65535\n" + rows.tobytes())
+    for path in sorted(tmp_path.iterdir()):
+        assert read_image(path).size == (4, 4)
+        with pytest.raises(UnreadableImageError, match="grey images"):
+            read_image(path, TWELVE)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm", "pfm"])
+def test_the_reason_why_a_file_without_a_scale_is_left_out_names_the_option(
+    suffix: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "pfm":
+        path.write_bytes(b"Pf\n2 2\n-1.0\n" + np.ones(4, "<f4").tobytes())
+    else:
+        save_deep(path, ramp(4095).astype(np.float32 if suffix == "tif" else np.uint16))
+    with pytest.raises(UnreadableImageError, match="--image-range"):
+        read_image(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "1", "1,1", "2,1", "0,nan", "0,inf", "-1e308,1e308", "a,b", "0,1,2", "0;1", "1_0,2_0"],
+)
+def test_what_is_no_range_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="--image-range must be two finite numbers"):
+        parse_range(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("0,4095", (0, 4095)), ("-1.5, 1e3", (-1.5, 1000)), (".5,1.", (0.5, 1))]
+)
+def test_a_range_is_two_numbers(text: str, expected: tuple[float, float]) -> None:
+    assert parse_range(text) == expected

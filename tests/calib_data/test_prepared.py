@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -143,3 +144,41 @@ def test_images_with_known_bytes_are_left_out(tmp_path: Path) -> None:
     assert (rest.keys, rest.digests, rest.labels.tolist()) == (["a", "c"], ["d1", "d3"], [0, 0])
     assert rest.pixels[:, 0, 0, 0].tolist() == [0, 2]
     assert images.without([]) is images
+
+
+def test_what_was_clipped_by_a_stated_range_is_said(tmp_path: Path) -> None:
+    image_range = (0.0, 4095.0)
+    preprocessing = replace(PREPROCESSING, image_range=image_range)
+    root = tmp_path / "in" / "class"
+    root.mkdir(parents=True)
+    values = np.full((32, 32), 2000, np.uint16)
+    Image.fromarray(values).save(root / "a.png")
+    values[:2, :3] = 5000
+    Image.fromarray(values).save(root / "b.png")
+    Image.new("L", (32, 32), 100).save(root / "c.png")
+    (tmp_path / "out").mkdir()
+    source = FolderImages(tmp_path / "in", image_range)
+    prepare(source, preprocessing, tmp_path / "out", count=None, seed=0)
+    images = open_prepared(tmp_path / "out", preprocessing)
+    assert images.outside == {"class/a.png": 0, "class/b.png": 6}
+    assert images.pixels[:, 9, 9, 0].tolist() == [125, 125, 100]
+    (line,) = images.remarks("validation")
+    assert line == (
+        "1 of 2 validation image(s) read by --image-range 0,4095 have values outside of it, 6 in "
+        "all, which were clipped: class/b.png"
+    )
+
+
+def test_a_range_that_was_for_no_image_is_said(tmp_path: Path) -> None:
+    preprocessing = replace(PREPROCESSING, image_range=(0.0, 1.0))
+    (tmp_path / "out").mkdir()
+    source = FolderImages(make_folder(tmp_path / "in", 2), (0.0, 1.0))
+    prepare(source, preprocessing, tmp_path / "out", count=None, seed=0)
+    (line,) = open_prepared(tmp_path / "out", preprocessing).remarks("validation")
+    assert line == ("no validation image was read by --image-range 0,1: all state their own scale")
+
+
+def test_another_range_is_another_source(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "in", 2)
+    ranges = [None, (0.0, 1.0), (0.0, 2.0)]
+    assert len({FolderImages(root, image_range).fingerprint() for image_range in ranges}) == 3

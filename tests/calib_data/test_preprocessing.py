@@ -298,6 +298,9 @@ def test_metadata_resize_scales_with_another_input_size() -> None:
         {"std": "[0.2, 0.2, -0.2]"},
         {"std": "[0.2, 0.2, Infinity]"},
         {"std": "three\nlines\nof text"},
+        {"image_range": "[4095, 0]"},
+        {"image_range": "[0]"},
+        {"image_range": "0,4095"},
         {"std": ""},
         {"std": "[1e-300, 1, 1]"},
         {"mean": "[1e300, 0, 0]"},
@@ -327,6 +330,15 @@ def test_description_says_what_is_done() -> None:
     assert described["std"] == list(IMAGENET_STD)
     assert described["shape"] == [4, 3, 192, 256]
     assert Preprocessing.from_description(described) == prepare
+
+
+def test_a_range_of_metadata_is_described_and_read_back() -> None:
+    prepare = Preprocessing.for_model((32, 32), {"image_range": "[0, 4095]"})
+    assert prepare.image_range == (0.0, 4095.0)
+    described = prepare.describe(batch=1)
+    assert described["image_range"] == [0.0, 4095.0]
+    assert Preprocessing.from_description(described) == prepare
+    assert "image_range" not in Preprocessing.for_model((32, 32), {}).describe(batch=1)
 
 
 @pytest.mark.parametrize("aspect", [1, 2, 64])

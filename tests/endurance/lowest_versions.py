@@ -36,7 +36,7 @@ def lower_bounds() -> Iterator[str]:
     """`name==version.*`, a bound's last patch, of the base dependencies and the export extra's."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    for name in ("openvino", "onnxruntime", "export"):
+    for name in ("openvino", "onnxruntime", "charts", "export"):
         yield from map(_pinned, (d for d in extras[name] if not d.startswith("cmt-export")))
     yield from map(_pinned, project["dependencies"])
 

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from cmt import InputError
 from cmt.export.class_order import best_order, match_classes, order_warning
+from cmt.export.images import select
 from cmt.export.inputs import Inputs, resolve
 from cmt.export.options import ExportOptions
 from cmt.layouts import to_public_layout
@@ -51,6 +52,31 @@ def test_what_was_done_to_find_the_weights_is_a_warning_of_the_run(
     assert torch.equal(chosen.model.get_parameter("stem.0.conv.bias"), raw["stem_conv1.bias"])
     assert chosen.warnings == []
     assert chosen.weights_source == f"{path}: state_dict"
+
+
+def test_a_stated_range_of_images_is_for_all_that_a_run_reads(
+    make_tiny: MakeTiny, make_images: MakeImages, tmp_path: Path
+) -> None:
+    path = save(make_tiny("official"), tmp_path / "w.safetensors", image_range=[0, 1])
+    folder = make_images(*(f"{name}/0.png" for name in "abcde"))
+    for given, expected in (({}, (0.0, 1.0)), ({"image_range": (0.0, 4095.0)}, (0.0, 4095.0))):
+        options = ExportOptions(
+            "tiny",
+            ("onnxruntime",),
+            ("int8",),
+            weights=path,
+            val_data=folder,
+            calib_data=folder,
+            qat=1,
+            qat_data=folder,
+            **given,  # type: ignore[arg-type]
+        )
+        found = resolve(options, needs_calibration=True)
+        assert found.preprocessing.image_range == expected
+        sources = (found.validation, found.calibration, found.tuning)
+        assert [source and source.image_range for source in sources] == [expected] * 3
+        keys = [selection.key for selection in select(found, options, 1).values()]
+        assert all(key["preprocessing"]["image_range"] == expected for key in keys)
 
 
 @pytest.mark.parametrize("weights", [None, "random", "demo"])

@@ -26,6 +26,7 @@ import numpy as np
 from image_mutations import mutate, seeds
 
 from cmt.calib_data.decoding import decode
+from cmt.calib_data.image_range import ImageRange
 from cmt.calib_data.limits import UnreadableImageError
 from cmt.calib_data.orientation import orientation_of
 from cmt.calib_data.preprocessing import to_rgb
@@ -50,10 +51,10 @@ class Answer(NamedTuple):
         return self[:4] == other[:4]
 
 
-def in_python(content: bytes) -> Answer:
+def in_python(content: bytes, image_range: ImageRange | None = None) -> Answer:
     """What `calib_data` makes of a file's bytes."""
     try:
-        image = decode(content)
+        image = decode(content, image_range)
         rgb = to_rgb(image)
     except MemoryError:
         raise
@@ -68,9 +69,10 @@ def in_python(content: bytes) -> Answer:
 class InCpp:
     """What the C++ runtime makes of them, by a program that goes on running."""
 
-    def __init__(self, program: Path) -> None:
+    def __init__(self, program: Path, image_range: ImageRange | None = None) -> None:
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen([program], stdin=pipe, stdout=pipe)
+        command = [program, *map(repr, image_range or ())]
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe)
 
     def __call__(self, content: bytes) -> Answer:
         process = self._process

@@ -29,6 +29,7 @@ from cmt.errors import InputError
 from cmt.report.document import render_html, render_markdown, validate, write_report
 from cmt.report.render import escape_markdown
 from cmt.report.terminal import terminal_table
+from cmt.report.verdict import findings
 
 Report = dict[str, Any]
 HOSTILE = '<script>alert("x")</script>|**b**\n# [y](http://e.example) \x1b[31m\u202e_z_ `&lt;'
@@ -530,3 +531,52 @@ def test_many_files_and_images_stay_under_two_megabytes(report: Report) -> None:
     row["changes"]["images"] *= 4
     report["results"] = [row] * 24
     assert len(render_html(report).encode()) < 2_000_000
+
+
+def with_layers(in_file: int, **run: int) -> Report:
+    report = make_report()
+    report["results"][1]["layers"] = {"int8_in_file": in_file, "run": run}
+    return report
+
+
+def sentences(report: Report, part: str) -> list[str]:
+    return [finding.text for finding in findings(report) if part in finding.text]
+
+
+@pytest.mark.parametrize(("int8", "said"), [(0, True), (15, True), (48, True), (49, False)])
+def test_int8_that_does_not_run_as_int8_is_said(int8: int, said: bool) -> None:
+    report = with_layers(98, **({"int8": int8} if int8 else {}), f16=98 - int8, f32=4)
+    validate(report)
+    found = sentences(report, "ran in INT8")
+    assert bool(found) == said
+    if said:
+        assert found == [
+            f"openvino int8: {int8} of the 98 layers that the file has in INT8 ran in INT8 "
+            f"(others: {98 - int8} in f16, 4 in f32). A wider file, or another runtime's INT8, "
+            "may be the faster one there."
+        ]
+
+
+def test_a_file_without_int8_layers_does_not_lack_them() -> None:
+    assert sentences(with_layers(0, f32=50), "ran in INT8") == []
+
+
+def test_settings_that_the_runtime_took_otherwise_are_said_once_for_each_machine() -> None:
+    report = make_report()
+    row = report["results"][1] | {
+        "settings": {"threads": 2, "batch": 1, "INFERENCE_PRECISION_HINT": "f16"},
+        "otherwise": {"INFERENCE_PRECISION_HINT": {"asked": "bf16", "in_force": "f16"}},
+    }
+    report["machines"] = [
+        {
+            "machine": "arm-box",
+            "measured": report["created"],
+            "command": "cmt-bench bundle",
+            "environment": report["environment"],
+            "results": [row, {**row, "settings": {**row["settings"], "threads": 1}}],
+        }
+    ]
+    validate(report)
+    assert sentences(report, "was to be") == [
+        "openvino int8 on arm-box: INFERENCE_PRECISION_HINT was to be bf16 and is f16."
+    ]

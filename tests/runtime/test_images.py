@@ -327,6 +327,25 @@ def test_sixteen_bits_are_scaled_alike(in_cpp: InCpp, bits: int | None, most: in
         assert check_alike(in_cpp, content) == expected, colour
 
 
+@pytest.mark.parametrize("image_range", [(0.0, 4095.0), (-3.5, 1e6), (1000.0, 1000.5)])
+def test_a_stated_range_is_applied_alike(runtime: Path, image_range: tuple[float, float]) -> None:
+    program = InCpp(runtime / "tests" / "decode_images", image_range)
+    values = np.random.default_rng(0).integers(0, 65_536, (4, 64)).astype(">u2")
+    values[0] %= 5000
+    for colour, channels in ((0, 1), (2, 3), (4, 2), (6, 4)):
+        for bits in (None, 12, 16):
+            chunks = [] if bits is None else [(b"sBIT", bytes([bits] * channels))]
+            width = 64 // channels
+            rows = np.ascontiguousarray(values[:, : width * channels]).view(np.uint8)
+            content = png(width, 16, colour, rows, *chunks)
+            python, cpp = in_python(content, image_range), program(content)
+            assert python.like(cpp), (colour, bits, python, cpp)
+            assert python.status == int(colour == 0), (colour, bits)
+    for content in (seeds() | corpus()).values():
+        assert in_python(content, image_range).like(program(content))
+    program.close()
+
+
 @pytest.mark.parametrize("size", [(178_956_970, 1), (13_000, 13_000), (2**31 - 1, 2**31 - 1)])
 @pytest.mark.parametrize("kind", [(8, 0), (16, 6)])
 def test_a_size_that_the_bytes_cannot_hold_takes_no_memory(

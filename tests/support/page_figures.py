@@ -231,6 +231,7 @@ def row_figures(row: Row) -> dict[str, list[float]]:
         plain += [accuracy["top1"] + drop - bound for bound in bounds]
     if "changes" in row:
         plain += [row["changes"]["lost"], row["changes"]["gained"]]
+    plain += _numbers([row.get("layers", {}), row.get("otherwise", {})])
     quantiles = latency.get("quantiles")
     times = [latency.get("p50"), *((quantiles[i] for i in (1, 10, 19)) if quantiles else ())]
     figures = {
@@ -363,7 +364,7 @@ def report_problems(pieces: list[Piece], report: Report) -> list[str]:
                 said = [words.split()[-1] for words in piece.text.split(", ")]
                 return None if said == values else f"{piece.text} for {values}"
             return _sentence_problem(piece.text, strings, [] if streams else [row], streams)
-        named = [row for row in rows if _names_row(piece.text, row)]
+        named = [row for row in [*rows, *machines] if _names_row(piece.text, row)]
         limit = [report["gates"]["max_drop_pp"] or 0.0]
         return _sentence_problem(piece.text, strings, named, limit if named else general)
 

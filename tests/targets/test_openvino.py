@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import onnx
 import pytest
+from openvino import OVAny, Type
 from whole_recipe import quantize_onnx
 
 from cmt.errors import MachineError
@@ -16,7 +17,16 @@ from cmt.quantize.qdq import insert_qdq, int8_units, observe
 from cmt.quantize.recipe import OPENVINO, RECIPES
 from cmt.targets.machine import describe
 from cmt.targets.onnxruntime import load_onnxruntime
-from cmt.targets.openvino import build_ir, load_openvino, openvino_core
+from cmt.targets.openvino import (
+    OPENVINO_SETTINGS,
+    build_ir,
+    float_arithmetic,
+    in_force,
+    layers_run,
+    load_openvino,
+    openvino_core,
+)
+from cmt.targets.settings import as_compiled, settings_of_run
 
 
 @pytest.fixture
@@ -136,3 +146,116 @@ def test_a_file_that_is_no_ir_is_shown_to_no_reader_of_other_formats(
     (tmp_path / "other.xml").write_bytes(content)
     with pytest.raises(RuntimeError, match="it is no OpenVINO IR"):
         load_openvino(tmp_path / "other.xml", 1)
+
+
+# What was made of a file
+
+
+class MadeUpNode:
+    """A node of a runtime model."""
+
+    def __init__(self, layer: str, precision: str, kernel: str = "undef") -> None:
+        names = {"layerType": layer, "runtimePrecision": precision, "primitiveType": kernel}
+        self._info = {name: OVAny(value) for name, value in names.items()}
+
+    def get_rt_info(self) -> dict[str, OVAny]:
+        return self._info
+
+
+class MadeUpCompiled:
+    """A compiled model with these nodes, which says this of its properties."""
+
+    def __init__(
+        self, nodes: Sequence[tuple[str, ...]] = (), told: Mapping[str, object] | None = None
+    ) -> None:
+        self._nodes, self._told = [MadeUpNode(*node) for node in nodes], told or {}
+
+    def get_runtime_model(self) -> MadeUpCompiled:
+        return self
+
+    def get_ops(self) -> list[MadeUpNode]:
+        return self._nodes
+
+    def get_property(self, name: str) -> object:
+        if name not in self._told:
+            raise RuntimeError(f"Unsupported property: {name}")
+        return self._told[name]
+
+
+def test_convolutions_and_products_that_run_are_counted_by_type() -> None:
+    nodes = [("Convolution", "u8"), ("Convolution", "f16"), ("FullyConnected", "i8")]
+    nodes += [("MatMul", "bf16"), ("MatMul", "f32"), ("Reorder", "u8"), ("Input", "f32")]
+    assert layers_run(MadeUpCompiled(nodes)) == {"int8": 2, "f16": 1, "bf16": 1, "f32": 1}
+
+
+def test_a_layer_runs_in_the_type_that_its_kernel_is_given() -> None:
+    nodes = [
+        ("Convolution", "f16", "brgconv_avx2_1x1_f32"),  # weights stored in half precision
+        ("FullyConnected", "i8", "brgemm_avx2_f32"),
+        ("Convolution", "u8", "jit_avx2_I8"),
+        ("Convolution", "f16", "winograd_acl_f16"),
+        ("MatMul", "bf16", "brgemm_avx512_amx_bf16"),
+    ]
+    assert layers_run(MadeUpCompiled(nodes)) == {"f32": 2, "int8": 1, "f16": 1, "bf16": 1}
+
+
+def test_settings_are_what_the_compiled_model_says_they_are() -> None:
+    told = {"INFERENCE_PRECISION_HINT": Type.f16, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
+    asked = {**OPENVINO_SETTINGS, "INFERENCE_PRECISION_HINT": "bf16", "NOT_TOLD": 3}
+    assert in_force(MadeUpCompiled(told=told), asked) == {
+        "INFERENCE_PRECISION_HINT": "f16",
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+
+
+def test_an_int8_file_says_how_many_of_its_layers_run_in_int8(int8: Path) -> None:
+    made = load_openvino(int8.with_suffix(".xml"), 1).compiled()
+    graph = onnx.load(int8)
+    writers = {output: node for node in graph.graph.node for output in node.output}
+    weights = {i.name for i in graph.graph.initializer if i.data_type == onnx.TensorProto.INT8}
+    dequantised = [
+        node
+        for node in graph.graph.node
+        if node.op_type in ("Conv", "MatMul", "Gemm")
+        and (writer := writers.get(node.input[1])) is not None
+        and writer.op_type == "DequantizeLinear"
+        and writer.input[0] in weights
+    ]
+    assert made["int8_in_file"] == len(dequantised) > 20
+    assert made["layers"]["int8"] >= made["int8_in_file"]
+    assert made["settings"] == {**OPENVINO_SETTINGS, "INFERENCE_NUM_THREADS": 1}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_float_file_runs_in_the_type_that_is_in_force(
+    precision: str, float_graph: Callable[[str], Path], tmp_path: Path
+) -> None:
+    build_ir(float_graph("official"), precision, tmp_path / "a.xml")
+    made = load_openvino(tmp_path / "a.xml", 1).compiled()
+    assert made["int8_in_file"] == 0
+    assert set(made["layers"]) == {"f32"}
+
+
+def test_arithmetic_that_the_cpu_lacks_is_not_reported_as_asked_for(
+    float_graph: Callable[[str], Path], tmp_path: Path
+) -> None:
+    if float_arithmetic("fp16") == "bf16":
+        pytest.skip("this CPU has BF16")
+    build_ir(float_graph("official"), "fp16", tmp_path / "a.xml")
+    asked = {**OPENVINO_SETTINGS, "INFERENCE_PRECISION_HINT": "bf16"}
+    found = load_openvino(tmp_path / "a.xml", 1, asked).compiled()["settings"]
+    settings, otherwise = as_compiled(settings_of_run(asked, 1, 1), found)
+    assert settings["INFERENCE_PRECISION_HINT"] == "f32"
+    assert otherwise == {"INFERENCE_PRECISION_HINT": {"asked": "bf16", "in_force": "f32"}}
+
+
+def test_threads_and_streams_stay_those_that_called_and_what_is_in_force_is_beside_them() -> None:
+    asked = settings_of_run({"NUM_STREAMS": "2", "INFERENCE_NUM_THREADS": 8}, 4, 1)
+    settings, otherwise = as_compiled(asked, {"NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": 2})
+    assert settings == asked
+    assert {name: tuple(value.values()) for name, value in otherwise.items()} == {
+        "threads": (8, 2),
+        "INFERENCE_NUM_THREADS": (8, 2),
+        "NUM_STREAMS": ("2", 1),
+    }

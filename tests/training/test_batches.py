@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -55,6 +56,19 @@ def test_an_undecodable_training_image_is_replaced_by_the_next(
     assert labels.tolist().count(1) == 20  # b/0 stands in for a/1
     assert list(data.left_out) == [1]
     assert "a/1.png" in data.left_out[1]
+
+
+def test_training_images_are_read_by_a_stated_range_and_what_is_clipped_is_counted(
+    make_images: Callable[..., Path],
+) -> None:
+    root = make_images("a/0.png", "b/0.png")
+    Image.fromarray(np.full((32, 32), 4096, np.uint16)).save(root / "a" / "0.png")
+    recipe = Recipe("ti", ((32, 8, 8),), 1e-3, 1.0, erasing=0.0)
+    data = Batches(open_source(root, "train", (0.0, 4095.0)), recipe, 32, 8)
+    pixels, labels = data.make(0)
+    assert data.outside == {0: 32 * 32}
+    white = torch.from_numpy(data.prepare.normalise(np.full((1, 32, 32, 3), 255, np.uint8)))
+    torch.testing.assert_close(pixels[labels == 0], white.expand(4, -1, -1, -1))
 
 
 BROKEN_EXIF = [struct.error("unpack requires"), SyntaxError("not a TIFF file"), ValueError("odd")]

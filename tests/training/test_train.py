@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,9 +10,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 
 from cmt import InputError, load_model
 from cmt.commands.cmt_train import train_cli
@@ -42,6 +45,18 @@ def test_the_command_trains_measures_and_writes_weights(folder: Path, tmp_path: 
     model = load_model("ti", tmp_path / "run" / "cmt_ti.safetensors")
     assert (model.img_size, model.num_classes) == ((32, 32), 3)
     assert model.metadata["top1"].endswith(f"% on 12 images of {folder}")
+
+
+def test_a_range_of_images_goes_into_the_weights(folder: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for path in folder.glob("*/*.png"):
+        Image.fromarray(rng.integers(0, 5000, (32, 32)).astype(np.uint16)).save(path)
+    words = arguments(folder, tmp_path / "run", "--schedule", "32:4:2", "--image-range", "0,4095")
+    result = CliRunner().invoke(train_cli, words, catch_exceptions=False)
+    assert "training image(s) read by --image-range 0,4095 have values outside" in result.output
+    assert "12 of 12 validation image(s) read by --image-range 0,4095" in result.output
+    model = load_model("ti", tmp_path / "run" / "cmt_ti.safetensors")
+    assert json.loads(model.metadata["image_range"]) == [0, 4095]
 
 
 def test_files_of_a_run_have_the_mode_that_others_have(folder: Path, tmp_path: Path) -> None:

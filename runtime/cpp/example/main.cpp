@@ -9,7 +9,7 @@ int main(int argc, char** argv) {
   try {
     cmt::Classifier classifier(argv[1]);
     for (int i = 2; i < argc; ++i) {
-      const cmt::Image image = cmt::read_image(argv[i]);
+      const cmt::Image image = cmt::read_image(argv[i], classifier.image_range());
       const cmt::Prediction best = classifier.classify(image.view()).front();
       std::cout << argv[i] << ": " << best.label << ", " << best.probability << '\n';
     }

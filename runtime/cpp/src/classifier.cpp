@@ -161,4 +161,8 @@ const std::vector<std::string>& Classifier::labels() const {
   return state_->loaded->manifest.labels;
 }
 
+const std::optional<ImageRange>& Classifier::image_range() const {
+  return state_->loaded->manifest.image_range;
+}
+
 }  // namespace cmt

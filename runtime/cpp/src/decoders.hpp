@@ -2,6 +2,7 @@
 
 #include <cmt/image.hpp>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -17,7 +18,7 @@ struct Decoded {
 };
 
 Decoded decode_jpeg(std::string_view content);
-Decoded decode_png(std::string_view content);
+Decoded decode_png(std::string_view content, const std::optional<ImageRange>& range);
 
 /// Throws InputError for sizes that nobody can have meant, and for more than `most` pixels, which
 /// is what the file's bytes can hold. calib_data/limits.py has the same numbers.

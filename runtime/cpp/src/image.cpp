@@ -12,25 +12,27 @@ namespace {
 
 constexpr std::uint64_t kMostBytes = std::uint64_t{1} << 30;
 
-Image decode(std::string_view content) {
+Image decode(std::string_view content, const std::optional<ImageRange>& range) {
   Decoded decoded;
   if (content.substr(0, 3) == "\xFF\xD8\xFF") {
     decoded = decode_jpeg(content);
   } else if (content.substr(0, 8) == std::string_view("\x89PNG\r\n\x1A\n", 8)) {
-    decoded = decode_png(content);
+    decoded = decode_png(content, range);
   } else {
     throw InputError("it is no JPEG or PNG file: convert it");
   }
   const Orientation orientation = orientation_of(decoded.exif, decoded.xmp);
+  const std::optional<std::size_t> outside = decoded.image.outside_range;
   Image image = upright(std::move(decoded.image), orientation.value);
+  image.outside_range = outside;
   image.exif_unreadable = !orientation.readable;
   return image;
 }
 
-Image read(const std::filesystem::path& path) {
+Image read(const std::filesystem::path& path, const std::optional<ImageRange>& range) {
   const std::string content = read_file(path, kMostBytes);
   try {
-    return decode(content);
+    return decode(content, range);
   } catch (const InputError& error) {
     throw InputError(path.string() + ": " + error.what());
   }
@@ -52,15 +54,16 @@ void check_size(std::uint64_t width, std::uint64_t height, std::uint64_t most) {
   }
 }
 
-Image decode_image(const std::uint8_t* data, std::size_t size) {
+Image decode_image(const std::uint8_t* data, std::size_t size,
+                   const std::optional<ImageRange>& range) {
   const std::string_view content(reinterpret_cast<const char*>(data), size);
   return translated(
-      "the image", [&] { return decode(content); }, kAdvice);
+      "the image", [&] { return decode(content, range); }, kAdvice);
 }
 
-Image read_image(const std::filesystem::path& path) {
+Image read_image(const std::filesystem::path& path, const std::optional<ImageRange>& range) {
   return translated(
-      path.string(), [&] { return read(path); }, kAdvice);
+      path.string(), [&] { return read(path, range); }, kAdvice);
 }
 
 }  // namespace cmt

@@ -63,6 +63,17 @@ void check_shape(const Json& input) {
   }
 }
 
+/// What is black and white in images that do not say so.
+std::optional<ImageRange> image_range(const Json& input) {
+  if (!input.contains("image_range")) return std::nullopt;
+  const Json& range = input.at("image_range");
+  const ImageRange result{range[0].get<double>(), range[1].get<double>()};
+  if (!(result.low < result.high && std::isfinite(result.high - result.low))) {
+    damaged("image_range does not rise, or is not finite");
+  }
+  return result;
+}
+
 void check_batches(const Json& artefact, std::size_t batch) {
   if (!artefact.contains("batches")) return;
   const auto batches = artefact.at("batches").get<std::vector<std::size_t>>();
@@ -214,6 +225,7 @@ std::vector<Artefact> artefacts(const Json& entries, std::size_t outputs, std::s
 Manifest read_manifest(const Json& json) {
   Manifest manifest;
   manifest.preprocessing = preprocessing(json.at("input"));
+  manifest.image_range = image_range(json.at("input"));
   manifest.batch = json.at("input").at("shape")[0].get<std::size_t>();
   json.at("outputs").get_to(manifest.outputs);
   json.at("labels").get_to(manifest.labels);

@@ -43,6 +43,7 @@ struct Artefact {
 struct Manifest {
   std::size_t batch = 0;
   Preprocessing preprocessing;
+  std::optional<ImageRange> image_range;  ///< black and white of images that do not state them
   std::vector<std::string> outputs;
   std::vector<std::string> labels;
   std::vector<Artefact> artefacts;

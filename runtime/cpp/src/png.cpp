@@ -96,8 +96,8 @@ void check_bright(const std::vector<std::uint8_t>& upper) {
   if (std::all_of(upper.begin(), upper.end(),
                   [](std::uint8_t value) { return value < kDarkest; })) {
     throw InputError(
-        "its brightest value is below 16384 of 65,536, and it does not state another scale: write "
-        "values that fill 16 bits, or 8");
+        "its brightest value is below 16384 of 65,536, and it does not state another scale: export "
+        "the bundle with --image-range, or write values that fill 16 bits, or 8");
   }
 }
 
@@ -117,10 +117,28 @@ void by_significant_bits(const std::vector<std::uint16_t>& values, int bits, Ima
   }
 }
 
+/// The same by the range that their owner states, as calib_data/depth.py does.
+void by_range(const std::vector<std::uint16_t>& values, const ImageRange& range, Image& image) {
+  std::uint8_t* target = image.pixels.data();
+  std::size_t outside = 0;
+  for (const std::uint16_t value : values) {
+    const double number = value;
+    if (number < range.low || number > range.high) ++outside;
+    const double share = std::clamp((number - range.low) / (range.high - range.low), 0.0, 1.0);
+    target = std::fill_n(target, 3, static_cast<std::uint8_t>(share * 255.999));
+  }
+  image.outside_range = outside;
+}
+
 }  // namespace
 
-Decoded decode_png(std::string_view content) {
+Decoded decode_png(std::string_view content, const std::optional<ImageRange>& range) {
   Png file = read_png(content);
+  if (range && file.deep && !file.grey) {
+    throw InputError(
+        "its colours have 16 bits, of which the upper 8 alone are read: the bundle's image range "
+        "is for grey images; write 8 bits");
+  }
   Decoder decoder;
   decoder.rest = file.pixels;
   const auto require = [&](bool good) {
@@ -135,11 +153,16 @@ Decoded decode_png(std::string_view content) {
   const std::size_t area = std::size_t{file.width} * file.height;
   image.pixels.resize(3 * area);
   const int bits = file.significant_bits.value_or(16);
-  if (file.deep && file.grey && bits >= 8 && bits < 16) {
+  const bool stated = bits >= 8 && bits < 16;
+  if (file.deep && file.grey && (stated || range)) {
     std::vector<std::uint16_t> values(area);
     auto* bytes = reinterpret_cast<std::uint8_t*>(values.data());
     require(read_pixels(decoder, bytes, 2 * std::size_t{file.width}, file.height, true));
-    by_significant_bits(values, bits, image);
+    if (stated) {
+      by_significant_bits(values, bits, image);
+    } else {
+      by_range(values, *range, image);
+    }
   } else {
     require(
         read_pixels(decoder, image.pixels.data(), 3 * std::size_t{file.width}, file.height, false));

@@ -44,7 +44,11 @@ int classify(const cmt::tools::Arguments& arguments) {
   std::cerr << "running " << cmt::printable(classifier.artefact()) << '\n';
   for (std::size_t i = 1; i < arguments.positional.size(); ++i) {
     const std::string& path = arguments.positional[i];
-    const cmt::Image image = cmt::read_image(path);
+    const cmt::Image image = cmt::read_image(path, classifier.image_range());
+    if (const std::size_t outside = image.outside_range.value_or(0)) {
+      std::cerr << "warning: " << cmt::printable(path) << ": " << outside
+                << " values are outside of the bundle's image range and were clipped\n";
+    }
     const auto& predictions = classifier.classify(image.view(), top_k);
     (arguments.has("json") ? print_json : print_text)(path, predictions);
   }

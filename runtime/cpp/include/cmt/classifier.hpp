@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -67,6 +68,9 @@ class Classifier {
   /// Path within the bundle of the file that runs.
   const std::string& artefact() const;
   const std::vector<std::string>& labels() const;
+  /// For read_image: what is black and white in images that do not say so, where the bundle was
+  /// exported with such a range.
+  const std::optional<ImageRange>& image_range() const;
 
  private:
   struct State;
