@@ -44,7 +44,7 @@ def nearly_right(count: int, seed: int) -> Iterator[bytes]:
     """So many manifests, each a change of one in the corpus that can be changed as JSON."""
     rng = random.Random(seed)
     whole = (CORPUS / "manifest" / "bundle").read_bytes()
-    pool = [whole] * 20  # most changes of what is refused already are refused for that
+    pool = [whole] * 150  # most changes of what is refused already are refused for that
     for content in corpus().values():
         try:
             json.loads(content)
