@@ -12,9 +12,10 @@ TYPED := build/typed/made
 # The C++ build takes OpenVINO and the JSON headers from the environment's packages.
 RUNTIME ?= build/runtime
 FUZZ_SECONDS ?= 60
+FUZZ_COUNT ?= 20000
 PACKAGES := $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
-.PHONY: demo docs test lint lint-cpp runtime sanitize fuzz fuzz-alike fuzz-python fuzz-build lock audit clean
+.PHONY: demo docs test lint lint-cpp runtime sanitize fuzz fuzz-alike fuzz-python fuzz-build arm lock audit clean
 
 demo: $(INSTALLED)
 	$(BIN)/cmt-export --variant ti --target openvino $(TENSORRT) --fp16 --int8 \
@@ -59,9 +60,10 @@ sanitize: $(INSTALLED)
 fuzz: fuzz-build fuzz-python
 	$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS) fuzz_manifest fuzz_image
 
-# Python's and C++'s answers to the same images, held against each other.
+# Python's and C++'s answers to the same images and manifests, held against each other.
 fuzz-alike: runtime
 	$(BIN)/python tests/fuzz/alike.py $(RUNTIME)/tests/decode_images --seconds $(FUZZ_SECONDS)
+	$(BIN)/python tests/fuzz/manifests_alike.py $(RUNTIME)/tests/read_manifests --count $(FUZZ_COUNT)
 
 fuzz-python: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'
@@ -72,6 +74,10 @@ fuzz-build: $(INSTALLED)
 	$(MAKE) runtime RUNTIME=build/fuzz RUNTIME_OPTIONS="-DCMAKE_CXX_COMPILER=clang++ \
 		-DCMT_SANITIZERS=address,undefined,fuzzer-no-link -DCMT_FUZZERS=ON -DCMT_TOOLS=OFF"
 	$(BIN)/python runtime/cpp/tests/fuzz_seeds.py build/fuzz/seeds
+
+# Needs root on Debian 12 and its network: bundles and C++ on aarch64, emulated.
+arm: $(INSTALLED)
+	PYTHON=$(BIN)/python tests/endurance/arm.sh
 
 # The versions that were tested together: PIP_CONSTRAINT=constraints.txt make installs them.
 lock:

@@ -96,8 +96,15 @@ def _file_problems(manifest: dict[str, Any]) -> Iterator[str]:
         described = {key: entry.get(key) for key in ("path", "bytes", "sha256")}
         if not follows("file", described):  # the environment may hold anything
             yield f"{str(entry['path'])[:40]} has a sha256 and is no file of a bundle"
+        elif not is_within(entry["path"]):
+            yield f"it names '{entry['path']}', which is no path within a bundle"
         elif known.setdefault(entry["path"], described) != described:
             yield f"{entry['path']} is there twice, with different contents"
+
+
+def is_within(name: str) -> bool:
+    """Whether a path, relative to the bundle's folder, goes down from there, on any system."""
+    return not {"", ".", ".."} & {*name.split("/")} and not any(char in name for char in "\\:\0")
 
 
 def follows(definition: str, value: Any) -> bool:

@@ -17,6 +17,7 @@ from cmt.bundle.manifest import (
     SEAL,
     Entry,
     files_of,
+    is_within,
     parse_manifest,
     refuse,
     seal_of,
@@ -101,8 +102,7 @@ def _open(folder: Path, only: Collection[str] | None) -> OpenBundle:
 
 def inside(folder: Path, name: str) -> Path:
     """The file's own place, if that is in the bundle, links followed."""
-    parts = name.split("/")
-    if {"", ".", ".."} & set(parts) or any(char in name for char in "\\:\0"):
+    if not is_within(name):
         raise InputError(f"{MANIFEST} names '{name}', which is no path within a bundle")
     try:
         path = newest(folder, name).resolve()

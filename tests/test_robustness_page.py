@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import robustness
+from documented import DOCS, missing_tests
 
 ROW = {
     "suite": "fuzzing",
@@ -26,9 +27,21 @@ def test_the_page_shows_the_stored_figures() -> None:
     assert sum(row["inputs"] for row in robustness.read_rows()) >= 1_000_000
 
 
-def test_the_tests_that_a_row_counts_exist() -> None:
-    root = Path(__file__).parents[1]
-    assert [name for name in robustness.TESTS if not (root / name).exists()] == []
+def test_the_tests_that_pages_name_exist() -> None:
+    assert missing_tests(robustness.TESTS) == []
+    page = (DOCS / "guide" / "threats.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| ") and "shown by" not in line]
+    named = [row.removesuffix(" |").split(" | ")[-1].strip("`") for row in rows]
+    assert len(named) > 30
+    assert all("::" in name for name in named)
+    assert missing_tests(named) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["tests/none.py", "tests/test_cli.py::test_", "tests/x.py::test_y"]
+)
+def test_a_test_that_is_not_there_is_found(name: str) -> None:
+    assert missing_tests([name, "tests/test_cli.py"]) == [name]
 
 
 def test_rows_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

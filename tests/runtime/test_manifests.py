@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import manifests_alike
 import pytest
 
 from cmt.bundle.manifest import parse_manifest
@@ -156,6 +157,8 @@ def test_image_ranges_are_read_alike(manifest: dict[str, Any], accepted_by_cpp: 
         lambda text: text.decode().encode("utf-16"),
         lambda text: text + b" \n",
         lambda text: text + b"{}",
+        lambda text: text + b"\0",
+        lambda text: text + b"\0{}",
         lambda text: text[:-3],
         lambda text: b"[" * 100_000,
         lambda text: b"",
@@ -247,6 +250,30 @@ def test_what_is_named_like_a_file_is_one(
     ]
     assert accepted_by_cpp(texts) == [good, good]
     assert list(map(accepted_by_python, texts)) == [good, good]
+
+
+def test_paths_are_within_the_bundle(manifest: dict[str, Any], accepted_by_cpp: Accepts) -> None:
+    bad = ["../x", "a/../b", "/x", "a//b", "a/", "./a", ".", "..", "C:/x", "a\\b", "a\0", ""]
+    good = ["a", "a/b", "..a", "a..", ".a/b", "a b", "\u6f22/\u5b57"]
+    entry = {"sha256": "0" * 64, "bytes": 1}
+    texts = [
+        changed(manifest, ("environment",), {"x": {"path": path, **entry}}) for path in bad + good
+    ]
+    expected = [False] * len(bad) + [True] * len(good)
+    assert accepted_by_cpp(texts) == expected
+    assert list(map(accepted_by_python, texts)) == expected
+
+
+def test_the_corpus_is_answered_alike(accepted_by_cpp: Accepts) -> None:
+    texts = list(manifests_alike.corpus().values())
+    assert accepted_by_cpp(texts) == list(map(accepted_by_python, texts))
+
+
+def test_manifests_that_are_nearly_right_are_answered_alike(accepted_by_cpp: Accepts) -> None:
+    texts = list(manifests_alike.nearly_right(500, seed=1))
+    answers = list(map(accepted_by_python, texts))
+    assert accepted_by_cpp(texts) == answers
+    assert 10 < sum(answers) < 250
 
 
 SETTINGS = {

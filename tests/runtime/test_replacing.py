@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import threading
@@ -86,6 +87,19 @@ def test_a_replacement_outside_of_the_bundle_is_not_read(
     else:
         assert result.returncode == 2
         assert "leads out of the bundle" in result.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes files of another user")
+def test_what_another_user_planted_is_not_read(runtime: Path, stored_bundle: Path) -> None:
+    folder = replacement(stored_bundle)
+    (folder / "manifest.json").write_text("planted")
+    os.chown(folder, 12345, 12345)
+    result = check(runtime, stored_bundle)
+    assert result.returncode in (0, 1), result.stderr  # 1 where INT8 sums are cut off
+    os.chown(stored_bundle, 12345, 12345)  # whoever owns the bundle may be replacing its files
+    result = check(runtime, stored_bundle)
+    assert result.returncode == 2
+    assert "manifest.json is damaged" in result.stderr
 
 
 def test_a_bundle_opens_while_its_report_is_replaced_again_and_again(

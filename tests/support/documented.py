@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -29,3 +29,13 @@ def commands(*beginnings: str, pages: Sequence[Path] = PAGES) -> list[str]:
         if line.startswith("$ ")
     ]
     return [line for line in dict.fromkeys(lines) if line.startswith(beginnings or "")]
+
+
+def missing_tests(names: Iterable[str]) -> list[str]:
+    """Those that are not there of files, folders and `path::name` of tests, from the root."""
+    return [name for name in names if not _is_there(*name.split("::"))]
+
+
+def _is_there(path: str, test: str | None = None) -> bool:
+    file = ROOT / path
+    return file.exists() and (test is None or f"\ndef {test}(" in file.read_text())

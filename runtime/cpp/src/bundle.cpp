@@ -1,5 +1,8 @@
 #include "bundle.hpp"
 
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmt/error.hpp>
@@ -27,12 +30,21 @@ constexpr const char* kReplacement = ".replacement";  // of bundle/replacing.py
                    "): copy the bundle again");
 }
 
+/// Whether there is a replacement, made by who owns the bundle or this process; another user may
+/// have put one into a folder that many share.
+bool has_replacement(const fs::path& folder) {
+  struct stat made {};
+  struct stat bundle {};
+  if (lstat((folder / kReplacement).c_str(), &made) != 0) return false;
+  if (stat(folder.c_str(), &bundle) != 0 || !S_ISDIR(made.st_mode)) return false;
+  return made.st_uid == bundle.st_uid || made.st_uid == geteuid();
+}
+
 /// Where a file is just now: a replacement that is not at its end holds the newer one.
 fs::path place_of(const fs::path& folder, const std::string& name) {
   std::error_code error;
   const fs::path replacement = folder / kReplacement;
-  const bool there = fs::is_directory(fs::symlink_status(replacement, error));
-  const bool newer = there && fs::is_regular_file(replacement / name, error);
+  const bool newer = has_replacement(folder) && fs::is_regular_file(replacement / name, error);
   return (newer ? replacement : folder) / name;
 }
 

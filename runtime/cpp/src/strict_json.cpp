@@ -15,6 +15,8 @@ void damaged(const std::string& problem) {
 Json parse_strictly(std::string_view text) {
   constexpr int kMaxDepth = 64;
   if (text.substr(0, 3) == "\xEF\xBB\xBF") damaged("it begins with a byte order mark");
+  // nlohmann's parser takes one for the end of the text, whatever follows.
+  if (text.find('\0') != std::string_view::npos) damaged("it holds a NUL character");
   std::vector<std::set<std::string>> names;
   const auto check = [&](int depth, Json::parse_event_t event, const Json& value) {
     using Event = Json::parse_event_t;
