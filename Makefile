@@ -21,8 +21,9 @@ demo: $(INSTALLED)
 	$(BIN)/cmt-export --variant ti --target openvino $(TENSORRT) --fp16 --int8 \
 		--out $(DEMO) --force
 
+# Threads that wait by spinning would take the cores from the other half of the tests.
 test: lint
-	$(BIN)/pytest --numprocesses 2 --dist worksteal
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest --numprocesses 2 --dist worksteal
 
 lint: $(INSTALLED) $(TYPED)
 	$(BIN)/ruff check .

@@ -144,7 +144,7 @@ def _computes_otherwise(settings: Settings) -> str | None:
 def load_openvino(
     path: Path, threads: int, settings: Settings | None = None, batch: int | None = None
 ) -> IrRunner:
-    """An IR file on the CPU, compiled with `settings` (`OPENVINO_SETTINGS` by default).
+    """An IR or ONNX file on the CPU, compiled with `settings` (`OPENVINO_SETTINGS` by default).
 
     A number of threads in the settings, as `measure.tune` finds it, comes before `threads`.
     """
@@ -243,9 +243,9 @@ def _types_run(runtime_model: ov.Model) -> Iterator[str]:
 
 
 def _require_ir(path: Path) -> None:
-    """OpenVINO would ask the readers of other frameworks' formats about a file that is no IR."""
+    """OpenVINO would ask the readers of all frameworks' formats about an IR that is none."""
     with path.open("rb") as file:
-        if file.read(1) != b"<":
+        if path.suffix == ".xml" and file.read(1) != b"<":
             raise RuntimeError("it is no OpenVINO IR")  # as OpenVINO's own errors are
 
 

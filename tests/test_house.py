@@ -103,7 +103,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", IN_THE_WAY)
 def test_somebody_elses_modules_are_not_run(
-    name: str, installed: Path, small: str, tmp_path: Path
+    name: str, installed: Path, weights: Path, photos: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "theirs" / name
     path.parent.mkdir(parents=True)
@@ -130,6 +130,6 @@ def test_somebody_elses_modules_are_not_run(
             assert result.returncode == 0, result.stderr
             assert "Usage: cmt-" in result.stdout
     if name == "measure/__init__.py":  # which the processes that time files would meet first
-        words = small.replace("--gpu-arch sm86 ", "").split()
-        result = start("cmt-export", *words, "--target", "onnxruntime", "--out", "bundle")
+        words = f"--variant ti --weights {weights} --val-data {photos} --bench-seconds 0.1"
+        result = start("cmt-export", *words.split(), "--target", "onnxruntime", "--out", "bundle")
         assert result.returncode == 0, result.stderr

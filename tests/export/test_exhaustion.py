@@ -48,7 +48,7 @@ def test_a_full_disk_stops_the_run_at_any_stage_and_resume_goes_on(
         assert "space left" in one_line(errors) or "disk may be full" in one_line(errors)
         assert not (disk / "bundle").exists()
         stopped += 1
-        kib *= 3
+        kib *= 4
         subprocess.run(["mount", "-o", f"remount,size={kib}k", disk], check=True)
     assert stopped > 3
     open_bundle(disk / "bundle")

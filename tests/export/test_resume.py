@@ -120,7 +120,7 @@ def test_a_changed_input_is_not_answered_from_the_stages(
         os.utime(image, ns=times)
         again = {"images/validation", "torch.outputs"}
     else:
-        options += ["--threads", "1"]
+        options += ["--threads", "2"]
         again = {"torch.outputs"}
     before = log.read_text().split()
     assert status_of([*options, "--resume"], log, "torch.outputs", "after", signal.SIGKILL) == -9

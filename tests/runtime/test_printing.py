@@ -15,6 +15,15 @@ import pytest
 
 from cmt.printing import printable
 
+
+def is_utf8(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 HOSTILE = (
     b"x\nok      signature: good",
     b"x\r\x1b[2Jok      all",
@@ -26,6 +35,8 @@ HOSTILE = (
     b"x\x7f\x08y",
     b"x\xe2\x81\xa6y\xef\xbb\xbf",
 )
+# Several in one name: a program that loads a model takes long, and `print_names` takes each alone.
+TOGETHER = (b"".join(HOSTILE), b"".join(part for part in HOSTILE if is_utf8(part)))
 
 
 def assert_visible(output: bytes, lines: int | None = None) -> None:
@@ -58,7 +69,7 @@ def test_names_are_shown_as_python_shows_them(runtime: Path) -> None:
     assert not differ
 
 
-@pytest.mark.parametrize("name", HOSTILE, ids=ascii)
+@pytest.mark.parametrize("name", TOGETHER, ids=["bytes", "utf-8"])
 @pytest.mark.parametrize("tool", ["cmt_check", "cmt_classify", "cmt_bench"])
 def test_hostile_names_on_the_command_line_stay_one_line(
     runtime: Path, stored_bundle: Path, tmp_path: Path, tool: str, name: bytes

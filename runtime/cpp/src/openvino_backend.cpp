@@ -45,10 +45,9 @@ std::shared_ptr<ov::Core> shared_core() {
   return core;
 }
 
-/// OpenVINO would ask the readers of other frameworks' formats, of which it has many, about a file
-/// that is none of its own.
+/// OpenVINO would ask the readers of all frameworks' formats about an IR that is none.
 void require_ir(const std::filesystem::path& path, const std::string& name) {
-  if (std::ifstream(path).peek() == '<') return;
+  if (path.extension() != ".xml" || std::ifstream(path).peek() == '<') return;
   throw InputError(name + " is no OpenVINO IR: export the bundle again");
 }
 
