@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.argument("bundle", type=FOLDER)
 @click.option("--verify", is_flag=True, help="Check every file and golden output; measure nothing.")
 @click.option("--batch", "batches", multiple=True, type=COUNT, help="Images per inference.")
-@click.option("--threads", multiple=True, type=COUNT, help="CPU threads.  [default: all]")
+@click.option("--threads", multiple=True, type=COUNT, help="CPU threads.  [default: all usable]")
 @click.option("--streams", multiple=True, type=COUNT, help="OpenVINO streams, a caller each.")
 @click.option("--seconds", default=5.0, type=SECONDS, help="Spent on each file and combination.")
 @click.option(

@@ -51,6 +51,8 @@ def export_cli(
     print_table(terminal_table(bundle.report))
     for warning in bundle.report["warnings"]:
         say(f"warning: {warning}", err=True)
+    for line in bundle.report["gates"]["unconfirmed"]:
+        say(f"not confirmed: {line}", err=True)
     for failure in bundle.failures:
         say(f"gate failed: {failure}", err=True)
     click.echo(f"report: {visible(bundle.path / 'report.html')}")

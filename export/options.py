@@ -140,6 +140,9 @@ class ExportOptions:
         metavar="PP",
         check=_unless(math.isfinite, "must be a number of points, such as 0.5 (100 accepts all)"),
     )
+    confirm: bool = option(
+        "Fail as well where the drop's interval reaches beyond --max-drop.", value=False, kind=bool
+    )
     gate_minutes: float = option(
         "Time to fall back to float for --max-drop, for each file.",
         value=10.0,

@@ -16,6 +16,7 @@ from cmt.bundle.writer import describe_file
 from cmt.calib_data.prepared import PreparedImages
 from cmt.export.answers import Outputs
 from cmt.export.calibration import Row
+from cmt.export.confirmation import gates
 from cmt.export.context import Context
 from cmt.export.graphs import Candidate
 from cmt.export.inputs import Inputs
@@ -112,7 +113,7 @@ def build_report(results: Results, artefacts: Sequence[Row]) -> Row:
         },
         **_given(fine_tuning=results.fine_tuning),
         "warnings": results.warnings,
-        "gates": _gates(rows, options.max_drop),
+        "gates": gates(rows, options.max_drop, options.confirm),
         "baseline": _baseline(results),
         "results": rows,
         "parity": results.parity,
@@ -127,22 +128,6 @@ def build_report(results: Results, artefacts: Sequence[Row]) -> Row:
 def _given(**fields: object) -> Row:
     """The fields that have a value."""
     return {name: value for name, value in fields.items() if value is not None}
-
-
-def _gates(rows: list[Row], max_drop: float) -> Row:
-    """The accuracy gate; `passed` is null where no accuracy was measured."""
-    failures = [
-        f"{row['target']}/{row['precision']}: top-1 drop {row['accuracy']['drop_pp']:.2f} points "
-        f"exceeds --max-drop {max_drop:g}"
-        for row in rows
-        if row["accuracy"] is not None and row["accuracy"]["drop_pp"] > max_drop
-    ]
-    checked = any(row["accuracy"] is not None for row in rows)
-    return {
-        "max_drop_pp": max_drop,
-        "passed": not failures if checked else None,
-        "failures": failures,
-    }
 
 
 def _baseline(results: Results) -> Row:

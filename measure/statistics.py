@@ -18,6 +18,7 @@ TOP_K = 5
 _Z95 = 1.959963984540054
 # One-sided 80 % quantile.
 _Z80 = 0.8416212335729143
+MOST_IMAGES = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def label_rank(logits: NDArray[np.float32], labels: NDArray[np.integer[Any]]) ->
     return np.count_nonzero((logits > own) | ((logits == own) & before), axis=1).astype(np.int64)
 
 
-def paired_interval(lost: int, gained: int, images: int) -> tuple[float, float]:
+def paired_interval(lost: float, gained: float, images: int) -> tuple[float, float]:
     """95 % interval of the paired difference (lost - gained) / images.
 
     Adjusted Wald ("Wald+2") of A. Agresti and Y. Min, "Simple improved confidence intervals
@@ -176,6 +177,37 @@ def smallest_resolvable(lost: int, gained: int, images: int) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if needed(middle) > images else (low, middle)
     return high
+
+
+def images_to_confirm(lost: int, gained: int, images: int, limit: float) -> int | None:
+    """How many images would be likely to confirm that a drop keeps `limit`, a share.
+
+    "Confirm" means that the upper end of `paired_interval` is within the limit; "likely", that it
+    is for four of five such sets (power 80 %), where images change sides as often as they did here,
+    half an image added to each cell of the two-by-two table as in `paired_interval`. To three
+    digits, rounded up; None where ten million would not do, as where the drop is at the limit.
+
+    Args:
+        lost, gained: as for `paired_interval`.
+    """
+    losing, gaining = (lost + 0.5) / (images + 2), (gained + 0.5) / (images + 2)
+    deviation = math.sqrt(losing + gaining - (losing - gaining) ** 2)
+
+    def confirms(count: int) -> bool:
+        upper = paired_interval(losing * count, gaining * count, count)[1]
+        return upper + _Z80 * deviation / math.sqrt(count) <= limit
+
+    high = 1
+    while not confirms(high):
+        if high > MOST_IMAGES:
+            return None
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if confirms(middle) else (middle, high)
+    unit = 10 ** max(0, len(str(high)) - 3)
+    return -(-high // unit) * unit
 
 
 def summarise_latency(

@@ -112,6 +112,12 @@ def _gate_problems(report: dict[str, Any]) -> Iterator[str]:
     checked = any(row["accuracy"] is not None for row in report["results"])
     if gates["passed"] != (not gates["failures"] if checked or gates["failures"] else None):
         yield "gates.passed contradicts gates.failures"
+    if "unconfirmed" in gates and gates["max_drop_pp"] is not None:
+        limit = gates["max_drop_pp"]
+        measured = [row["accuracy"] for row in report["results"] if row["accuracy"] is not None]
+        beyond = [a for a in measured if a["drop_ci95"] and a["drop_ci95"][1] > limit]
+        if len(gates["unconfirmed"]) + len(gates["failures"]) < len(beyond):
+            yield "gates.unconfirmed and gates.failures leave out a file beyond the limit"
     failed = [row["stage"] for row in report["parity"] if not row["passed"]]
     if failed and gates["passed"]:
         yield f"gates.passed, but parity failed at '{failed[0]}'"

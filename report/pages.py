@@ -28,7 +28,15 @@ from cmt.report.tables import (
     summary_table,
     worst_classes_table,
 )
-from cmt.report.verdict import SAME_SPEED, Finding, Report, findings, headline, is_simulated
+from cmt.report.verdict import (
+    SAME_SPEED,
+    Finding,
+    Report,
+    findings,
+    headline,
+    is_simulated,
+    unconfirmed,
+)
 from cmt.targets.base import SIMULATED
 
 
@@ -53,6 +61,7 @@ class Page:
     title: str
     subtitle: str
     passed: bool | None
+    """None where accuracy was not measured, or the images do not confirm it."""
     badge: str
     headline: str
     failures: tuple[str, ...]
@@ -176,6 +185,12 @@ def _method(report: Report) -> tuple[str, ...]:
     return tuple(lines)
 
 
+def _cores(environment: Mapping[str, Any]) -> str:
+    quota = environment.get("cpu_quota")
+    limit = "" if quota is None else f", of a quota of {quota:g} CPUs' time"
+    return f"{environment['cores']}{limit}"
+
+
 def _environment(report: Report) -> tuple[tuple[str, str], ...]:
     environment, weights = report["environment"], report["weights"]
     memory = environment["memory_gb"]
@@ -187,7 +202,7 @@ def _environment(report: Report) -> tuple[tuple[str, str], ...]:
         ("Multiply-accumulates", f"{weights['macs'] / 1e9:.3f} billion per image"),
         ("CPU", environment["cpu"]),
         ("CPU flags", ", ".join(environment["cpu_flags"]) or "none of interest"),
-        ("Cores available", str(environment["cores"])),
+        ("Cores available", _cores(environment)),
         ("Memory", "unknown" if memory is None else f"{memory:g} GB"),
         (
             "GPU",
@@ -203,12 +218,13 @@ def build_page(report: Report) -> Page:
     """The page of a valid report."""
     sensitivity, sensitivity_note = sensitivity_table(report)
     height, width = report["img_size"]
+    gate = None if unconfirmed(report) else report["gates"]["passed"]
     return Page(
         title=f"CMT-{report['variant']} export report",
         subtitle=f"{report['family']} network, {report['weights']['source']} weights, "
         f"{report['output']}, {height} x {width} pixels; {day_and_time(report['created'])}",
-        passed=report["gates"]["passed"],
-        badge=_BADGES[report["gates"]["passed"]],
+        passed=gate,
+        badge="not confirmed" if unconfirmed(report) else _BADGES[gate],
         headline=headline(report),
         failures=tuple(report["gates"]["failures"]),
         findings=findings(report),

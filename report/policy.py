@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cmt.errors import InputError
-from cmt.report.figures import NOT_MEASURED, decimal, milliseconds, percent, points, ratio
+from cmt.report.figures import NOT_MEASURED, count, decimal, milliseconds, percent, points, ratio
 
 Row = dict[str, Any]
 
@@ -21,6 +21,7 @@ class Metric:
 
     Attributes:
         group, field: where the row has it; no group for a field of the row itself.
+        index: of a field that is a list.
         units: those that may follow the number; the first is the figure's own.
         form: the figure as text, without its unit.
         scale: what the row's figure is divided by to get that unit.
@@ -31,11 +32,14 @@ class Metric:
     units: tuple[str, ...]
     form: Callable[[float], str]
     scale: float = 1.0
+    index: int | None = None
 
     def value(self, row: Row) -> float | None:
         """The row's figure in the clause's unit; None where it was not measured."""
         holder = row if self.group is None else row[self.group] or {}
         value = holder.get(self.field)
+        if value is not None and self.index is not None:
+            value = value[self.index]
         return None if value is None else value / self.scale
 
     def reason(self, row: Row) -> str:
@@ -45,8 +49,14 @@ class Metric:
         return reasons.get(place) or reasons.get(self.group or self.field) or "no reason stated"
 
 
+def _whole(value: float) -> str:
+    return count(round(value))
+
+
 METRICS = {
     "drop": Metric("accuracy", "drop_pp", ("points", "pp"), points),
+    "drop_upper": Metric("accuracy", "drop_ci95", ("points", "pp"), points, index=1),
+    "images": Metric("accuracy", "images", ("images",), _whole),
     "top1": Metric("accuracy", "top1", ("%",), percent),
     "top5": Metric("accuracy", "top5", ("%",), percent),
     "p50": Metric("latency_ms", "p50", ("ms",), milliseconds),
@@ -54,6 +64,7 @@ METRICS = {
     "p99": Metric("latency_ms", "p99", ("ms",), milliseconds),
     "size": Metric(None, "bytes", ("MB",), decimal, 1e6),
     "memory": Metric(None, "peak_rss_mb", ("MB",), decimal),
+    "throughput": Metric(None, "throughput_ips", ("ips",), decimal),
     "speedup": Metric(None, "speedup_vs_baseline", ("x",), ratio),
 }
 _OPERATORS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}

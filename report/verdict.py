@@ -160,6 +160,8 @@ def headline(report: Report) -> str:
     row = fastest(report)
     if row is None:
         checks = "All checks passed" if gates["passed"] else "Accuracy was not checked"
+        if unconfirmed(report):
+            checks = "The accuracy limit is not confirmed"
         return f"{checks}. No exported file was timed on this machine."
     takes = f"{run_time(row)} at the median"
     cost = _cost_clause(row["accuracy"])
@@ -181,6 +183,12 @@ def _cost_clause(accuracy: Row | None) -> str:
     return f"top-1 drop {drop_text(accuracy)} points"
 
 
+def unconfirmed(report: Report) -> list[str]:
+    """Which files keep the limit though their interval does not, where no file fails."""
+    gates = report["gates"]
+    return gates.get("unconfirmed", []) if gates["passed"] else []
+
+
 def findings(report: Report) -> tuple[Finding, ...]:
     """The verdict row by row, what a reader must not miss first."""
     limit = report["gates"]["max_drop_pp"]
@@ -191,6 +199,9 @@ def findings(report: Report) -> tuple[Finding, ...]:
     if limit is not None and not all(row["accuracy"] for row in report["results"]):
         text = f"The limit of {percent(limit)} points of top-1 could not be checked on every file."
         found.append(Finding(text, "bad"))
+    elif unconfirmed(report):
+        text = f"The drop may exceed the limit of {percent(limit)} points: not confirmed. "
+        found += [Finding(text + line + ".", "bad") for line in unconfirmed(report)]
     elif limit is not None and report["gates"]["passed"]:
         text = f"All checks passed; the limit was a top-1 drop of {percent(limit)} points."
         found.append(Finding(text, "good"))

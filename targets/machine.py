@@ -6,11 +6,12 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from cmt.printing import printable
 from cmt.targets.tensorrt import device
 
 PACKAGES = (
@@ -75,20 +76,83 @@ def package_versions() -> dict[str, str]:
     return found
 
 
-def usable_cores() -> int:
-    """Logical CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def usable_cores(root: Path = Path("/")) -> int:
+    """Logical CPUs that this process may keep busy, by affinity and by `cpu_quota`.
+
+    A part of a CPU's time gets no thread of its own: all of them would wait for it in turn.
+    """
+    affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1
+    quota = cpu_quota(root)
+    return cores if quota is None else max(1, min(cores, int(quota)))
 
 
-def _cpuinfo() -> dict[str, str]:
-    path = Path("/proc/cpuinfo")
-    if not path.is_file():
-        return {}
-    lines = path.read_text().split("\n\n")[0].splitlines()
+def cpu_quota(root: Path = Path("/")) -> float | None:
+    """How many CPUs' time the control groups of this process allow; None without a limit.
+
+    The least of its own group's and of those above it, as containers and services set it (Linux:
+    cpu.max of cgroup v2, cpu.cfs_quota_us of v1). `root` is where /proc and /sys are.
+    """
+    folders = (folder for mount, path in _groups(root) for folder in _upwards(mount, path))
+    limits = [limit for folder in folders if (limit := _limit_of(folder)) is not None]
+    return min(limits, default=None)
+
+
+def _groups(root: Path) -> Iterator[tuple[Path, str]]:
+    """Where the groups that limit CPUs are mounted, and this process's own behind that."""
+    mounts = root / "sys" / "fs" / "cgroup"
+    for line in _lines(root / "proc" / "self" / "cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            yield from ((mounts, path), (mounts / "unified", path))
+        elif "cpu" in controllers.split(","):
+            yield mounts / "cpu", path
+
+
+def _upwards(mount: Path, path: str) -> Iterator[Path]:
+    """A group's folder and those above it; a container may see its mount alone."""
+    parts = [part for part in path.split("/") if part]
+    if ".." not in parts:  # else it lies outside of what is mounted
+        yield from (mount.joinpath(*parts[:count]) for count in range(len(parts), 0, -1))
+    yield mount
+
+
+def _limit_of(folder: Path) -> float | None:
+    if both := _lines(folder / "cpu.max"):
+        quota, period = both[0].split()
+    else:
+        found = (_lines(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+        (quota,), (period,) = (lines or ["-1"] for lines in found)
+    return None if quota in ("max", "-1") else int(quota) / int(period)
+
+
+def _lines(path: Path) -> list[str]:
+    return [line for line in _read(path).split("\n") if line]
+
+
+def _read(path: Path) -> str:
+    """What the system tells in a file; nothing where it has none."""
+    try:
+        return path.read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _cpuinfo(root: Path) -> dict[str, str]:
+    """What the first processor's lines say."""
+    lines = _read(root / "proc" / "cpuinfo").split("\n\n")[0].split("\n")
     pairs = (line.split(":", 1) for line in lines if ":" in line)
     return {key.strip(): value.strip() for key, value in pairs}
+
+
+def _cpu_name(info: Mapping[str, str], root: Path) -> str:
+    """The processor's name; on a board whose kernel gives none, or only an architecture's such as
+    "ARMv8 Processor rev 1 (v8l)", the board's.
+    """
+    name = info.get("model name", "")
+    if not name or name.startswith("ARMv"):
+        name = _read(root / "proc" / "device-tree" / "model").split("\0")[0] or name
+    return printable(name or platform.processor() or platform.machine())
 
 
 def _ask(*command: str) -> str | None:
@@ -129,18 +193,19 @@ def hardware(environment: Mapping[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def describe(seed: int) -> dict[str, Any]:
-    """The report's `environment`."""
+def describe(seed: int, root: Path = Path("/")) -> dict[str, Any]:
+    """The report's `environment`; `root` is where /proc and /sys are."""
     import psutil
 
-    info = _cpuinfo()
+    info = _cpuinfo(root)
     flags = set(info.get("flags", info.get("Features", "")).split())
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": info.get("model name") or platform.processor() or platform.machine(),
+        "cpu": _cpu_name(info, root),
         "cpu_flags": [flag for flag in _FLAGS if flag in flags],
-        "cores": usable_cores(),
+        "cores": usable_cores(root),
+        "cpu_quota": cpu_quota(root),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "gpu": _gpu(),
         "gpu_power": _gpu_power(),

@@ -142,7 +142,7 @@ def test_documented_command_says_where_time_goes(
     (command,) = commands("python benchmarks/where_time_goes.py ")
     (tmp_path / "bundle").symlink_to(openvino_bundle)
     monkeypatch.chdir(tmp_path)
-    arguments = shlex.split(command)[2:]
+    arguments = shlex.split(command.replace("/cmt_ti.", "/cmt_tiny."))[2:]
     result = CliRunner().invoke(where_time_goes.main, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     assert "depthwise convolutions" in result.output

@@ -483,6 +483,9 @@ def test_a_comparison_that_breaks_its_schema_is_not_written(
         ("drop<=0.3", {"accuracy": {"drop_pp": 0.3049}}, "+0.305 points"),
         ("speedup>=1.5", {"speedup_vs_baseline": 1.4999}, "1.4999x"),
         ("size<=1234.5", {"bytes": 1_234_510_000}, "1,234.51 MB"),
+        ("drop_upper<=0.7", {"accuracy": {"drop_ci95": [-0.1, 0.75]}}, "+0.75 points"),
+        ("images>=3000", {"accuracy": {"images": 2000}}, "2,000 images"),
+        ("throughput>=200", {"throughput_ips": 199.5}, "199.5 ips"),
     ],
 )
 def test_a_figure_that_fails_does_not_read_as_if_it_passed(

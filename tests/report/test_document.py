@@ -177,6 +177,25 @@ def test_failed_gates_come_first(report: Report) -> None:
     assert classes <= set(re.findall(r"\.([a-z-]+)", render_html(report))) | {"plain", "summary"}
 
 
+def test_a_limit_that_is_not_confirmed_is_said_first(report: Report) -> None:
+    line = "openvino/int8: top-1 drop 0.20 points keeps --max-drop 1, but its interval reaches 1.2"
+    report["gates"] = {"max_drop_pp": 1.0, "passed": True, "failures": [], "unconfirmed": [line]}
+    markdown, html = render_markdown(report), Tables(render_html(report)).text
+    for page in (markdown, html):
+        assert "not confirmed" in page
+        assert f"may exceed the limit of 1.00 points: not confirmed. {line}." in page
+        assert "All checks passed" not in page
+
+
+def test_a_report_that_hides_an_interval_beyond_its_limit_is_refused(report: Report) -> None:
+    report["results"][1]["accuracy"] = make_accuracy(93.0, 0.2, [-0.8, 1.2])
+    report["gates"] = {"max_drop_pp": 1.0, "passed": True, "failures": [], "unconfirmed": []}
+    with pytest.raises(InputError, match="leave out a file beyond the limit"):
+        validate(report)
+    del report["gates"]["unconfirmed"]  # as in early reports
+    validate(report)
+
+
 def test_what_was_not_measured_is_listed_with_its_reason(report: Report) -> None:
     rows = Tables(render_html(report)).tables["caption-missing"]
     missing = next(row for row in rows if row[0] == "tensorrt int8")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from control_groups import GROUPS, write_groups
 
 from cmt.targets.machine import describe
 
@@ -70,6 +71,19 @@ def test_a_processor_without_a_name_has_its_boards(
         (tmp_path / "proc" / "device-tree" / "model").write_bytes(board)
     found = described(tmp_path)
     assert (found["cpu"], found["cpu_flags"]) == (cpu, flags)
+    python = describe(seed=0, root=tmp_path)
+    assert (python["cpu"], python["cpu_flags"]) == (cpu, flags)
+
+
+@pytest.mark.parametrize("kind", GROUPS)
+def test_a_limit_of_the_cpus_is_what_python_finds(
+    described: Describe, tmp_path: Path, kind: str
+) -> None:
+    (tmp_path / "sys" / "fs" / "cgroup").mkdir(parents=True)
+    write_groups(tmp_path, GROUPS[kind][1])
+    found, expected = described(tmp_path), describe(seed=0, root=tmp_path)
+    for name in ("cpu_quota", "cores"):
+        assert found[name] == expected[name], name
 
 
 def test_this_machine_is_described_as_python_does(described: Describe) -> None:

@@ -5,7 +5,6 @@
 #include <cmt/error.hpp>
 #include <cstdio>
 #include <iostream>
-#include <thread>
 
 #include "../src/backend.hpp"
 #include "../src/npy.hpp"
@@ -68,7 +67,7 @@ int threads_of(const cmt::Artefact& artefact, int asked) {
   if (asked > 0) return asked;
   const auto tuned = artefact.settings.find(kThreads);
   if (tuned != artefact.settings.end()) return std::stoi(tuned->second);
-  return static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+  return cmt::tools::usable_cores();
 }
 
 Candidate load(const cmt::Bundle& bundle, const cmt::Artefact& artefact, int threads) {

@@ -2,11 +2,18 @@
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 namespace cmt::tools {
 
-/// The report's `environment` of this machine; what is Python's alone is null. `root` is where its
-/// /proc is.
+/// How many CPUs' time the control groups of this process allow, nothing without a limit; as
+/// `cpu_quota` of targets/machine.py. `root` is where /proc and /sys are.
+std::optional<double> cpu_quota(const std::filesystem::path& root = "/");
+
+/// Logical CPUs that this process may keep busy: a part of a CPU's time gets no thread of its own.
+int usable_cores(const std::filesystem::path& root = "/");
+
+/// The report's `environment` of this machine; what is Python's alone is null.
 nlohmann::ordered_json describe_machine(const std::filesystem::path& root = "/");
 std::string host_name();
 
