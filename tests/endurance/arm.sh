@@ -9,7 +9,7 @@ set -euo pipefail
 
 root="$(cd "$(dirname "$0")/../.." && pwd)"
 python="$(realpath --no-symlinks "${PYTHON:-$root/.venv/bin/python}")"
-bundle="${1:-}"
+bundle="${1:+$(realpath "$1")}"
 work="$root/build/arm"
 release=bookworm
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
