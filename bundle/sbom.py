@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 from cmt.errors import InputError
 
 ROOT = "cmt-export"
-EXTRAS = ("export", "openvino", "onnxruntime")
+EXTRA = "export"
 
 
 def check_installed() -> None:
@@ -65,7 +65,7 @@ def _reference(name: str) -> str:
 def _requirements() -> dict[str, set[str]]:
     """Every installed package that the root needs, directly or not -> what it needs itself."""
     needs: dict[str, set[str]] = {}
-    pending: list[tuple[str, tuple[str, ...]]] = [(ROOT, EXTRAS)]
+    pending: list[tuple[str, tuple[str, ...]]] = [(ROOT, (EXTRA,))]
     seen = set()
     while pending:
         name, extras = pending.pop()
@@ -76,8 +76,8 @@ def _requirements() -> dict[str, set[str]]:
         for text in distribution(name).requires or ():
             requirement = Requirement(text)
             other = canonicalize_name(requirement.name)
-            if other != ROOT and _applies(requirement, extras) and _is_installed(other):
-                found.add(other)
+            if _applies(requirement, extras) and _is_installed(other):
+                found |= {other} - {ROOT}  # whose extras name others of its own
                 pending.append((other, tuple(sorted(requirement.extras))))
     return needs
 

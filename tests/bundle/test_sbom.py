@@ -23,7 +23,7 @@ def test_it_keeps_the_official_schema() -> None:
 
 def test_it_lists_what_the_export_needs_and_nothing_of_the_developers() -> None:
     components = {c["name"]: c for c in build_sbom(None)["components"]}
-    for name in ("torch", "onnx", "openvino", "numpy", "attrs", "safetensors"):
+    for name in ("torch", "onnx", "openvino", "numpy", "attrs", "safetensors", "matplotlib"):
         assert components[name]["version"] == version(name)
         assert components[name]["purl"].startswith(f"pkg:pypi/{name}@")
     assert not {"pytest", "hypothesis", "cmt-export"} & components.keys()

@@ -126,6 +126,7 @@ std::vector<FileEntry> collect_files(const Json& root) {
     for (const Json& item : value) pending.push_back(&item);
   }
   std::vector<FileEntry> found;
+  found.reserve(files.size());
   for (auto& [path, entry] : files) found.push_back(std::move(entry));
   return found;
 }

@@ -82,6 +82,7 @@ class OpenVinoModel : public Model {
                     [&](const auto& port) { return is_fixed(port, ov::element::f32); });
     if (!good) return {};
     std::vector<std::vector<std::size_t>> shapes;
+    shapes.reserve(outputs.size());
     for (const auto& port : outputs) shapes.push_back(port.get_shape());
     return {inputs.front().get_shape(), bytes, shapes, good};
   }

@@ -121,7 +121,8 @@ std::uint64_t unpacked_size(const Header& header) {
                                              {0, 2, 2, 4},
                                              {1, 0, 2, 2},
                                              {0, 1, 1, 2}}};
-  const auto bits = static_cast<std::uint64_t>(header.depth * channels_of(header.colour));
+  const auto bits = static_cast<std::uint64_t>(header.depth) *
+                    static_cast<std::uint64_t>(channels_of(header.colour));
   const auto size = [&](const Pass& pass) -> std::uint64_t {
     if (header.width <= pass.left || header.height <= pass.top) return 0;
     const std::uint64_t columns = (header.width - pass.left + pass.across - 1) / pass.across;

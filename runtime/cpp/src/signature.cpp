@@ -25,9 +25,9 @@ std::string number_text(double number) {
   const double size = std::abs(number);
   const bool fixed = size == 0 || (size >= 1e-4 && size < 1e16);
   std::array<char, 32> text{};
-  const auto end = std::to_chars(text.data(), text.data() + text.size(), number,
-                                 fixed ? std::chars_format::fixed : std::chars_format::scientific)
-                       .ptr;
+  char* const end = std::to_chars(text.data(), text.data() + text.size(), number,
+                                  fixed ? std::chars_format::fixed : std::chars_format::scientific)
+                        .ptr;
   std::string digits(text.data(), end);
   if (fixed && digits.find('.') == std::string::npos) digits += ".0";
   return digits;

@@ -145,7 +145,7 @@ Json row(const Candidate& candidate, const std::vector<Candidate>& all, std::siz
 
 /// Refused before anything is measured: the report takes no other name.
 std::string machine_name(const cmt::tools::Arguments& arguments) {
-  const std::string given = arguments.text("machine", cmt::printable(cmt::tools::host_name()));
+  std::string given = arguments.text("machine", cmt::printable(cmt::tools::host_name()));
   if (given.empty() || cmt::printable(given) != given) {
     throw cmt::InputError("--machine '" + given + "' is no name: give visible characters in UTF-8");
   }
