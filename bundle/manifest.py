@@ -6,13 +6,13 @@ import hashlib
 import json
 from collections.abc import Iterator
 from functools import cache
-from math import isfinite
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
 from cmt import strict_json
+from cmt.calib_data.image_range import is_range
 from cmt.errors import InputError
 
 MANIFEST = "manifest.json"
@@ -72,7 +72,7 @@ def _problems(manifest: dict[str, Any]) -> Iterator[str]:
     if crop[0] > box[0] or crop[1] > box[1]:
         yield "the crop is larger than what is resized to"
     low, high = described.get("image_range", [0.0, 1.0])
-    if not (low < high and isfinite(float(high) - float(low))):
+    if not is_range(float(low), float(high)):
         yield "image_range does not rise, or is not finite"
     tolerances = [a["golden"]["max_rel"] for a in manifest["artefacts"] if "golden" in a]
     with np.errstate(over="ignore", under="ignore"):

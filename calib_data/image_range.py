@@ -19,11 +19,14 @@ OUTSIDE = "outside"
 _RULE = f"{FLAG} must be two finite numbers, the lower first, such as 0,4095 or 0,1"
 
 
+def is_range(low: float, high: float) -> bool:
+    """Whether these rise and are finite, their distance too, which of far numbers is not."""
+    return low < high and math.isfinite(high - low)
+
+
 def check_range(image_range: ImageRange) -> None:
     """Raise InputError for what is no range."""
-    low, high = image_range
-    # Of two finite numbers that are far apart, the distance is not.
-    if not (low < high and math.isfinite(high - low)):
+    if not is_range(*image_range):
         raise InputError(_RULE)
 
 

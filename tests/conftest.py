@@ -29,6 +29,7 @@ from exported_once import export_once
 from filelock import FileLock
 from hypothesis import settings
 from PIL import Image
+from real_runs import TINY
 from safetensors.torch import save_file
 from tensorrt_double import Machine, make_cuda, make_tensorrt
 
@@ -61,7 +62,6 @@ SHARED = Path(__file__).parents[1].parent / "shared"
 SIZE = 32
 MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 GPU = Gpu("sm87", "Orin", "CUDA 12.6")
-TINY = Variant("tiny", 32, 8, (8, 16, 32, 64), (1, 1, 2, 1), {"official": 3.6, "flyegle": 3.6})
 
 
 @pytest.fixture

@@ -128,7 +128,8 @@ def test_filters_are_read_alike(manifest: dict[str, Any], accepted_by_cpp: Accep
 
 def test_image_ranges_are_read_alike(manifest: dict[str, Any], accepted_by_cpp: Accepts) -> None:
     good = [[0, 4095], [0.0, 1.0], [-1.5, 1e6]]
-    bad = [[0, 0], [1, 0], [0], [0, 1, 2], [-1e308, 1e308], ["0", "1"], None, "0,1", {}]
+    one_double = [2**53, 2**53 + 1]
+    bad = [[0, 0], [1, 0], one_double, [0], [0, 1, 2], [-1e308, 1e308], ["0", "1"], None, "0,1", {}]
     texts = [changed(manifest, ("input", "image_range"), value) for value in [*good, *bad]]
     expected = [True] * len(good) + [False] * len(bad)
     assert list(map(accepted_by_python, texts)) == expected
