@@ -30,6 +30,7 @@ class Graph:
         runtime: what runs it for that comparison.
         file: its name in the bundle's `model` folder; None if it stays behind.
         rewritten: made from `cmt.rewrite_for_inference`'s network.
+        tensor_cores: made from `cmt.tensor_cores.fit_tensor_cores`'s network.
         equalised: with channels scaled by `quantize.equalise`, from the calibration images.
         fitted: with `quantize.activation`'s fitted activations, from the calibration images.
         recipe: INT8, by this one of `quantize.recipe.RECIPES`, from the calibration images.
@@ -42,6 +43,7 @@ class Graph:
     runtime: str
     file: str | None
     rewritten: bool = False
+    tensor_cores: bool = False
     equalised: bool = False
     fitted: bool = False
     recipe: str | None = None
@@ -59,14 +61,18 @@ class Graph:
         return self.fitted or (self.source is not None and GRAPHS[self.source].has_fitted)
 
 
-# The rewrites are for CPUs, where they were measured. What TensorRT makes of them is not known
-# without a GPU, and its INT8 recipe was measured on the plain graph. That one's channels are scaled
-# for INT8; in the rewritten network, what normalisations scale is in the weights anyway.
+# Two rewrites: one for CPUs, where it was measured, one for TensorRT, chosen by its builder's
+# record of layers. For INT8, channels of that one are scaled; in the other, what normalisations
+# scale is in the weights anyway.
 GRAPHS = {
     "onnx": Graph(None, "fp32", "onnxruntime", None),
     PLAIN: Graph("onnx", "fp32", "onnxruntime", "{name}.onnx"),
-    "half": Graph(PLAIN, "fp16", SIMULATED, "{name}.fp16.onnx", half=True),
-    "equalised": Graph(None, "fp32", "onnxruntime", None, equalised=True, tuned=EXPLICIT),
+    "tiles": Graph(None, "fp32", "onnxruntime", None, tensor_cores=True),
+    "tiles-simplified": Graph("tiles", "fp32", "onnxruntime", None),
+    "half": Graph("tiles-simplified", "fp16", SIMULATED, "{name}.fp16.onnx", half=True),
+    "equalised": Graph(
+        None, "fp32", "onnxruntime", None, tensor_cores=True, equalised=True, tuned=EXPLICIT
+    ),
     "equalised-simplified": Graph("equalised", "fp32", "onnxruntime", None),
     "qdq": Graph("equalised-simplified", "int8", "onnxruntime", None, recipe=EXPLICIT),
     "qdq-half": Graph("qdq", "int8", SIMULATED, "{name}.int8.onnx", half=True),
