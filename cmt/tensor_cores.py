@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,8 @@ def fit_tensor_cores(
     """
     network = rewrite_for_inference(model, TILE)
     with torch.no_grad():
-        for stage, given in zip(network.stages, model.stages, strict=True):
+        stages: Any = zip(network.stages, model.stages, strict=True)
+        for stage, given in stages:
             grid, channels = _grid_of(stage), len(given.entry.conv.weight)
             for block, original in zip(stage.blocks, given.blocks, strict=True):
                 fold = _folding_pays(original.attention, grid, channels)
@@ -83,7 +85,7 @@ class _TokenProduct(nn.Linear):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-def _grid_of(stage: nn.Module) -> tuple[int, int]:
+def _grid_of(stage: Any) -> tuple[int, int]:
     """Queries and keys of a stage."""
     _, queries, keys = stage.biases[0].shape
     return queries, keys
@@ -147,8 +149,7 @@ class _FoldedAttention(_Attention):
             biases.append(bias)
             # Every head has its share of the bias: the weights of each average sum to 1.
             values.append(compose(_rows(v, own), (proj[0][:, own], proj[1] / self.heads)))
-        weight, bias = (torch.cat(parts) for parts in zip(*keys, *values, *biases, strict=True))
-        self.kv = linear((pad_channels(weight, 0, TILE), pad_channels(bias, 0, TILE)))
+        self.kv = _merged(*keys, *values, *biases, tile=TILE)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """x (B, C, H, W), bias (heads or 1, N, N / r^2) -> (B, C, H, W)."""
@@ -210,7 +211,7 @@ class _HeadsAttention(_Attention):
         return to_map(self.proj(mixed.transpose(1, 2).flatten(2)), grid)
 
 
-def _merged(*layers: Layer) -> nn.Linear:
-    """Layers of one input as one."""
+def _merged(*layers: Layer, tile: int = 1) -> nn.Linear:
+    """Layers of one input as one, whose outputs are filled up to a multiple of `tile`."""
     weight, bias = (torch.cat(parts) for parts in zip(*layers, strict=True))
-    return linear((weight, bias))
+    return linear((pad_channels(weight, 0, tile), pad_channels(bias, 0, tile)))

@@ -156,6 +156,27 @@ class FileMaker:
         folder = context.stages.run(stage, inputs, make, after)
         return json.loads((folder / "slowdowns.json").read_text())
 
+    def predicted(self, candidate: Candidate, units: Units = NONE) -> Row | None:
+        """What the target's builder says of a file's time on a GPU that need not be here.
+
+        None of float32 files, which tensor cores have no part in, and where nothing can be said.
+        """
+        advice, options = candidate.target.gpu_advice, self._context.options
+        if advice is None or candidate.precision not in advice.alignment:
+            return None
+        graph = self._graphs.file_graph(candidate.graph, units)
+
+        def make(folder: Path) -> None:
+            with self._context.progress.step(f"reading the builder's record of {candidate.name}"):
+                found = advice.predict(graph, options.gpu_archs, options.batch)
+            (folder / "record.json").write_text(json.dumps(found))
+
+        inputs = {"batch": options.batch, "gpu_archs": options.gpu_archs}
+        after = [f"graph/{self._graphs.file_stage(candidate.graph, units)}"]
+        stage = f"record/{candidate.name}{suffix(units)}"
+        folder = self._context.stages.run(stage, inputs, make, after)
+        return json.loads((folder / "record.json").read_text())
+
     def time(self, network: Path, chosen: Mapping[Candidate, Units]) -> dict[str, Timing]:
         """The latencies of torch and of all files that are timed here, in one alternation.
 

@@ -21,6 +21,8 @@ def make_network(context: Context, graph: Graph) -> Network:
     """The network of a graph before any fine-tuning; the given one only where nothing changes."""
     if graph.tensor_cores:
         return _for_tensor_cores(context, graph.equalised)
+    if graph.equalised:
+        return _equalised(context)
     if not graph.rewritten:
         return context.inputs.model
     rewritten = rewrite_for_inference(context.inputs.model)
@@ -30,11 +32,11 @@ def make_network(context: Context, graph: Graph) -> Network:
 
 
 def _for_tensor_cores(context: Context, int8: bool) -> InferenceCMT:
-    from cmt.quantize.recipe import EXPLICIT, RECIPES
+    from cmt.quantize.recipe import RECIPES, TENSOR_CORES
 
     if not int8:
         return fit_tensor_cores(context.inputs.model)
-    recipe = RECIPES[EXPLICIT]
+    recipe = RECIPES[TENSOR_CORES]
     return fit_tensor_cores(
         _equalised(context), lambda path: recipe.is_int8([f"{path}.weight"], depthwise=False)
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from cmt.export.pipeline import Plan, make_plan, rehearse, start
 from cmt.measure.progress import ProgressBars
 from cmt.network import CMT, count_macs
 from cmt.quantize.recipe import RECIPES, Recipe, role_of
+from cmt.targets.base import Prediction
 from cmt.targets.machine import describe, has_int8_dot_products
 
 IMAGES = 16
@@ -62,6 +63,7 @@ def preflight(options: ExportOptions, show_progress: bool = False) -> list[str]:
             problems = check(graphs[candidate.name]) if check is not None else []
             if problems:
                 raise InputError(f"{candidate.name} cannot be built: {'; '.join(problems)}")
+        predicted = {c: _predicted(c, graphs[c.name], options) for c in candidates}
     model = inputs.model
     total = count_macs(model, model.img_size)
     height, width = model.img_size
@@ -72,7 +74,7 @@ def preflight(options: ExportOptions, show_progress: bool = False) -> list[str]:
     ]
     layers = weighted_layers(model)
     for candidate in candidates:
-        lines += _describe(candidate, layers, total, options)
+        lines += _describe(candidate, layers, total, options, predicted)
     warnings = [*inputs.warnings, *context.images.warnings()]
     return [*lines, *(f"warning: {warning}" for warning in warnings)]
 
@@ -115,8 +117,19 @@ def weighted_layers(model: CMT) -> list[Layer]:
     return layers
 
 
+def _predicted(candidate: Candidate, graph: Path, options: ExportOptions) -> Prediction | None:
+    advice = candidate.target.gpu_advice
+    if advice is None or candidate.precision not in advice.alignment:
+        return None
+    return advice.predict(graph, options.gpu_archs, options.batch)
+
+
 def _describe(
-    candidate: Candidate, layers: Sequence[Layer], total: int, options: ExportOptions
+    candidate: Candidate,
+    layers: Sequence[Layer],
+    total: int,
+    options: ExportOptions,
+    predicted: Mapping[Candidate, Prediction | None],
 ) -> Iterator[str]:
     advice = candidate.target.gpu_advice
     yield f"{candidate.name}: the parser reads the whole graph"
@@ -132,6 +145,12 @@ def _describe(
             f"- tensor cores: {aligned:.0%} of these multiply-adds have channels in multiples of "
             f"{multiple}" + (f"; not {', '.join(map(str, odd))}" if odd else "")
         )
+    own = predicted[candidate]
+    if own is not None:
+        yield (
+            f"- predicted on an NVIDIA {own['gpu']}, not measured: {own['ms']:.2f} ms; "
+            f"{own['launches']} launches, {own['moved'] / 1e6:.1f} MB moved"
+        )
     if recipe is None:
         return
     share = sum(layer.macs for layer in fast) / total
@@ -145,6 +164,13 @@ def _describe(
         if kept:
             part = sum(layer.macs for layer in kept) / total
             yield f"- float: {role.name} ({len(kept)}, {part:.1%}): {role.reason}"
+    if own is not None:
+        rival = predicted.get(Candidate(candidate.target, "fp16"))
+        if rival is not None:
+            change = own["moved"] / rival["moved"] - 1
+            best = "INT8" if own["ms"] < rival["ms"] else "FP16"
+            yield f"- INT8 moves {change:+.0%} beside FP16 by the builder's record: ship {best}"
+        return
     against = _against_on_cpu() if advice is None else advice.doubts(aligned, options.batch)
     yield "- INT8 is " + (f"unlikely to pay: {'; '.join(against)}" if against else "likely to pay")
 

@@ -49,6 +49,7 @@ class Results:
         reference: outputs of the torch network on the validation images.
         outputs: the same of every candidate's file, by candidate name.
         timings: by candidate name, and `targets.reference.TORCH`.
+        predicted: what a builder says of files for GPUs, by candidate name.
         parity: a row for each arrow.
         calibration: how each recipe's ranges were chosen.
         sensitivity: None where it was not measured, for `no_sensitivity`.
@@ -64,6 +65,7 @@ class Results:
     reference: Outputs
     outputs: Mapping[str, Outputs]
     timings: Mapping[str, Timing]
+    predicted: Mapping[str, Row | None]
     parity: list[Row]
     calibration: list[Row]
     sensitivity: list[Row] | None
@@ -167,6 +169,7 @@ def _row(results: Results, candidate: Candidate, artefacts: Sequence[Row]) -> Ro
         "accuracy": accuracy,
         **_speed(results, candidate.name, plain, reasons, candidate),
         **_settings(results, candidate.name, main["settings"]),
+        **_given(predicted=results.predicted[candidate.name]),
         **_changes(results, results.outputs[candidate.name]),
         "reasons": reasons,
     }

@@ -139,6 +139,42 @@ def _precision_that_does_not_pay(report: Report) -> Iterable[Finding]:
             yield Finding(f"{name} is slower than the FP32 file here.", "bad")
 
 
+def _predictions(report: Report) -> Iterator[Finding]:
+    """Of files that were not timed: which is predicted to be the faster one, and why."""
+    for row in report["results"]:
+        own = row.get("predicted")
+        wider = PRECISIONS[: PRECISIONS.index(row["precision"])]
+        rivals = [
+            other
+            for other in report["results"]
+            if other["target"] == row["target"] and other["precision"] in wider
+            if other.get("predicted") is not None and p50(other) is None
+        ]
+        if own is None or p50(row) is not None or not rivals:
+            continue
+        rival = min(rivals, key=lambda other: other["predicted"]["ms"])
+        other = rival["predicted"]
+        loses = own["ms"] > other["ms"]
+        best = rival if loses else row
+        yield Finding(
+            f"{row_name(row)} is predicted to take {milliseconds(own['ms'])} ms on an NVIDIA "
+            f"{own['gpu']}, {row_name(rival)} {milliseconds(other['ms'])} ms: it "
+            f"{_more(own, other)}. Ship {best['artefact'] or row_name(best)}. Predicted from the "
+            "builder's record of layers; nothing of it was measured.",
+            "bad" if loses else "plain",
+        )
+
+
+def _more(own: Row, other: Row) -> str:
+    """What speaks for or against a file beside another, in words."""
+    change = 100 * (own["moved"] / other["moved"] - 1)
+    direction = "more" if change > 0 else "less"
+    return (
+        f"moves {percent(abs(change))} % {direction}, in {count(own['launches'])} launches "
+        f"against {count(other['launches'])}"
+    )
+
+
 def fastest(report: Report) -> Row | None:
     """The exported file with the lowest median latency that keeps the accuracy limit."""
     limit = report["gates"]["max_drop_pp"]
@@ -210,6 +246,7 @@ def findings(report: Report) -> tuple[Finding, ...]:
     if tuned := report.get("fine_tuning"):
         found.extend(_fine_tuning(tuned, ranking_images(report)))
     found.extend(_precision_that_does_not_pay(report))
+    found.extend(_predictions(report))
     found.extend(_ran_otherwise(report))
     found.extend(_describe(row, limit) for row in report["results"])
     return tuple(found)

@@ -43,7 +43,7 @@ from cmt.export.pipeline import Bundle
 from cmt.layouts import to_public_layout
 from cmt.measure import latency
 from cmt.network import CMT, build
-from cmt.quantize.recipe import EXPLICIT, RECIPES
+from cmt.quantize.recipe import RECIPES, TENSOR_CORES
 from cmt.rewrite import InferenceCMT, rewrite_for_inference
 from cmt.targets.machine import cuts_int8_sums, describe
 from cmt.targets.reference import TORCH
@@ -285,7 +285,7 @@ def tiles_graph(made_once: MadeOnce, tiny_network: Callable[[str], CMT]) -> Call
     """The same of the network in TensorRT's form, with products on tokens where INT8 has them."""
 
     def is_int8(path: str) -> bool:
-        return RECIPES[EXPLICIT].is_int8([f"{path}.weight"], depthwise=False)
+        return RECIPES[TENSOR_CORES].is_int8([f"{path}.weight"], depthwise=False)
 
     return lambda family: made_once(
         f"{family}-tiles.onnx",

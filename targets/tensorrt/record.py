@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cmt.errors import GateError, InputError
+from cmt.targets.tensorrt.build import interrupts_after
 from cmt.targets.tensorrt.library import import_library
 
 _LAYER = re.compile(
@@ -202,17 +203,9 @@ def read_record(onnx_path: Path, arch: str, batch: int = 1) -> Record:
     Raises InputError where TensorRT-RTX is missing, cannot read the graph or does not build for
     this GPU, GateError when the build fails.
     """
-    trt = import_library("tensorrt_rtx")
+    trt: Any = import_library("tensorrt_rtx")
     lines: list[str] = []
-
-    class Log(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            lines.extend(message.splitlines())
-
-    logger = Log()
+    logger = _make_logger(trt, lines)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
@@ -228,9 +221,22 @@ def read_record(onnx_path: Path, arch: str, batch: int = 1) -> Record:
     config.num_compute_capabilities = 1
     config.set_compute_capability(capability, 0)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if builder.build_serialized_network(network, config) is None:
+    with interrupts_after():
+        engine = builder.build_serialized_network(network, config)
+    if engine is None:
         raise GateError(f"tensorrt_rtx built no engine from {onnx_path}")
     return parse_record(lines)
+
+
+def _make_logger(trt: Any, lines: list[str]) -> Any:
+    class Log(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            lines.extend(message.splitlines())
+
+    return Log()
 
 
 def parse_record(lines: Sequence[str]) -> Record:

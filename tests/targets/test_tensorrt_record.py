@@ -16,7 +16,7 @@ from whole_recipe import quantize_onnx
 from benchmarks.engine_record import main
 from cmt.errors import InputError
 from cmt.quantize.half import to_fp16
-from cmt.quantize.recipe import EXPLICIT, RECIPES
+from cmt.quantize.recipe import RECIPES, TENSOR_CORES
 from cmt.targets.tensorrt.record import GPUS, Rates, parse_record, predict, read_record
 
 needs_rtx = pytest.mark.skipif(
@@ -116,7 +116,7 @@ def test_the_form_for_tensor_cores_has_no_copy_that_pads_and_int8_that_writes_no
     tiles_graph: Callable[[str], Path], tmp_path: Path
 ) -> None:
     model = onnx.load(tiles_graph("official"))
-    int8 = quantize_onnx(model, [np.ones((2, 3, 64, 64), np.float32)], RECIPES[EXPLICIT])
+    int8 = quantize_onnx(model, [np.ones((2, 3, 64, 64), np.float32)], RECIPES[TENSOR_CORES])
     onnx.save(to_fp16(int8), tmp_path / "int8.onnx")
     onnx.save(to_fp16(model), tmp_path / "fp16.onnx")
     records = {name: read_record(tmp_path / f"{name}.onnx", "sm89") for name in ("int8", "fp16")}
