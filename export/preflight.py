@@ -9,8 +9,9 @@ from pathlib import Path
 
 from cmt.bundle.placing import check_destination
 from cmt.errors import InputError
-from cmt.export.graphs import GRAPHS, Candidate, int8_graph
+from cmt.export.graphs import GRAPHS, Candidate, chain, int8_graph
 from cmt.export.images import select
+from cmt.export.networks import Network
 from cmt.export.options import ExportOptions
 from cmt.export.pipeline import Plan, make_plan, rehearse, start
 from cmt.measure.progress import ProgressBars
@@ -18,6 +19,7 @@ from cmt.network import CMT, count_macs
 from cmt.quantize.recipe import RECIPES, Recipe, role_of
 from cmt.targets.base import Prediction
 from cmt.targets.machine import describe, has_int8_dot_products
+from cmt.tensor_cores import fit_tensor_cores
 
 IMAGES = 16
 """Enough to trace the graphs; accuracy needs them all."""
@@ -72,8 +74,8 @@ def preflight(options: ExportOptions, show_progress: bool = False) -> list[str]:
         f"{model.variant.name} ({model.family.name}), {height}x{width}, batch {batch}: "
         f"{total / 1e9:.2f} G multiply-adds"
     ]
-    layers = weighted_layers(model)
     for candidate in candidates:
+        layers = weighted_layers(_network_of(candidate, model))
         lines += _describe(candidate, layers, total, options, predicted)
     warnings = [*inputs.warnings, *context.images.warnings()]
     return [*lines, *(f"warning: {warning}" for warning in warnings)]
@@ -91,7 +93,13 @@ def _few(plan: Plan) -> Plan:
     return replace(plan, options=few, inputs=inputs, selections=select(inputs, few, IMAGES))
 
 
-def weighted_layers(model: CMT) -> list[Layer]:
+def _network_of(candidate: Candidate, model: CMT) -> Network:
+    """The network whose layers a candidate's graph has."""
+    *_, made = chain(candidate.graph)
+    return fit_tensor_cores(model) if GRAPHS[made].tensor_cores else model
+
+
+def weighted_layers(model: Network) -> list[Layer]:
     """Every convolution and linear layer, in the order in which they run."""
     import torch
 
