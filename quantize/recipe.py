@@ -90,7 +90,7 @@ ROLES: tuple[Role, ...] = (
         _BOTH,
         "0.6 %, 27 % of the products; TensorRT would pass the widest maps once more",
     ),
-    Role("ffn expand", r"stages\.3\.blocks\.\d+\.ffn\.expand", _ALL, "4 % of the products"),
+    Role("last ffn expand", r"stages\.3\.blocks\.\d+\.ffn\.expand", _ALL, "4 % of the products"),
     Role(
         "ffn depthwise",
         rf"{_BLOCK}\.ffn\.depthwise",
