@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmt.bundle.arrays import read_array
-from cmt.bundle.manifest import Entry
 from cmt.bundle.reader import OpenBundle
 from cmt.errors import GateError, InputError, MachineError, is_out_of_memory
 from cmt.targets.base import Array, Batch
+from cmt.targets.entries import Entry, FileEntry
 from cmt.targets.registry import LOADERS, computes_otherwise, load_settings, not_runnable
 
 IMAGES = 8
@@ -88,7 +88,7 @@ def golden_images(bundle: OpenBundle) -> NDArray[np.uint8]:
     return _of_shape(images, (len(images), *bundle.preprocessing.size, 3), "golden.images")
 
 
-def _load(bundle: OpenBundle, entry: Entry, dtype: type[np.generic]) -> NDArray[Any]:
+def _load(bundle: OpenBundle, entry: FileEntry, dtype: type[np.generic]) -> NDArray[Any]:
     """An array file of the bundle: its hash is right, but whoever wrote both may be wrong."""
     try:
         return read_array(bundle.file(entry), dtype)

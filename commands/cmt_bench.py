@@ -17,6 +17,7 @@ from cmt.printing import printable, visible
 
 if TYPE_CHECKING:
     from cmt.bundle.reader import OpenBundle
+    from cmt.report.rows import Machine
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 100})
@@ -102,7 +103,7 @@ def bench_cli(
     return 0
 
 
-def _print_measured(entry: dict[str, Any], notes: list[str]) -> None:
+def _print_measured(entry: Machine, notes: list[str]) -> None:
     """The table of what was measured, and what is to be said of it."""
     from cmt.report import charts
     from cmt.report.terminal import machine_table

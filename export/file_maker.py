@@ -12,7 +12,6 @@ import numpy as np
 
 from cmt.calib_data.prepared import spread
 from cmt.export.answers import PARITY_IMAGES, REFERENCE, Outputs, answers
-from cmt.export.calibration import Row
 from cmt.export.context import Context
 from cmt.export.graph_maker import GraphMaker
 from cmt.export.graphs import NONE, Candidate, short_hash, suffix
@@ -22,9 +21,11 @@ from cmt.measure.parity import compare_outputs, tolerance_for
 from cmt.measure.statistics import paired_ratio
 from cmt.measure.tune import tune
 from cmt.quantize.search import Units
+from cmt.report.rows import Parity
 from cmt.targets.base import BuildRequest
+from cmt.targets.entries import Built
 from cmt.targets.reference import TORCH
-from cmt.targets.settings import PRECISION, Settings, built_settings
+from cmt.targets.settings import PRECISION, Settings, Tried, built_settings
 
 ARITHMETIC = "float arithmetic"
 """The unit of BF16 where a file says float; back to float32, it costs every operator of it."""
@@ -60,7 +61,7 @@ class FileMaker:
             with self._context.progress.step(f"building {candidate.name}"):
                 info = target.build(request)
             if ARITHMETIC in units:
-                info["settings"][PRECISION] = "f32"
+                info["settings"] = {**info["settings"], PRECISION: "f32"}
             if tuned:
                 info["settings"], info["tuning"] = self._tune(candidate, request.path, info)
             (folder / "built.json").write_text(json.dumps(info))
@@ -72,9 +73,7 @@ class FileMaker:
             after.append("images/validation")
         return self._context.stages.run(_build_stage(candidate, units), inputs, make, after)
 
-    def _tune(
-        self, candidate: Candidate, path: Path, built: dict[str, Any]
-    ) -> tuple[Settings, list[dict[str, Any]]]:
+    def _tune(self, candidate: Candidate, path: Path, built: Built) -> tuple[Settings, list[Tried]]:
         with self._context.progress.task(f"tuning {candidate.name}", ROUNDS) as advance:
             return tune(
                 candidate.target,
@@ -120,7 +119,7 @@ class FileMaker:
         runtime = candidate.target.runtime
         return answers(self._context, name, runtime, path, stage, settings, on)
 
-    def parity(self, candidate: Candidate, units: Units, reference: Outputs) -> Row | None:
+    def parity(self, candidate: Candidate, units: Units, reference: Outputs) -> Parity | None:
         """The file's answers beside torch's; None of a graph, which has a row of its own."""
         if candidate.target.simulated:
             return None

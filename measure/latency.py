@@ -19,6 +19,7 @@ import cmt
 from cmt.errors import MachineError
 from cmt.measure.power import sampled
 from cmt.measure.statistics import summarise_latency
+from cmt.report.rows import Latency, Ran
 from cmt.targets.base import Batch, Compiled
 from cmt.targets.settings import Settings, as_compiled
 
@@ -44,20 +45,24 @@ class Timing:
     power_mw: dict[str, list[int]] = field(default_factory=dict)
     compiled: Compiled | None = None
 
-    def settings(self, asked: Settings) -> dict[str, Any]:
+    def settings(self, asked: Settings) -> Ran:
         """The report's `settings` and, where the runtime tells, `otherwise` and `layers`.
 
         Args:
             asked: of `settings_of_run`.
         """
         if self.compiled is None:
-            return {"settings": dict(asked)}
+            return {"settings": asked}
         settings, otherwise = as_compiled(asked, self.compiled["settings"])
-        layers = {"int8_in_file": self.compiled["int8_in_file"], "run": self.compiled["layers"]}
-        return {"settings": settings, "layers": layers, "otherwise": otherwise}
+        layers, count = self.compiled["layers"], self.compiled["int8_in_file"]
+        return {
+            "settings": settings,
+            "layers": {"int8_in_file": count, "run": layers},
+            "otherwise": otherwise,
+        }
 
     @property
-    def latency(self) -> dict[str, Any]:
+    def latency(self) -> Latency:
         """The report's `latency_ms` over all rounds."""
         return summarise_latency([ms for one in self.rounds for ms in one], self.first, self.load)
 

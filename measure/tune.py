@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from cmt.measure.latency import measure_alternately
 from cmt.measure.statistics import paired_ratio
 from cmt.targets.base import Batch, Target
-from cmt.targets.settings import Settings
+from cmt.targets.settings import Settings, Tried
 
 CLEARLY = 1.02
 """A change has to be this much faster; less is within what two compilations of one file differ."""
@@ -25,7 +24,7 @@ def tune(
     threads: int,
     seconds: float,
     advance: Callable[[int], None],
-) -> tuple[Settings, list[dict[str, Any]]]:
+) -> tuple[Settings, list[Tried]]:
     """The fastest settings for one file, and what every choice took.
 
     Args:
@@ -38,7 +37,7 @@ def tune(
         advance: called with 1 after each of `measure.latency.ROUNDS`.
 
     Returns:
-        the settings, and a row {"settings", "p50_ms"} for each choice, the untuned one first.
+        the settings, and a row for each choice, the untuned one first.
     """
     assert target.tune_space is not None
     space = target.tune_space(settings, threads)
@@ -49,7 +48,7 @@ def tune(
     medians = {name: [float(np.median(ms)) for ms in t.rounds] for name, t in timings.items()}
     speedups = [paired_ratio(medians[name], medians["0"])["median"] for name in named]
     best = int(np.argmax(speedups))
-    rows = [
+    rows: list[Tried] = [
         {"settings": choice, "p50_ms": timings[name].latency["p50"]}
         for name, choice in named.items()
     ]

@@ -11,6 +11,7 @@ from typing import Any
 
 from cmt.report.drawn import Chart, report_charts, sensitivity_charts
 from cmt.report.figures import count, day_and_time
+from cmt.report.rows import Report
 from cmt.report.tables import (
     Table,
     accuracy_table,
@@ -31,13 +32,13 @@ from cmt.report.tables import (
 from cmt.report.verdict import (
     SAME_SPEED,
     Finding,
-    Report,
     findings,
     headline,
     is_simulated,
     unconfirmed,
 )
 from cmt.targets.base import SIMULATED
+from cmt.targets.machine import Environment
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ def _method(report: Report) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _cores(environment: Mapping[str, Any]) -> str:
+def _cores(environment: Environment) -> str:
     quota = environment.get("cpu_quota")
     limit = "" if quota is None else f", of a quota of {quota:g} CPUs' time"
     return f"{environment['cores']}{limit}"
@@ -209,7 +210,7 @@ def _environment(report: Report) -> tuple[tuple[str, str], ...]:
             ", ".join(filter(None, (environment["gpu"], environment.get("gpu_power")))) or "none",
         ),
         ("Platform", environment["platform"]),
-        ("Python", environment["python"]),
+        ("Python", environment["python"] or "none"),
         ("Seed", str(environment["seed"])),
     )
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from cmt.errors import InputError
 from cmt.report.figures import NOT_MEASURED, count, decimal, milliseconds, percent, points, ratio
 
-Row = dict[str, Any]
+Row = Mapping[str, Any]
+"""A row of a comparison, asked for fields by name."""
 
 
 @dataclass(frozen=True)

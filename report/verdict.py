@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 from cmt.report.figures import (
     NOT_MEASURED,
-    Report,
-    Row,
     count,
     drop_text,
     interval,
@@ -27,6 +25,7 @@ from cmt.report.figures import (
     row_name,
     run_time,
 )
+from cmt.report.rows import Accuracy, Layers, Report, Row, Tuning
 from cmt.targets.base import PRECISIONS
 
 # Ratios closer to 1 than this are called "about as fast".
@@ -61,13 +60,13 @@ def _speed_clause(row: Row) -> str:
     if row["latency_ms"] is None:
         return f"was not timed: {reason(row, 'latency_ms')}"
     comparisons = [
-        _speed_against(row[field], other)
-        for field, other in (
-            ("speedup_vs_baseline", "torch"),
-            ("speedup_vs_fp32_graph", "the FP32 file"),
+        _speed_against(speedup, other)
+        for speedup, other in (
+            (row["speedup_vs_baseline"], "torch"),
+            (row["speedup_vs_fp32_graph"], "the FP32 file"),
         )
         # The FP32 file is exactly as fast as itself, which is no finding.
-        if row[field] is not None and not (row["precision"] == "fp32" and row[field] == 1)
+        if speedup is not None and not (row["precision"] == "fp32" and speedup == 1)
     ]
     if not comparisons:
         return f"takes {milliseconds(p50(row))} ms at the median"
@@ -147,7 +146,7 @@ def fastest(report: Report) -> Row | None:
         for row in report["results"]
         if p50(row) is not None and row["artefact"] and not over_limit(row, limit)
     ]
-    return min(timed, key=lambda row: row["latency_ms"]["p50"], default=None)
+    return min(timed, key=lambda row: p50(row) or 0, default=None)
 
 
 def headline(report: Report) -> str:
@@ -177,7 +176,7 @@ def headline(report: Report) -> str:
     return f"Ship {row['artefact']} on this machine: {speed} ({takes}), {cost}."
 
 
-def _cost_clause(accuracy: Row | None) -> str:
+def _cost_clause(accuracy: Accuracy | None) -> str:
     if accuracy is None or accuracy["drop_pp"] is None:
         return "accuracy not measured"
     return f"top-1 drop {drop_text(accuracy)} points"
@@ -231,7 +230,7 @@ def otherwise(row: Row, place: str = "") -> Iterator[Finding]:
     name = f"{row_name(row)}{place}"
     for setting, value in row.get("otherwise", {}).items():
         yield Finding(f"{name}: {setting} was to be {value['asked']} and is {value['in_force']}.")
-    layers = row.get("layers", {"int8_in_file": 0, "run": {}})
+    layers: Layers = row.get("layers") or {"int8_in_file": 0, "run": {}}
     run, wanted = dict(layers["run"]), layers["int8_in_file"]
     int8 = run.pop("int8", 0)
     if int8 < LEAST_INT8 * wanted:
@@ -251,11 +250,11 @@ def ranking_images(report: Report) -> str:
     return "the calibration images themselves, too few to hold some out"
 
 
-def _fine_tuning(tuned: Row, judged_on: str) -> Iterator[Finding]:
+def _fine_tuning(tuned: Tuning, judged_on: str) -> Iterator[Finding]:
     """What became of it; the error on `judged_on` chose between the epochs and none."""
     for name, scheme in tuned["schemes"].items():
         judged = (scheme["held_out"][epoch] for epoch in (0, scheme["chosen"]))
-        before, after = (percent(100 * math.sqrt(error)) for error in judged)
+        before, after = (percent(error and 100 * math.sqrt(error)) for error in judged)
         learned = f" with {scheme['method']} ranges" if "method" in scheme else ""
         if scheme["chosen"]:
             text = (

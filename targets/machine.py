@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from cmt.printing import printable
 from cmt.targets.tensorrt import device
@@ -32,8 +32,6 @@ PACKAGES = (
     "cuda-bindings",
 )
 NO_PEAK_RSS = "this system does not tell a process its peak memory"
-HARDWARE = ("cpu", "cpu_flags", "cores", "memory_gb", "gpu")
-"""What of a machine's environment tells it from another one."""
 
 _DOT_PRODUCTS = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"}
 # Instruction sets that decide how fast, and on old CPUs how exact, INT8 and BF16 are.
@@ -52,12 +50,36 @@ _FLAGS = (
 )
 
 
-def has_int8_dot_products(environment: Mapping[str, Any]) -> bool:
+class Hardware(TypedDict):
+    """What of a machine's environment tells it from another one."""
+
+    cpu: str
+    cpu_flags: list[str]
+    cores: int
+    memory_gb: float | None
+    gpu: str | None
+
+
+class _Environment(Hardware):
+    python: str | None
+    platform: str
+    seed: int
+    packages: dict[str, str]
+
+
+class Environment(_Environment, total=False):
+    """The report's `environment`."""
+
+    cpu_quota: float | None
+    gpu_power: str | None
+
+
+def has_int8_dot_products(environment: Hardware) -> bool:
     """Whether the CPU of a `describe` has instructions that make INT8 fast."""
     return not set(environment["cpu_flags"]).isdisjoint(_DOT_PRODUCTS)
 
 
-def cuts_int8_sums(environment: Mapping[str, Any]) -> bool:
+def cuts_int8_sums(environment: Hardware) -> bool:
     """Whether the CPU of a `describe` adds 8-bit products in pairs in 16 bits, as x86 did first.
 
     Two of the largest take 17: what does not fit is cut off. Arm has instructions without this.
@@ -188,12 +210,12 @@ def hardware(environment: Mapping[str, Any]) -> tuple[Any, ...]:
     """What of an `environment`, or a comparison's row, stays the same with other software."""
     gpu = environment["gpu"]
     return (
-        *(environment[key] for key in HARDWARE if key != "gpu"),
+        *(environment[key] for key in Hardware.__annotations__ if key != "gpu"),
         gpu and gpu.split(",")[0],  # the driver's version is behind it
     )
 
 
-def describe(seed: int, root: Path = Path("/")) -> dict[str, Any]:
+def describe(seed: int, root: Path = Path("/")) -> Environment:
     """The report's `environment`; `root` is where /proc and /sys are."""
     import psutil
 
