@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from cmt.quantize.rows import Errors
+from cmt.quantize.error_row import Errors
 from cmt.targets.onnxruntime import run_each
 
 Array = NDArray[np.float32]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from cmt.quantize.rows import Errors
+from cmt.quantize.error_row import Errors
 from cmt.targets.machine import Environment, Hardware
 from cmt.targets.settings import Otherwise, Settings
 

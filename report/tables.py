@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cmt.quantize.rows import Errors
+from cmt.quantize.error_row import Errors
 from cmt.report.figures import (
     NOT_MEASURED,
     count,

@@ -91,9 +91,6 @@ def build_engine(
         _explain_failure(f"{found.library} built no engine from {onnx_path}", messages)
     _keep_timings(timings, config)
     _write(out, engine)
-    limits = _limits(found, settings, batches)
-    if settings.dla is not None:
-        limits["dla"] = {"core": settings.dla, "layers": network.num_layers, "on_gpu": on_gpu}
     return {
         "built_with": {str(found.library): str(found.version)},
         "built_for": built_for,
@@ -101,8 +98,15 @@ def build_engine(
         "seconds": round(time.perf_counter() - begin, 2),
         "workspace_bytes": config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
         "messages": messages,
-        **limits,
+        **_limits(found, settings, batches),
+        **_on_dla(settings.dla, network, on_gpu),
     }
+
+
+def _on_dla(core: int | None, network: Any, on_gpu: list[str]) -> Reach:
+    if core is None:
+        return {}
+    return {"dla": {"core": core, "layers": network.num_layers, "on_gpu": on_gpu}}
 
 
 def _limits(found: Availability, settings: BuildSettings, batches: Sequence[int] | None) -> Reach:
