@@ -71,11 +71,12 @@ def bench_cli(
     --trust has the key of who signed the bundle: engines are native code.
     """
     from cmt.bundle.reader import open_bundle
+    from cmt.files import cache_folder
     from cmt.measure import bench
     from cmt.measure.progress import ProgressBars
     from cmt.measure.rebuild import build_for_here, notes, why_none_is_built
     from cmt.targets.machine import usable_cores
-    from cmt.targets.tensorrt.build import BuildSettings, timing_cache_folder
+    from cmt.targets.tensorrt.build import BuildSettings
 
     opened = _trusted(open_bundle(bundle), trust, runs)
     if compatible or dla is not None:
@@ -89,7 +90,7 @@ def bench_cli(
     machine = bench.check_machine(opened, machine)
     command = shlex.join(["cmt-bench", *sys.argv[1:]])
     building = BuildSettings(
-        workspace, opt_level, cache=timing_cache_folder(), compatible=compatible, dla=dla
+        workspace, opt_level, cache=cache_folder(), compatible=compatible, dla=dla
     )
     with ProgressBars(not as_json) as progress:
         opened = build_for_here(opened, building, progress.task)

@@ -16,10 +16,10 @@ from cmt.export.context import Context
 from cmt.export.graph_maker import GraphMaker
 from cmt.export.graphs import NONE, Candidate, short_hash, suffix
 from cmt.export.images import VALIDATION
-from cmt.measure.latency import ROUNDS, Timing, measure_alternately
+from cmt.measure.latency import MOST_ROUNDS, measure_alternately
 from cmt.measure.parity import compare_outputs, tolerance_for
-from cmt.measure.statistics import paired_ratio
-from cmt.measure.tune import tune
+from cmt.measure.timing import Timing, round_ratios
+from cmt.measure.tune import Search
 from cmt.quantize.search import Units
 from cmt.report.rows import Parity
 from cmt.targets.base import BuildRequest
@@ -48,7 +48,7 @@ class FileMaker:
         target, precision, options = candidate.target, candidate.precision, self._context.options
         graph = self._graphs.file_graph(candidate.graph, units)
         after = [f"graph/{self._graphs.file_stage(candidate.graph, units)}"]
-        tuned = options.tune and target.tune_space is not None
+        tuned = options.tune is not False and target.tune_space is not None
 
         def make(folder: Path) -> None:
             request = BuildRequest(
@@ -68,22 +68,27 @@ class FileMaker:
 
         batches = options.batches or options.batch
         inputs: dict[str, Any] = {"batch": batches, "gpu_archs": options.gpu_archs}
-        if options.tune:
-            inputs |= {"tune": options.bench_seconds, "threads": self._context.threads}
+        if tuned:
+            inputs |= {
+                "tune": options.tune and options.bench_seconds,
+                "threads": self._context.threads,
+            }
             after.append("images/validation")
         return self._context.stages.run(_build_stage(candidate, units), inputs, make, after)
 
     def _tune(self, candidate: Candidate, path: Path, built: Built) -> tuple[Settings, list[Tried]]:
-        with self._context.progress.task(f"tuning {candidate.name}", ROUNDS) as advance:
-            return tune(
-                candidate.target,
-                path,
-                self._batch(),
-                built["settings"],
-                self._context.threads,
-                self._context.options.bench_seconds,
-                advance,
-            )
+        context = self._context
+        search = Search(
+            candidate.target,
+            path,
+            self._batch(),
+            built["settings"],
+            context.threads,
+            context.machine,
+        )
+        if context.options.tune:
+            return search.thorough(context.options.bench_seconds, context.progress.task)
+        return search.short(context.progress.task)
 
     def _batch(self) -> np.ndarray:
         """What files are timed with."""
@@ -141,12 +146,12 @@ class FileMaker:
 
         def make(folder: Path) -> None:
             title = f"timing {len(choices)} choices for {candidate.name}"
-            with context.progress.task(title, ROUNDS) as advance:
+            with context.progress.task(title, MOST_ROUNDS) as advance:
                 timings = measure_alternately(
                     files, self._batch(), context.threads, SLOWDOWN_SECONDS, advance, settings
                 )
-            medians = [[float(np.median(ms)) for ms in t.rounds] for t in timings.values()]
-            ratios = [paired_ratio(medians[0], other)["median"] for other in medians[1:]]
+            plain, *others = timings.values()
+            ratios = [float(np.median(round_ratios(plain, other))) for other in others]
             (folder / "slowdowns.json").write_text(json.dumps(ratios))
 
         after = ["images/validation", *dict.fromkeys(stage for _, stage in places)]
@@ -176,7 +181,7 @@ class FileMaker:
 
         def make(folder: Path) -> None:
             title = f"timing {len(files)} files alternately"
-            with context.progress.task(title, ROUNDS) as advance:
+            with context.progress.task(title, MOST_ROUNDS) as advance:
                 timings = measure_alternately(
                     files,
                     self._batch(),
@@ -192,7 +197,7 @@ class FileMaker:
         inputs = {"seconds": options.bench_seconds, "threads": context.threads}
         folder = context.stages.run("timing", inputs, make, after)
         content = json.loads((folder / "timings.json").read_text())
-        return {name: Timing(**timing) for name, timing in content.items()}
+        return {name: Timing.from_json(timing) for name, timing in content.items()}
 
 
 def _build_stage(candidate: Candidate, units: Units) -> str:

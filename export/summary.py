@@ -23,12 +23,11 @@ from cmt.export.graphs import Candidate
 from cmt.export.inputs import Inputs
 from cmt.export.onnx_graph import INPUT_NAME, PIXELS_NAME, output_names
 from cmt.export.options import ExportOptions
-from cmt.measure.latency import Timing
 from cmt.measure.statistics import by_class, compare
+from cmt.measure.timing import Timing, speedup
 from cmt.network import count_macs
 from cmt.printing import printable
 from cmt.report.document import REPORT_FILES
-from cmt.report.document import VERSION as REPORT_VERSION
 from cmt.report.rows import (
     UNTIMED,
     Accuracy,
@@ -45,6 +44,7 @@ from cmt.report.rows import (
     Speed,
     Tuning,
 )
+from cmt.report.upgrade import VERSION as REPORT_VERSION
 from cmt.targets.entries import Entry
 from cmt.targets.machine import NO_PEAK_RSS
 from cmt.targets.reference import TORCH
@@ -262,10 +262,14 @@ def _speed(
     timing = results.timings[name]
     latency = timing.latency
     speed["latency_ms"] = latency
+    speed["timing"] = timing.quality
     speed["throughput_ips"] = results.options.batch * 1000 / latency["mean"]
-    speed["speedup_vs_baseline"] = results.timings[TORCH].latency["p50"] / latency["p50"]
+    speed["speedup_vs_baseline"] = speedup(timing, results.timings[TORCH])
     if plain is not None:
-        speed["speedup_vs_fp32_graph"] = results.timings[plain].latency["p50"] / latency["p50"]
+        speed["speedup_vs_fp32_graph"] = speedup(timing, results.timings[plain])
+    if timing.busy is not None:
+        fields = ("speedup_vs_baseline", "speedup_vs_fp32_graph")
+        reasons |= {field: timing.busy for field in fields if field not in reasons}
     speed["peak_rss_mb"] = timing.peak_rss_mb
     if timing.peak_rss_mb is None:
         reasons["peak_rss_mb"] = NO_PEAK_RSS

@@ -15,7 +15,8 @@ from cmt.bundle.golden import golden_images
 from cmt.bundle.reader import OpenBundle
 from cmt.bundle.writer import replacing_files
 from cmt.errors import InputError
-from cmt.measure.latency import ROUNDS, Timing, measure_alternately
+from cmt.measure.latency import MOST_ROUNDS, measure_alternately
+from cmt.measure.timing import Timing, speedup
 from cmt.report.document import put_report, report_of
 from cmt.report.rows import UNTIMED, Machine, Row
 from cmt.targets.base import Task
@@ -143,10 +144,10 @@ def _measure_point(
             name: load_settings(run.artefact, run.own, bundle.trusted)
             for name, run in ready.items()
         }
-        with task(f"timing {len(files)} files: {title}", ROUNDS) as advance:
+        with task(f"timing {len(files)} files: {title}", MOST_ROUNDS) as advance:
             timings = measure_alternately(files, inputs, threads, sweep.seconds, advance, settings)
     plain = {
-        (runs[name].artefact["target"], runs[name].own.get(CUDA_GRAPH)): timing.latency["p50"]
+        (runs[name].artefact["target"], runs[name].own.get(CUDA_GRAPH)): timing
         for name, timing in timings.items()
         if runs[name].artefact["precision"] == "fp32"
     }
@@ -201,13 +202,13 @@ def _row(
     artefact: Entry,
     settings: Settings,
     timing: Timing | None,
-    plain: float | None,
+    plain: Timing | None,
     reason: str | None,
 ) -> Row:
     """A row of the report; the accuracy stands in the exporting machine's.
 
     Args:
-        plain: median latency of the FP32 file beside it, where there is one.
+        plain: of the FP32 file beside it, where there is one.
     """
     reasons = {
         "accuracy": "cmt-bench measures speed; see the exporting machine's row",
@@ -238,11 +239,14 @@ def _row(
     latency = timing.latency
     row = {**row, **timing.settings(settings)}
     row["latency_ms"] = latency
+    row["timing"] = timing.quality
     row["throughput_ips"] = callers(settings) * settings["batch"] * 1000 / latency["mean"]
     if plain is None:
         reasons["speedup_vs_fp32_graph"] = "the FP32 file was not measured beside it"
+    elif timing.busy is not None:
+        reasons["speedup_vs_fp32_graph"] = timing.busy
     else:
-        row["speedup_vs_fp32_graph"] = plain / latency["p50"]
+        row["speedup_vs_fp32_graph"] = speedup(timing, plain)
     row["peak_rss_mb"] = timing.peak_rss_mb
     if timing.gpu_ms:
         row["gpu_ms"] = float(np.median(timing.gpu_ms))

@@ -22,8 +22,8 @@ from cmt.report.figures import (
     missing_fields,
     p50,
     percent,
-    ratio,
     run_time,
+    speedup_text,
 )
 from cmt.report.render import render
 from cmt.report.rows import ComparedRow, Comparison
@@ -107,7 +107,7 @@ def _advice(row: ComparedRow, several_streams: bool) -> str:
         who = "one caller" if number == 1 else f"{number} callers at once"
         rate = f" for {who}, {decimal(row['throughput_ips'])} images/s"
     speedup = row["speedup_vs_baseline"]
-    faster = "" if speedup is None else f", {ratio(speedup)} as fast as torch"
+    faster = "" if speedup is None else f", {speedup_text(speedup)} as fast as torch"
     cost = f"top-1 drop {drop_text(row['accuracy'])}" if row["accuracy"] else "no accuracy"
     return f"ship {row['name']}, {run_time(row)}{rate}{faster}, {cost}."
 
@@ -140,8 +140,8 @@ def _summary(rows: Sequence[ComparedRow]) -> Table:
                 "baseline" if row["artefact"] is None else drop_text(row["accuracy"]),
                 milliseconds(p50(row)),
                 milliseconds(latency(row, "p99")),
-                ratio(row["speedup_vs_baseline"]),
-                ratio(row["speedup_vs_fp32_graph"]),
+                speedup_text(row["speedup_vs_baseline"]),
+                speedup_text(row["speedup_vs_fp32_graph"]),
                 megabytes(row["bytes"]),
                 row["accuracy_from"] or NOT_MEASURED,
             )

@@ -19,9 +19,9 @@ from cmt.errors import InputError
 from cmt.report import figures, pages
 from cmt.report.render import render
 from cmt.report.rows import Report, Row
+from cmt.report.upgrade import VERSION, upgrade
 
 SCHEMAS = Path(__file__).parent / "schema"
-VERSION = 1
 DAMAGED = "{file} is no report.json ({error}): copy it again"
 REPORT_FILES = ("report.json", "report.md", "report.html")
 
@@ -41,7 +41,7 @@ def read_report(file: Path) -> Report:
 
 def parse_report(content: bytes, file: object = "report.json") -> Report:
     """`read_report` of a file's content."""
-    report = parse_versioned(content, file, VERSION, DAMAGED)
+    report = upgrade(parse_versioned(content, file, VERSION, DAMAGED))
     try:
         validate(report)
     except InputError as error:
@@ -53,7 +53,8 @@ def validate(report: Report) -> None:
     """Raise InputError, naming the place, unless the report keeps every promise of its format.
 
     Beyond the schema: no NaN or infinity, a reason for every null measurement, gates that
-    agree with their failures, intervals in order, and no speed from a simulated run.
+    agree with their failures, intervals in order that hold their figure, and no speed from a
+    simulated run.
     """
     try:
         plain = json.loads(json.dumps(report))
@@ -131,6 +132,9 @@ def _row_problems(place: str, row: Row) -> Iterator[str]:
     bounds = row["accuracy"] and row["accuracy"]["drop_ci95"]
     if bounds and bounds[0] > bounds[1]:
         yield f"{place}.accuracy.drop_ci95 runs from high to low"
+    for speedup in (row["speedup_vs_baseline"], row["speedup_vs_fp32_graph"]):
+        if speedup and not speedup["ci95"][0] <= speedup["ratio"] <= speedup["ci95"][1]:
+            yield f"{place}: a speed-up of {speedup['ratio']} is not within its interval"
     if figures.is_simulated(row) and row["latency_ms"] is not None:
         yield f"{place} is simulated: its latency is not the target's"
 

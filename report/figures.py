@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any
 
-from cmt.report.rows import Accuracy, Fallback, Row
+from cmt.report.rows import Accuracy, Fallback, Row, Speedup
 from cmt.targets.base import SIMULATED
 
 NOT_MEASURED = "n/a"
@@ -84,6 +84,20 @@ def p_value(value: float) -> str:
 def ratio(value: float) -> str:
     """Two decimals and an x."""
     return f"{value:.2f}x"
+
+
+@_or_missing
+def speedup_text(value: Speedup) -> str:
+    """The ratio with its interval."""
+    low, high = value["ci95"]
+    return f"{ratio(value['ratio'])} [{low:.2f}, {high:.2f}]"
+
+
+@_or_missing
+def speedup_interval(value: Speedup) -> str:
+    """The interval alone, where there is little room."""
+    low, high = value["ci95"]
+    return f"{low:.2f}-{high:.2f}"
 
 
 @_or_missing

@@ -84,11 +84,38 @@ class Ran(_Ran, total=False):
     otherwise: dict[str, Otherwise]
 
 
-class Speed(TypedDict):
+class Speedup(TypedDict):
+    ratio: float
+    ci95: list[float]
+    rounds: int
+
+
+class Disturbance(TypedDict):
+    lost: float | None
+    cpu: float | None
+    waited: float | None
+    stolen: float | None
+    throttled: float | None
+    others: float | None
+    switches_per_s: float | None
+    mhz: float | None
+
+
+class Timing(Disturbance):
+    rounds: int
+    disturbed: int
+    busy: bool
+
+
+class _Timed(TypedDict, total=False):
+    timing: Timing
+
+
+class Speed(_Timed):
     latency_ms: Latency | None
     throughput_ips: float | None
-    speedup_vs_baseline: float | None
-    speedup_vs_fp32_graph: float | None
+    speedup_vs_baseline: Speedup | None
+    speedup_vs_fp32_graph: Speedup | None
     peak_rss_mb: float | None
 
 

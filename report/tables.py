@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from cmt.quantize.error_row import Errors
@@ -26,8 +26,9 @@ from cmt.report.figures import (
     resolvable,
     row_name,
     share,
+    speedup_text,
 )
-from cmt.report.rows import ClassChange, Machine, PartErrors, Report, Row
+from cmt.report.rows import ClassChange, Machine, PartErrors, Report, Row, Speedup
 from cmt.report.verdict import ranking_images
 from cmt.targets.settings import CUDA_GRAPH, PRECISION, STREAMS
 
@@ -86,8 +87,8 @@ def summary_table(report: Report) -> Table:
                 percent(row["accuracy"] and row["accuracy"]["top1"]),
                 "baseline" if row is baseline else drop_text(row["accuracy"]),
                 milliseconds(p50(row)),
-                "baseline" if row is baseline else ratio(row["speedup_vs_baseline"]),
-                ratio(row["speedup_vs_fp32_graph"]),
+                "baseline" if row is baseline else speedup_text(row["speedup_vs_baseline"]),
+                speedup_text(row["speedup_vs_fp32_graph"]),
                 megabytes(row["bytes"]),
             )
             for row in all_rows(report)
@@ -159,8 +160,14 @@ def latency_table(report: Report) -> Table | None:
     )
 
 
-def machines_table(machines: Iterable[Machine]) -> Table:
-    """The rows of the report's `machines`; the last column names the machine."""
+def machines_table(
+    machines: Iterable[Machine], speedup: Callable[[Speedup | None], str] = speedup_text
+) -> Table:
+    """The rows of the report's `machines`; the last column names the machine.
+
+    Args:
+        speedup: how they are written.
+    """
     names = ("p50", "p90", "p99")
     figures = ("Batch", "Threads", "Streams", *names, "Images/s", "vs FP32")
     return Table(
@@ -172,7 +179,7 @@ def machines_table(machines: Iterable[Machine]) -> Table:
                 *(str(row["settings"].get(key, 1)) for key in ("batch", "threads", STREAMS)),
                 *(milliseconds(latency(row, name)) for name in names),
                 decimal(row["throughput_ips"]),
-                ratio(row["speedup_vs_fp32_graph"]),
+                speedup(row["speedup_vs_fp32_graph"]),
                 f"{machine['machine']}, {machine['environment']['cpu']}, "
                 f"{day_and_time(machine['measured'])}",
             )

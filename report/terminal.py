@@ -27,7 +27,7 @@ def terminal_table(report: Report) -> RichTable:
 
 def machine_table(machine: Machine) -> RichTable:
     """What cmt-bench measured on this machine, an entry of the report's `machines`."""
-    source = machines_table([machine])
+    source = machines_table([machine], figures.speedup_interval)
     measured = all(row["latency_ms"] for row in machine["results"])
     return table_of_text(
         [column.title for column in source.columns[:-1] if not column.numeric],
@@ -73,7 +73,7 @@ def _terminal_cells(row: Row, is_baseline: bool) -> Iterable[str]:
         figures.percent(accuracy and accuracy["top1"]),
         "baseline" if is_baseline else figures.drop_text(accuracy),
         figures.milliseconds(figures.p50(row)),
-        figures.ratio(row["speedup_vs_baseline"]),
+        "baseline" if is_baseline else figures.speedup_interval(row["speedup_vs_baseline"]),
         figures.megabytes(row["bytes"]),
     )
 

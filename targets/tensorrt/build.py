@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import signal
 import threading
 import time
@@ -211,11 +210,6 @@ def _keep_timings(path: Path | None, config: Any) -> None:
     if path is not None:
         with suppress(OSError):  # a cache that cannot be kept costs time, not the engine
             _write(path, config.get_timing_cache().serialize())
-
-
-def timing_cache_folder() -> Path:
-    """Where a user's timings are kept, `$XDG_CACHE_HOME/cmt-export` or `~/.cache/cmt-export`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cmt-export"
 
 
 def _explain_failure(what: str, messages: Sequence[str]) -> NoReturn:
