@@ -12,6 +12,7 @@ import click
 
 from cmt.commands.console import print_table, say
 from cmt.commands.parameters import COUNT, FOLDER, MEGABYTES, SECONDS
+from cmt.commands.trust import open_trusted, takes_trust
 from cmt.errors import GateError, InputError
 from cmt.printing import printable, visible
 
@@ -41,8 +42,7 @@ if TYPE_CHECKING:
 @click.option(
     "--dla", type=click.IntRange(0, 1), help="TensorRT's build: DLA core; the GPU runs the rest."
 )
-@click.option("--trust", type=FOLDER, metavar="KEY", help="Ed25519 public key (PEM) of the signer.")
-@click.option("--expect-run", "runs", multiple=True, help="With --trust: the export it must be.")
+@takes_trust
 @click.option("--machine", help="Name of this machine in the report.  [default: its host name]")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as in report.json.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
@@ -69,14 +69,13 @@ def bench_cli(
     bundle's ONNX files, checked and put in their place. So are those that others built, unless
     --trust has the key of who signed the bundle: engines are native code.
     """
-    from cmt.bundle.reader import open_bundle
     from cmt.measure import bench
     from cmt.measure.progress import ProgressBars
     from cmt.measure.rebuild import build_for_here, notes, why_none_is_built
     from cmt.targets.machine import usable_cores
     from cmt.targets.tensorrt.build import BuildSettings, timing_cache_folder
 
-    opened = _trusted(open_bundle(bundle), trust, runs)
+    opened = open_trusted(bundle, trust, runs)
     if compatible or dla is not None:
         reason = "--verify builds none" if verify else why_none_is_built(opened)
         if reason is not None:
@@ -114,18 +113,6 @@ def _print_measured(entry: dict[str, Any], notes: list[str]) -> None:
         say(line)
     if (undrawn := charts.missing()) is not None:
         say(f"report.html has its charts in words alone: {undrawn}")
-
-
-def _trusted(bundle: OpenBundle, trust: Path | None, runs: tuple[str, ...]) -> OpenBundle:
-    if runs and trust is None:
-        raise InputError("--expect-run believes what the bundle says of itself: add --trust")
-    if trust is None:
-        return bundle
-    from cmt.bundle.signature import check, expect_run
-
-    bundle = check(bundle, trust)
-    expect_run(bundle, runs)
-    return bundle
 
 
 def _verify(bundle: OpenBundle, threads: int) -> int:

@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from cmt.commands.console import print_table, say
-from cmt.commands.parameters import FOLDER, Folder
-from cmt.errors import GateError, InputError
+from cmt.commands.parameters import Folder
+from cmt.commands.trust import check_trust, takes_trust
+from cmt.errors import GateError
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 100})
@@ -22,10 +23,7 @@ from cmt.errors import GateError, InputError
     type=Folder(path_type=Path, file_okay=False),
     help="Write comparison.html, .md and .json here.",
 )
-@click.option(
-    "--trust", type=FOLDER, metavar="KEY", help="Ed25519 public key (PEM): signed rows alone."
-)
-@click.option("--expect-run", "runs", multiple=True, help="With --trust: the export it must be.")
+@takes_trust
 @click.option("--json", "as_json", is_flag=True, help="Print what comparison.json would hold.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
 def report_cli(
@@ -52,8 +50,7 @@ def report_cli(
     from cmt.report.policy import parse_policy
 
     clauses = parse_policy(policy) if policy is not None else ()
-    if runs and trust is None:
-        raise InputError("--expect-run believes what the bundle says of itself: add --trust")
+    check_trust(trust, runs)
     trusted = None if trust is None else comparison.Trust(trust, runs)
     merged = comparison.merge([comparison.read_source(r, trusted) for r in reports], mix_images)
     chosen = comparison.choose(merged, machines, files)

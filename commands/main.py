@@ -22,6 +22,7 @@ COMMANDS = {
         "the same command with --resume goes on where it stopped",
     ),
     "cmt-bench": ("cmt.commands.cmt_bench:bench_cli", AGAIN),
+    "cmt-classify": ("cmt.commands.cmt_classify:classify_cli", AGAIN),
     "cmt-report": ("cmt.commands.cmt_report:report_cli", AGAIN),
     "cmt-train": (
         "cmt.commands.cmt_train:train_cli",
