@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cmt.calib_data.image_range import ImageRange, check_range
 from cmt.errors import InputError
@@ -15,6 +15,9 @@ from cmt.targets.base import PRECISIONS
 from cmt.targets.machine import usable_cores
 from cmt.targets.registry import TARGETS
 from cmt.variants import VARIANTS, get_variant, parse_size
+
+if TYPE_CHECKING:
+    from cmt.weight_files import Weights
 
 BUNDLED_VAL_COUNT = 2000
 """Validation images of the bundled set unless told otherwise: minutes, not tens of minutes."""
@@ -79,7 +82,7 @@ class ExportOptions:
         },
         check=_known_precisions,
     )
-    weights: str | Path | None = option(
+    weights: str | Path | Weights | None = option(
         "Checkpoint file, 'demo' or 'random'.",
         value=None,
         default="demo for ti, random for the others",
