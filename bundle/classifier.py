@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from cmt.bundle.manifest import Entry
 from cmt.bundle.reader import OpenBundle, open_bundle
 from cmt.bundle.running import batch_of, joined, load, run_full, unusable
 from cmt.bundle.signature import check
@@ -27,6 +26,7 @@ from cmt.calib_data.sources import load_file
 from cmt.errors import InputError
 from cmt.printing import printable
 from cmt.targets.base import PRECISIONS, Array, Runner
+from cmt.targets.entries import Entry
 from cmt.targets.machine import usable_cores
 from cmt.targets.registry import TARGETS, not_runnable
 from cmt.targets.settings import THREADS

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmt.bundle.arrays import read_array
-from cmt.bundle.manifest import Entry
 from cmt.bundle.reader import OpenBundle
 from cmt.bundle.running import batch_of, joined, load, run_full, unusable
 from cmt.errors import InputError
 from cmt.targets.base import Array, Batch
+from cmt.targets.entries import Entry, FileEntry
 from cmt.targets.registry import computes_otherwise, not_runnable
 
 IMAGES = 8
@@ -89,7 +89,7 @@ def golden_images(bundle: OpenBundle) -> NDArray[np.uint8]:
     return _of_shape(images, (len(images), *bundle.preprocessing.size, 3), "golden.images")
 
 
-def _load(bundle: OpenBundle, entry: Entry, dtype: type[np.generic]) -> NDArray[Any]:
+def _load(bundle: OpenBundle, entry: FileEntry, dtype: type[np.generic]) -> NDArray[Any]:
     """An array file of the bundle: its hash is right, but whoever wrote both may be wrong."""
     try:
         return read_array(bundle.file(entry), dtype)

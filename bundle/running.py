@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from cmt.bundle.manifest import Entry
 from cmt.bundle.reader import OpenBundle
 from cmt.errors import GateError, InputError, MachineError, is_out_of_memory
 from cmt.targets.base import Array, Batch, Runner
+from cmt.targets.entries import Entry
 from cmt.targets.registry import LOADERS, load_settings
 from cmt.targets.settings import Settings
 

@@ -18,6 +18,7 @@ from cmt.printing import printable, visible
 
 if TYPE_CHECKING:
     from cmt.bundle.reader import OpenBundle
+    from cmt.report.rows import Machine
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 100})
@@ -69,11 +70,12 @@ def bench_cli(
     bundle's ONNX files, checked and put in their place. So are those that others built, unless
     --trust has the key of who signed the bundle: engines are native code.
     """
+    from cmt.files import cache_folder
     from cmt.measure import bench
     from cmt.measure.progress import ProgressBars
     from cmt.measure.rebuild import build_for_here, notes, why_none_is_built
     from cmt.targets.machine import usable_cores
-    from cmt.targets.tensorrt.build import BuildSettings, timing_cache_folder
+    from cmt.targets.tensorrt.build import BuildSettings
 
     opened = open_trusted(bundle, trust, runs)
     if compatible or dla is not None:
@@ -87,7 +89,7 @@ def bench_cli(
     machine = bench.check_machine(opened, machine)
     command = shlex.join(["cmt-bench", *sys.argv[1:]])
     building = BuildSettings(
-        workspace, opt_level, cache=timing_cache_folder(), compatible=compatible, dla=dla
+        workspace, opt_level, cache=cache_folder(), compatible=compatible, dla=dla
     )
     with ProgressBars(not as_json) as progress:
         opened = build_for_here(opened, building, progress.task)
@@ -101,7 +103,7 @@ def bench_cli(
     return 0
 
 
-def _print_measured(entry: dict[str, Any], notes: list[str]) -> None:
+def _print_measured(entry: Machine, notes: list[str]) -> None:
     """The table of what was measured, and what is to be said of it."""
     from cmt.report import charts
     from cmt.report.terminal import machine_table

@@ -35,7 +35,7 @@ class Arguments(TypedDict, total=False):
     qat: int
     qat_data: str | PathLike[str] | None
     gpu_archs: str | Sequence[str]
-    tune: bool
+    tune: bool | None
     threads: int | None
     bench_seconds: float
     seed: int
