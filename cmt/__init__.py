@@ -10,6 +10,7 @@ from cmt.errors import GateError, InputError, MachineError
 from cmt.variants import FAMILIES, VARIANTS
 
 if TYPE_CHECKING:
+    __version__: str
     from cmt.bundle.classifier import Classifier
     from cmt.checkpoints import load_model
     from cmt.rewrite import rewrite_for_inference
@@ -42,6 +43,10 @@ _WHERE = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("cmt-export")
     if name not in _WHERE:
         raise AttributeError(f"module 'cmt' has no attribute '{name}'")
     from importlib import import_module

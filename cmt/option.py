@@ -78,7 +78,7 @@ def check_options(options: Any) -> None:
 
 
 _PLAIN_KINDS: dict[Any, tuple[Any, str]] = {
-    int: (Integral, "a whole number"),
+    **dict.fromkeys((int, "batch"), (Integral, "a whole number")),
     float: (Real, "a number"),
     bool: ((bool, np.bool_), "True or False"),
 }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cmt.commands.console import print_table, say
+from cmt.commands.console import LOG, long_running, print_table, say, with_version
 from cmt.commands.parameters import COUNT, FOLDER, MEGABYTES, SECONDS
 from cmt.commands.trust import open_trusted, takes_trust
 from cmt.errors import GateError, InputError
@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 @takes_trust
 @click.option("--machine", help="Name of this machine in the report.  [default: its host name]")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as in report.json.")
-@click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
+@long_running
+@with_version
 def bench_cli(
     *,
     bundle: Path,
@@ -59,7 +60,7 @@ def bench_cli(
     runs: tuple[str, ...],
     machine: str | None,
     as_json: bool,
-    verbose: bool,
+    quiet: bool,
     **sweep: Any,
 ) -> int:
     """Measure a bundle's files on this machine and add the results to its report.
@@ -91,15 +92,16 @@ def bench_cli(
     building = BuildSettings(
         workspace, opt_level, cache=cache_folder(), compatible=compatible, dla=dla
     )
-    with ProgressBars(not as_json) as progress:
+    with ProgressBars(not (as_json or quiet), log=LOG.lines) as progress:
         opened = build_for_here(opened, building, progress.task)
         entry = bench.measure(opened, bench.Sweep(**sweep), machine, command, progress.task)
     bench.save(opened, entry)
     if as_json:
         click.echo(json.dumps(entry, indent=1))
         return 0
-    _print_measured(entry, notes(opened))
-    click.echo(f"report: {visible(bundle / 'report.html')}")
+    if not quiet:
+        _print_measured(entry, notes(opened))
+        click.echo(f"report: {visible(bundle / 'report.html')}")
     return 0
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cmt.commands.console import say
+from cmt.commands.console import say, with_version
 from cmt.commands.parameters import COUNT, FOLDER
 from cmt.commands.trust import open_trusted, takes_trust
 from cmt.errors import InputError
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @click.option("--threads", type=COUNT, help="CPU threads.  [default: as tuned, else all usable]")
 @takes_trust
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line and image.")
-@click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
+@with_version
 def classify_cli(
     *,
     bundle: Path,
@@ -45,7 +45,6 @@ def classify_cli(
     trust: Path | None,
     runs: tuple[str, ...],
     as_json: bool,
-    verbose: bool,
 ) -> int:
     """Print the most probable classes of image files, of all kinds that Pillow reads.
 

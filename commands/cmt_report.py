@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cmt.commands.console import print_table, say
+from cmt.commands.console import print_table, say, with_version
 from cmt.commands.parameters import Folder
 from cmt.commands.trust import check_trust, takes_trust
 from cmt.errors import GateError
@@ -25,7 +25,7 @@ from cmt.errors import GateError
 )
 @takes_trust
 @click.option("--json", "as_json", is_flag=True, help="Print what comparison.json would hold.")
-@click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
+@with_version
 def report_cli(
     *,
     reports: tuple[str, ...],
@@ -37,7 +37,6 @@ def report_cli(
     trust: Path | None,
     runs: tuple[str, ...],
     as_json: bool,
-    verbose: bool,
 ) -> int:
     """Compare bundles, and what cmt-bench measured of them on other machines.
 

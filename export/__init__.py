@@ -32,6 +32,10 @@ def export(
         cmt.GateError: a step does not compute what the torch network computes.
     """
     from cmt.export.call import options_from
-    from cmt.export.pipeline import export as run
+    from cmt.measure.progress import ProgressBars
 
-    return run(options_from(model, options), show_progress)
+    chosen = options_from(model, options)
+    with ProgressBars(show_progress, chosen.kind, chosen.resume) as progress:
+        from cmt.export.pipeline import export as run
+
+        return run(chosen, progress)

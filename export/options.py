@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -245,6 +246,21 @@ class ExportOptions:
     def identity(self) -> str:
         """The same for a run and for the one that goes on with it, however they are written."""
         return repr(replace(self, out=None, resume=False, force=False, command=""))
+
+    @property
+    def kind(self) -> str:
+        """The same for runs that take about as long on one machine."""
+        alike = replace(
+            self,
+            weights=None,
+            weights_key=None,
+            calib_data=self.calib_data and Path(),
+            val_data=self.val_data and Path(),
+            qat_data=self.qat_data and Path(),
+            sign=None,
+            seed=0,
+        )
+        return hashlib.sha256(alike.identity.encode()).hexdigest()[:16]
 
     @property
     def thread_count(self) -> int:
