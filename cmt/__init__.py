@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from cmt.errors import GateError, InputError, MachineError
+from cmt.errors import GateError, InputError, MachineError, export_extra
 from cmt.variants import FAMILIES, VARIANTS
 
 if TYPE_CHECKING:
@@ -51,4 +51,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'cmt' has no attribute '{name}'")
     from importlib import import_module
 
-    return getattr(import_module(_WHERE[name]), name)
+    with export_extra():
+        return getattr(import_module(_WHERE[name]), name)

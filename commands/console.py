@@ -72,6 +72,7 @@ def long_running(command: Callable[..., Any]) -> Callable[..., Any]:
         "--log-file",
         type=click.Path(path_type=Path, dir_okay=False),
         expose_value=False,
+        is_eager=True,
         callback=lambda _context, _option, path: LOG.begin(path),
         help="Write progress and all that is printed here as well, with times.",
     )

@@ -31,11 +31,12 @@ def export(
         cmt.InputError: options or input files will not do; nothing is left behind.
         cmt.GateError: a step does not compute what the torch network computes.
     """
+    from cmt.errors import export_extra
     from cmt.export.call import options_from
     from cmt.measure.progress import ProgressBars
 
     chosen = options_from(model, options)
-    with ProgressBars(show_progress, chosen.kind, chosen.resume) as progress:
+    with ProgressBars(show_progress, chosen.kind, chosen.resume) as progress, export_extra():
         from cmt.export.pipeline import export as run
 
         return run(chosen, progress)

@@ -20,7 +20,7 @@ def config_text(options: ExportOptions) -> str:
     lines = [_HEAD]
     for name, (about, _) in options_of(ExportOptions).items():
         value = getattr(options, name)
-        if name in _OF_THE_RUN or value is None:
+        if name in _OF_THE_RUN or value is None or (about.kind == "archs" and not value):
             continue
         key = flag_of(name, about).split("/")[0].removeprefix("--")
         if about.flags:
