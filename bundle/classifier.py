@@ -8,14 +8,17 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
+from filelock import Timeout
 from numpy.typing import NDArray
 
+from cmt.bundle.locking import lock
 from cmt.bundle.reader import OpenBundle, open_bundle
 from cmt.bundle.running import batch_of, joined, load, run_full, unusable
 from cmt.bundle.signature import check
@@ -24,12 +27,13 @@ from cmt.calib_data.limits import UnreadableImageError
 from cmt.calib_data.orientation import orientation_of
 from cmt.calib_data.sources import load_file
 from cmt.errors import InputError
+from cmt.files import is_own_folder
 from cmt.printing import printable
 from cmt.targets.base import PRECISIONS, Array, Runner
 from cmt.targets.entries import Entry
 from cmt.targets.machine import usable_cores
 from cmt.targets.registry import TARGETS, not_runnable
-from cmt.targets.settings import THREADS
+from cmt.targets.settings import THREADS, Settings
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,6 +43,8 @@ if TYPE_CHECKING:
 
 MOST_THREADS = 4096
 DEVICE = "CPU"
+_WAIT_SECONDS = 5.0
+"""For another process that uses the same cache."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,8 @@ class Classifier:
         device: `CPU`, which is what None stands for as well.
         threads: of the CPU; None takes what the file was tuned to, else all usable CPUs.
         trust: PEM file of the Ed25519 public key that the bundle must be signed with.
+        cache: a folder of the user's own, in which a runtime may keep what it compiled of a file,
+            for the next start; it is believed. None keeps nothing.
 
     Attributes:
         artefact: path within the bundle of the file that runs.
@@ -89,6 +97,7 @@ class Classifier:
         threads: int | None = None,
         *,
         trust: str | os.PathLike[str] | None = None,
+        cache: str | os.PathLike[str] | None = None,
     ) -> None:
         if threads is not None and not 1 <= threads <= MOST_THREADS:
             raise InputError(f"threads must be from 1 to {MOST_THREADS}, not {threads}")
@@ -97,6 +106,7 @@ class Classifier:
         opened = bundle if isinstance(bundle, OpenBundle) else open_bundle(Path(bundle))
         self._bundle = opened if trust is None else check(opened, Path(trust))
         self._entry, self._threads = choose_file(self._bundle, file), threads
+        self._cache = None if cache is None else Path(cache)
         self._preprocessing, self._batch = self._bundle.preprocessing, batch_of(self._bundle)
         self.artefact: str = self._entry["path"]
         self.labels: tuple[str, ...] = tuple(self._bundle.manifest["labels"])
@@ -106,8 +116,19 @@ class Classifier:
         # A number of threads that is asked for comes before the one that was found by tuning.
         asked = self._threads is not None
         own = {k: v for k, v in self._entry["settings"].items() if not (asked and k == THREADS)}
+        # Two starts at once must not meet in the cache, nor one with what a killed one left there.
+        if self._cache is not None:
+            with suppress(InputError, OSError, Timeout):
+                self._cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+                cached = TARGETS[self._entry["target"]].cached(own, self._cache.absolute())
+                if is_own_folder(self._cache):
+                    with lock(self._cache / ".lock", _WAIT_SECONDS):
+                        return self._load_with(cached)
+        return self._load_with(own)
+
+    def _load_with(self, settings: Settings) -> Runner:
         with unusable(self.artefact):
-            return load(self._bundle, self._entry, self._threads or usable_cores(), own)
+            return load(self._bundle, self._entry, self._threads or usable_cores(), settings)
 
     def share(self) -> Classifier:
         """Another Classifier for another thread, on the same loaded file where its runtime may."""

@@ -15,6 +15,7 @@ from cmt.commands.console import say, with_version
 from cmt.commands.parameters import COUNT, FOLDER
 from cmt.commands.trust import open_trusted, takes_trust
 from cmt.errors import InputError
+from cmt.files import cache_folder
 from cmt.printing import printable
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def classify_cli(
     """
     from cmt.bundle.classifier import Classifier
 
-    classifier = Classifier(open_trusted(bundle, trust, runs), file, threads=threads)
+    opened, cache = open_trusted(bundle, trust, runs), cache_folder() / "compiled"
+    classifier = Classifier(opened, file, threads=threads, cache=cache)
     say(f"running {classifier.artefact}", err=True)
     show = _print_json if as_json else _print_text
     for path in images:

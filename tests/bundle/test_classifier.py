@@ -130,6 +130,24 @@ def test_threads_that_are_asked_for_come_before_tuned_ones(stored: Path, rewrite
         assert runner.compiled()["settings"]["INFERENCE_NUM_THREADS"] == expected
 
 
+def test_what_was_compiled_is_kept_for_the_next_start_and_answers_alike(
+    stored: Path, photo: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    with cmt.Classifier(stored, "openvino/int8", threads=1) as classifier:
+        expected = classifier.classify(photo)
+    for _ in range(2):
+        with cmt.Classifier(stored, "openvino/int8", threads=1, cache=cache) as classifier:
+            assert classifier.classify(photo) == expected
+    (kept,) = cache.glob("*.blob")
+    kept.write_bytes(kept.read_bytes()[: kept.stat().st_size // 2])
+    with cmt.Classifier(stored, "openvino/int8", threads=1, cache=cache) as classifier:
+        assert classifier.classify(photo) == expected
+    (tmp_path / "file").touch()
+    with cmt.Classifier(stored, "openvino/int8", cache=tmp_path / "file") as classifier:
+        assert classifier.classify(photo)[0].label == "blue"
+
+
 @pytest.mark.parametrize(
     ("image", "said"),
     [
