@@ -22,8 +22,8 @@ from cmt.bundle.locking import lock
 from cmt.bundle.reader import OpenBundle, open_bundle
 from cmt.bundle.running import batch_of, joined, load, run_full, unusable
 from cmt.bundle.signature import check
+from cmt.calib_data.decoding import decode
 from cmt.calib_data.image_range import OUTSIDE
-from cmt.calib_data.limits import UnreadableImageError
 from cmt.calib_data.orientation import orientation_of
 from cmt.calib_data.sources import load_file
 from cmt.errors import InputError
@@ -38,8 +38,9 @@ from cmt.targets.settings import THREADS, Settings
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    OneImage = str | os.PathLike[str] | NDArray[np.uint8] | Image
-    """A file; uint8 (height, width, 3), red first, or (height, width), grey; Pillow's picture."""
+    OneImage = str | os.PathLike[str] | bytes | NDArray[np.uint8] | Image
+    """A file, or the bytes of a JPEG or PNG; uint8 (height, width, 3), red first, or (height,
+    width), grey; Pillow's picture."""
 
 MOST_THREADS = 4096
 DEVICE = "CPU"
@@ -213,10 +214,9 @@ class Classifier:
             readable = orientation_of(picture)[1]
         except (InputError, MemoryError, ImportError):
             raise
-        except UnreadableImageError as error:
-            raise InputError(str(error)) from error
         except Exception as error:  # decoders raise many kinds
-            raise InputError(f"{name}: {printable(error)}") from error
+            said = str(error) if name in str(error) else f"{name}: {printable(error)}"
+            raise InputError(said) from error
         if outside := picture.info.get(OUTSIDE):
             clipped = f"{outside} values are outside of the bundle's image range and were clipped"
             warnings.warn(f"{name}: {clipped}", stacklevel=2)
@@ -228,6 +228,8 @@ class Classifier:
     def _picture(self, image: OneImage) -> Image:
         if isinstance(image, (str, os.PathLike)):
             return load_file(Path(image), self._preprocessing.image_range)
+        if isinstance(image, bytes):
+            return decode(image, self._preprocessing.image_range)
         from PIL import Image
 
         if isinstance(image, Image.Image):
@@ -295,4 +297,4 @@ def _is_one(images: Any) -> bool:
     """Whether these are an image, and no sequence of them."""
     if isinstance(images, np.ndarray):
         return images.ndim < 4
-    return isinstance(images, str) or not isinstance(images, Sequence)
+    return isinstance(images, (str, bytes)) or not isinstance(images, Sequence)

@@ -40,6 +40,7 @@ def test_every_kind_of_image_gives_the_same_classes(stored: Path, photo: Path) -
         assert sum(one.probability for one in found) == pytest.approx(1)
         assert found[0].score > found[1].score
         assert classifier.classify(str(photo)) == found
+        assert classifier.classify(photo.read_bytes()) == found
         with Image.open(photo) as picture:
             assert classifier.classify(picture) == found
         pixels = pictures(1)[0]
@@ -156,6 +157,7 @@ def test_what_was_compiled_is_kept_for_the_next_start_and_answers_alike(
         (np.zeros((4, 4, 4), np.uint8), "uint8 (4, 4, 4) is no image"),
         (np.zeros((0, 4, 3), np.uint8), "is no image"),
         (7, "is no image"),
+        (b"no picture", "an image: it is no JPEG or PNG file"),
     ],
 )
 def test_what_is_no_image_is_refused_in_a_line(image: Any, said: str, stored: Path) -> None:
