@@ -83,6 +83,18 @@ def test_a_network_in_memory_is_exported_as_it_is(photos: Path) -> None:
         options_from(model, {"targets": "openvino", "weights": "x"})
 
 
+def test_what_state_dict_saved_is_exported_with_its_labels(photos: Path, tmp_path: Path) -> None:
+    model = build("ti", num_classes=2, img_size=32)
+    model.metadata = {"labels": '["blue", "red"]'}
+    saved = tmp_path / "f.pt"
+    for one in (model, torch.nn.DataParallel(model), torch.compile(model)):
+        torch.save(one.state_dict(), saved)
+        inputs = resolve(ExportOptions("ti", ("openvino",), weights=saved, val_data=photos), False)
+        assert inputs.class_names == ("blue", "red")
+        again, image = inputs.model, torch.rand(1, 3, 32, 32)
+        assert torch.equal(again(image), model.eval()(image))
+
+
 def test_the_types_of_arguments_are_made_from_the_options() -> None:
     command = [sys.executable, ROOT / "docs" / "argument_types.py"]
     made = subprocess.run(command, capture_output=True, text=True, check=True).stdout
