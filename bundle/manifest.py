@@ -75,6 +75,7 @@ class Manifest(_Manifest, total=False):
 
     exported: FileEntry
     sbom: FileEntry
+    config: FileEntry
     run: str
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cmt.commands.console import print_table, say
+from cmt.commands.console import print_table, say, with_version
 from cmt.commands.parameters import FOLDER, Folder
+from cmt.commands.trust import check_trust, takes_trust
 from cmt.errors import GateError, InputError
 
 if TYPE_CHECKING:
@@ -28,15 +29,12 @@ if TYPE_CHECKING:
     type=Folder(path_type=Path, file_okay=False),
     help="Write comparison.html, .md and .json here.",
 )
-@click.option(
-    "--trust", type=FOLDER, metavar="KEY", help="Ed25519 public key (PEM): signed rows alone."
-)
-@click.option("--expect-run", "runs", multiple=True, help="With --trust: the export it must be.")
+@takes_trust
 @click.option(
     "--junit", type=FOLDER, metavar="FILE", help="Write --require's results as JUnit XML."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what comparison.json would hold.")
-@click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
+@with_version
 def report_cli(
     *,
     reports: tuple[str, ...],
@@ -49,7 +47,6 @@ def report_cli(
     runs: tuple[str, ...],
     junit: Path | None,
     as_json: bool,
-    verbose: bool,
 ) -> int:
     """Compare bundles, and what cmt-bench measured of them on other machines.
 
@@ -65,8 +62,7 @@ def report_cli(
     clauses = parse_policy(policy) if policy is not None else ()
     if junit is not None and not clauses:
         raise InputError("--junit holds what --require finds: add --require")
-    if runs and trust is None:
-        raise InputError("--expect-run believes what the bundle says of itself: add --trust")
+    check_trust(trust, runs)
     trusted = None if trust is None else comparison.Trust(trust, runs)
     merged = comparison.merge([comparison.read_source(r, trusted) for r in reports], mix_images)
     chosen = comparison.choose(merged, machines, files)
