@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # The bundle of another machine on aarch64, emulated: arm.sh [BUNDLE] (root, Debian 12, its network).
 #
-# Makes a root of Debian's arm64 packages and wheels, verifies a bundle that was made on x86 with
-# cmt-bench and with a cross-compiled cmt_check, and holds the answers of cross-compiled C++ to
-# images and manifests against those of this machine's Python. PYTHON has this checkout installed
-# and pip. All is written to build/arm; Debian's packages come from where this machine takes its own.
+# Verifies a bundle that was made on x86 with cmt-bench and with a cross-compiled cmt_check, runs the
+# C++ tests, and holds the answers of cross-compiled C++ to images and manifests against those of
+# this machine's Python. PYTHON has this checkout installed and pip. A root of Debian's arm64
+# packages and wheels is made once, in build/arm, and kept until this file or pyproject.toml changes;
+# Debian's packages come from where this machine takes its own.
 set -euo pipefail
 
 root="$(cd "$(dirname "$0")/../.." && pwd)"
@@ -47,12 +48,26 @@ make_debian() {
 }
 
 install_wheels() {
-  "$python" -m pip wheel --quiet --no-deps --wheel-dir wheels "$root"
+  "$python" -m pip wheel -qq --no-deps --wheel-dir wheels "$root"
   local platforms=(--platform manylinux2014_aarch64) minor
   for minor in $(seq 17 36); do platforms+=(--platform "manylinux_2_${minor}_aarch64"); done
-  "$python" -m pip install --quiet --target site --only-binary=:all: --implementation cp \
+  "$python" -m pip install -qq --target site --only-binary=:all: --implementation cp \
     --python-version 3.11 "${platforms[@]}" "$(ls "$work"/wheels/*.whl)[openvino,onnxruntime]"
 }
+
+# The project's own packages are taken from the checkout, so what is kept is of others alone.
+make_root() {
+  rm -rf "$work" && mkdir -p "$work" && cd "$work"
+  mirror="$(mirror_of_this_machine)"
+  step "qemu" && fetch_qemu
+  step "Debian for arm64" && make_debian
+  step "wheels for aarch64" && install_wheels
+  rm -rf site/cmt
+  emulated python "$work/debian/usr/bin/python3.11"
+  recipe > recipe
+}
+
+recipe() { cat "$root/tests/endurance/arm.sh" "$root/pyproject.toml"; }
 
 # emulated NAME PROGRAM: a script that runs the program, for what starts programs by their path.
 emulated() {
@@ -74,32 +89,40 @@ set(CMAKE_FIND_ROOT_PATH_MODE_INCLUDE ONLY)
 END
   cmake -S "$root/runtime/cpp" -B cpp -DCMAKE_TOOLCHAIN_FILE="$work/arm64.cmake" -DCMT_TESTS=ON \
     -DCMT_OPENVINO=ON "-DOpenVINO_DIR=$work/site/openvino/cmake" > cmake.log
-  cmake --build cpp --parallel 2 --target cmt_check decode_images read_manifests > build.log
+  cmake --build cpp --parallel 2 > build.log
+  mkdir -p emulated/tests
+  local program
+  for program in cpp/cmt_* cpp/tests/*; do
+    if [ -f "$program" ] && [ -x "$program" ]; then
+      emulated "emulated/${program#cpp/}" "$work/$program"
+    fi
+  done
+}
+
+# With what an exporter adds to it today: answers in float32, made here.
+stored_bundle() {
+  rm -rf bundle
+  "$python" -m zipfile --extract "$root/tests/reference/bundles/schema_1.zip" bundle
+  PYTHONPATH="$root/tests/support" "$python" -m float32_answers bundle
 }
 
 need mmdebstrap mmdebstrap
 need cmake cmake
 need aarch64-linux-gnu-g++ g++-aarch64-linux-gnu
-rm -rf "$work" && mkdir -p "$work" && cd "$work"
-if [ -z "$bundle" ]; then
-  bundle="$work/bundle"
-  "$python" -m zipfile --extract "$root/tests/reference/bundles/schema_1.zip" "$bundle"
-fi
-mirror="$(mirror_of_this_machine)"
-step "qemu" && fetch_qemu
-step "Debian for arm64" && make_debian
-step "wheels for aarch64" && install_wheels
-emulated python "$work/debian/usr/bin/python3.11"
+[ "$(cat "$work/recipe" 2> /dev/null)" = "$(recipe)" ] || make_root
+cd "$work"
+SECONDS=0
+step "a bundle that was made on x86"
+[ -n "$bundle" ] || { stored_bundle && bundle="$work/bundle"; }
 step "cmt-bench --verify, emulated"
-PYTHONPATH="$work/site" ./python -c 'from cmt.commands.main import run; run("cmt-bench")' \
-  "$bundle" --verify
+PYTHONPATH="$root/build/typed:$work/site" ./python -c \
+  'from cmt.commands.main import run; run("cmt-bench")' "$bundle" --verify
 step "C++, cross-compiled" && cross_compile
-for program in cmt_check tests/decode_images tests/read_manifests; do
-  emulated "$(basename "$program")" "$work/cpp/$program"
-done
-step "cmt_check, emulated" && ./cmt_check "$bundle"
+step "cmt_check, emulated" && emulated/cmt_check "$bundle"
+step "C++ tests, emulated"
+(cd "$root" && RUNTIMES=emulated "$python" -m pytest tests/runtime/test_golden.py)
 step "images, emulated C++ beside this machine's Python"
-"$python" "$root/tests/fuzz/alike.py" "$work/decode_images" --seconds 20
+"$python" "$root/tests/fuzz/alike.py" emulated/tests/decode_images --seconds 20
 step "manifests, the same"
-"$python" "$root/tests/fuzz/manifests_alike.py" "$work/read_manifests" --count 2000
+"$python" "$root/tests/fuzz/manifests_alike.py" emulated/tests/read_manifests --count 2000
 step "done"
