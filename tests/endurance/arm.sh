@@ -27,15 +27,19 @@ mirror_of_this_machine() {
     | awk -v release="$release" '$2 == release { print $1; exit }'
 }
 
-# Of bookworm-backports: ONNX Runtime crashes in bookworm's own qemu 7.2.
-fetch_qemu() {
+# Of later releases: ONNX Runtime crashes in bookworm's own qemu 7.2, and its headers came after that.
+fetch_later() {
   mkdir -p apt/lists/partial apt/cache/archives/partial
-  echo "deb [signed-by=$keyring] $mirror $release-backports main" > apt/sources.list
+  local suite
+  for suite in "$release-backports" trixie; do
+    echo "deb [signed-by=$keyring] $mirror $suite main"
+  done > apt/sources.list
   local options=(-qq -o "Dir::Etc::sourcelist=$work/apt/sources.list" -o Dir::Etc::sourceparts=/dev/null
     -o "Dir::State::lists=$work/apt/lists" -o "Dir::Cache=$work/apt/cache" -o APT::Sandbox::User=root)
   apt-get "${options[@]}" update
-  (cd apt && apt-get "${options[@]}" download "qemu-user/$release-backports")
+  (cd apt && apt-get "${options[@]}" download "qemu-user/$release-backports" libonnxruntime-dev/trixie)
   dpkg-deb --extract apt/qemu-user_*.deb qemu
+  dpkg-deb --extract apt/libonnxruntime-dev_*.deb onnxruntime
 }
 
 # Unpacked only: nothing of it has to run to be installed.
@@ -53,13 +57,18 @@ install_wheels() {
   for minor in $(seq 17 36); do platforms+=(--platform "manylinux_2_${minor}_aarch64"); done
   "$python" -m pip install -qq --target site --only-binary=:all: --implementation cp \
     --python-version 3.11 "${platforms[@]}" "$(ls "$work"/wheels/*.whl)[openvino,onnxruntime]"
+  local library
+  library="$(ls "$work"/site/onnxruntime/capi/libonnxruntime.so.*)"
+  mkdir -p onnxruntime/lib
+  ln -s "$library" onnxruntime/lib/libonnxruntime.so
+  ln -s "$library" onnxruntime/lib/libonnxruntime.so.1 # as programs name it that are linked to it
 }
 
 # The project's own packages are taken from the checkout, so what is kept is of others alone.
 make_root() {
   rm -rf "$work" && mkdir -p "$work" && cd "$work"
   mirror="$(mirror_of_this_machine)"
-  step "qemu" && fetch_qemu
+  step "qemu, headers" && fetch_later
   step "Debian for arm64" && make_debian
   step "wheels for aarch64" && install_wheels
   rm -rf site/cmt
@@ -69,7 +78,7 @@ make_root() {
 
 # What the root depends on.
 recipe() {
-  declare -f make_root fetch_qemu make_debian install_wheels emulated
+  declare -f make_root fetch_later make_debian install_wheels emulated
   cat "$root/pyproject.toml"
 }
 
@@ -94,7 +103,9 @@ set(CMAKE_FIND_ROOT_PATH_MODE_LIBRARY ONLY)
 set(CMAKE_FIND_ROOT_PATH_MODE_INCLUDE ONLY)
 END
   cmake -S "$root/runtime/cpp" -B cpp -DCMAKE_TOOLCHAIN_FILE="$work/arm64.cmake" -DCMT_TESTS=ON \
-    -DCMT_OPENVINO=ON "-DOpenVINO_DIR=$work/site/openvino/cmake" > cmake.log
+    -DCMT_OPENVINO=ON "-DOpenVINO_DIR=$work/site/openvino/cmake" -DCMT_ONNXRUNTIME=ON \
+    "-DCMT_ONNXRUNTIME_INCLUDE=$work/onnxruntime/usr/include/onnxruntime" \
+    "-DCMT_ONNXRUNTIME_LIBRARY=$work/onnxruntime/lib/libonnxruntime.so" > cmake.log
   local programs=(cmt_check tests/{decode_images,prepare_images,read_manifests,read_arrays}) program
   cmake --build cpp --parallel 2 --target "${programs[@]##*/}" > build.log
   mkdir -p emulated/tests
