@@ -15,7 +15,14 @@ from cmt.bundle.manifest import Entry
 from cmt.bundle.reader import OpenBundle
 from cmt.errors import GateError, InputError, MachineError, is_out_of_memory
 from cmt.targets.base import Array, Batch
-from cmt.targets.registry import LOADERS, computes_otherwise, load_settings, not_runnable
+from cmt.targets.registry import (
+    LOADERS,
+    computes_otherwise,
+    load_settings,
+    not_runnable,
+    require_device,
+)
+from cmt.targets.settings import CPU
 
 IMAGES = 8
 """Prepared images in a bundle."""
@@ -28,6 +35,8 @@ MAX_GREY_LEVELS = 1
 # dot products values change their INT8 step here and there. A wrong file or wrong
 # preprocessing differs by about 1.
 TOLERANCES = {"fp32": 1e-3, "fp16": 2e-2, "int8": 1e-1}
+LEAST_COSINE = 0.9
+"""Of a device's answers to each image and those of the FP32 file: the parity limit of INT8."""
 
 
 @dataclass(frozen=True)
@@ -62,24 +71,44 @@ def make_photo(path: Path) -> None:
     image.save(path, quality=90, exif=exif)
 
 
-def verify(bundle: OpenBundle, threads: int) -> Iterator[Check]:
+def verify(bundle: OpenBundle, threads: int, device: str | None = None) -> Iterator[Check]:
     """Prepare the golden photo, then run every file that this machine can on the golden images.
+
+    Args:
+        device: that files are run on, see `check_artefact`.
 
     Raises:
         InputError: there is no file that this machine can run.
     """
+    require_device((artefact["target"] for artefact in bundle.artefacts), device)
     yield _check_pixels(bundle)
     batch = bundle.preprocessing.feed(golden_images(bundle))
     ran = False
     for artefact in bundle.artefacts:
-        reason = not_runnable(artefact, bundle.trusted)
+        reason = not_runnable(artefact, bundle.trusted, device)
         ran |= reason is None
         if reason is not None:
             yield Check(artefact["path"], None, reason)
         else:
-            yield check_artefact(bundle, artefact, batch, threads)
+            yield check_artefact(bundle, artefact, batch, threads, device)
     if not ran:
         raise InputError("nothing was verified: this machine can run none of the bundle's files")
+
+
+def require_answers(bundle: OpenBundle, threads: int, device: str) -> None:
+    """Raise GateError, naming it, for a device on which a file answers otherwise than it should.
+
+    Files that do not run there are passed over.
+    """
+    batch = bundle.preprocessing.feed(golden_images(bundle))
+    runnable = [a for a in bundle.artefacts if not_runnable(a, bundle.trusted, device) is None]
+    checks = [check_artefact(bundle, a, batch, threads, device) for a in runnable]
+    wrong = [f"{check.name} {check.detail}" for check in checks if check.passed is False]
+    if wrong:
+        raise GateError(
+            f"device {device} does not compute what the bundle's files do: {'; '.join(wrong)}; "
+            "take another --device"
+        )
 
 
 def golden_images(bundle: OpenBundle) -> NDArray[np.uint8]:
@@ -126,15 +155,24 @@ def _check_pixels(bundle: OpenBundle) -> Check:
     return Check("preprocessing", difference <= limit, detail)
 
 
-def check_artefact(bundle: OpenBundle, artefact: Entry, images: Batch, threads: int) -> Check:
-    """Run a file on the golden images, as `Preprocessing.feed` gives them, and compare."""
+def check_artefact(
+    bundle: OpenBundle, artefact: Entry, images: Batch, threads: int, device: str | None = None
+) -> Check:
+    """Run a file on the golden images, as `Preprocessing.feed` gives them, and compare.
+
+    Args:
+        device: of the target's `devices`. Another one than the CPU that lacks the file's arithmetic
+            may differ as FP16 does. Its answers are held against the FP32 file's as well.
+    """
     path, limit = artefact["path"], artefact["golden"]["max_rel"]
     answers = _answers(bundle, artefact)
-    reason = computes_otherwise(artefact)
-    if reason is not None and len(answers) == 1:
+    reason = computes_otherwise(artefact, device)
+    if reason is not None and device not in (None, CPU):
+        limit = max(limit, TOLERANCES["fp16"])
+    elif reason is not None and len(answers) == 1:
         return Check(path, None, f"{reason}, and the bundle has no answers in that: export again")
     try:
-        outputs = run_artefact(bundle, artefact, images, threads)
+        outputs = run_artefact(bundle, artefact, images, threads, device)
     except (InputError, GateError, MachineError):
         raise
     except Exception as error:  # each runtime raises kinds of its own
@@ -144,7 +182,33 @@ def check_artefact(bundle: OpenBundle, artefact: Entry, images: Batch, threads: 
     if [array.shape for array in outputs] != [array.shape for array in answers[0]]:
         raise InputError(f"{path} has other outputs than its golden ones: export again")
     difference = min(_largest_difference(outputs, expected) for expected in answers)
-    return Check(path, difference <= limit, f"differs by {difference:.1e}, {limit:g} allowed")
+    detail = f"differs by {difference:.1e}, {limit:g} allowed"
+    if difference <= limit and device is not None:
+        likeness = _likeness_to_float(bundle, outputs)
+        if not likeness >= LEAST_COSINE:
+            return Check(
+                path, False, f"has a cosine of {likeness:.2f} with the FP32 file's answers"
+            )
+    return Check(path, difference <= limit, detail)
+
+
+def _likeness_to_float(bundle: OpenBundle, outputs: list[Array]) -> float:
+    """The least cosine of answers to an image and the FP32 files'; 1 without such a file."""
+    floats = (a for a in bundle.artefacts if a["precision"] == "fp32")
+    expected = next((_answers(bundle, artefact)[0] for artefact in floats), outputs)
+    if [array.shape for array in expected] != [array.shape for array in outputs]:
+        raise InputError("the golden answers of the FP32 file have another shape: export again")
+    return min(
+        smallest_cosine(ours, theirs) for ours, theirs in zip(outputs, expected, strict=True)
+    )
+
+
+def smallest_cosine(a: NDArray[Any], b: NDArray[Any]) -> float:
+    """The smallest cosine similarity of two arrays' entries (images, ...), each flattened."""
+    x = a.reshape(len(a), -1).astype(np.float64)
+    y = b.reshape(len(b), -1).astype(np.float64)
+    norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+    return float(((x * y).sum(1) / np.maximum(norms, 1e-30)).min())
 
 
 def _answers(bundle: OpenBundle, artefact: Entry) -> list[list[Array]]:
@@ -170,11 +234,13 @@ def _largest_difference(outputs: list[Array], expected: list[Array]) -> float:
     return max(value if np.isfinite(value) else np.inf for value in differences)
 
 
-def run_artefact(bundle: OpenBundle, artefact: Entry, images: Batch, threads: int) -> list[Array]:
+def run_artefact(
+    bundle: OpenBundle, artefact: Entry, images: Batch, threads: int, device: str | None = None
+) -> list[Array]:
     """A file's outputs on images as `Preprocessing.feed` gives them, in batches of its own size."""
     size = bundle.manifest["input"]["shape"][0]
-    load, settings = LOADERS[artefact["target"]], load_settings(artefact, trusted=bundle.trusted)
-    runner = load(bundle.file(artefact), threads, settings, size)
+    settings = load_settings(artefact, trusted=bundle.trusted, device=device)
+    runner = LOADERS[artefact["target"]](bundle.file(artefact), threads, settings, size)
     parts = []
     for begin in range(0, len(images), size):
         # The batch is fixed, so the last one starts over with the first images.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 @click.option("--batch", "batches", multiple=True, type=COUNT, help="Images per inference.")
 @click.option("--threads", multiple=True, type=COUNT, help="CPU threads.  [default: all usable]")
 @click.option("--streams", multiple=True, type=COUNT, help="OpenVINO streams, a caller each.")
+@click.option(
+    "--device", "devices", multiple=True, help="Such as GPU, NPU, AUTO, CUDA.  [default: the CPU]"
+)
 @click.option("--seconds", default=5.0, type=SECONDS, help="Spent on each file and combination.")
 @click.option(
     "--workspace", type=MEGABYTES, metavar="MB", help="TensorRT's build: memory of a layer."
@@ -57,13 +61,16 @@ def bench_cli(
     trust: Path | None,
     runs: tuple[str, ...],
     machine: str | None,
+    devices: tuple[str, ...],
     as_json: bool,
     verbose: bool,
     **sweep: Any,
 ) -> int:
     """Measure a bundle's files on this machine and add the results to its report.
 
-    --batch, --threads and --streams may repeat: every combination is measured. Earlier results
+    --batch, --threads, --streams and --device may repeat: every combination is measured. A device
+    is one of OpenVINO's, or a provider of ONNX Runtime's; one whose answers to the golden images
+    are not the exporting machine's is refused. Earlier results
     of this machine are replaced, those of others never. Engines that do not run on this machine's
     GPU and TensorRT, or are not what --compatible and --dla ask for, are built anew from the
     bundle's ONNX files, checked and put in their place. So are those that others built, unless
@@ -84,7 +91,7 @@ def bench_cli(
                 f"--compatible and --dla are for engines, and {reason}: leave them out"
             )
     if verify:
-        return _verify(opened, usable_cores())
+        return _verify(opened, usable_cores(), devices or (None,))
     machine = bench.check_machine(opened, machine)
     command = shlex.join(["cmt-bench", *sys.argv[1:]])
     building = BuildSettings(
@@ -92,7 +99,8 @@ def bench_cli(
     )
     with ProgressBars(not as_json) as progress:
         opened = build_for_here(opened, building, progress.task)
-        entry = bench.measure(opened, bench.Sweep(**sweep), machine, command, progress.task)
+        what = bench.Sweep(devices=devices, **sweep)
+        entry = bench.measure(opened, what, machine, command, progress.task)
     bench.save(opened, entry)
     if as_json:
         click.echo(json.dumps(entry, indent=1))
@@ -128,7 +136,7 @@ def _trusted(bundle: OpenBundle, trust: Path | None, runs: tuple[str, ...]) -> O
     return bundle
 
 
-def _verify(bundle: OpenBundle, threads: int) -> int:
+def _verify(bundle: OpenBundle, threads: int, devices: Sequence[str | None]) -> int:
     from cmt.bundle.golden import verify
 
     failed = []
@@ -136,10 +144,13 @@ def _verify(bundle: OpenBundle, threads: int) -> int:
     if bundle.trusted:
         run = bundle.manifest.get("run", "unknown")
         click.echo(f"{'ok':8}signature: made with the key of --trust, run {run}")
-    for check in verify(bundle, threads):
-        click.echo(f"{words[check.passed]:8}{printable(f'{check.name}: {check.detail}')}")
-        if check.passed is False:
-            failed.append(check.name)
+    for device in devices:
+        place = "" if device is None else f" on {device}"
+        for check in verify(bundle, threads, device):
+            name = f"{check.name}{place}"
+            click.echo(f"{words[check.passed]:8}{printable(f'{name}: {check.detail}')}")
+            if check.passed is False:
+                failed.append(name)
     if failed:
         raise GateError(
             f"{', '.join(failed)}: the results on this machine are not those of the exporting one"

@@ -157,7 +157,7 @@ def float32_answers(results: Results, candidate: Candidate) -> list[np.ndarray] 
     if settings.get(PRECISION) != "bf16":
         return None
     path = next(built.glob(f"*.{candidate.target.suffix}"))
-    own = {**settings, PRECISION: "f32"}
+    own = results.context.settings({**settings, PRECISION: "f32"})
     runner = LOADERS[candidate.target.runtime](path, results.context.threads, own, batch)
     images = results.context.as_fed(results.validation)
     total = min(IMAGES, len(results.validation))

@@ -152,10 +152,13 @@ def _baseline(results: Results) -> Row:
 
 def _row(results: Results, candidate: Candidate, artefacts: Sequence[Row]) -> Row:
     reasons: dict[str, str] = {}
-    own = (candidate.target.name, candidate.precision)
-    files = [a for a in artefacts if (a["target"], a["precision"]) == own]
+    names = (candidate.target.name, candidate.precision)
+    files = [a for a in artefacts if (a["target"], a["precision"]) == names]
     main = next(a for a in files if a["path"].endswith(f".{candidate.target.suffix}"))
     accuracy = _accuracy(results, results.outputs[candidate.name], reasons)
+    own = main["settings"]
+    if not candidate.target.simulated:
+        own = results.context.settings(own)
     plain = f"{candidate.target.name}/fp32"
     return {
         "target": candidate.target.name,
@@ -166,7 +169,7 @@ def _row(results: Results, candidate: Candidate, artefacts: Sequence[Row]) -> Ro
         "simulated": candidate.target.simulated,
         "accuracy": accuracy,
         **_speed(results, candidate.name, plain, reasons, candidate),
-        **_settings(results, candidate.name, main["settings"]),
+        **_settings(results, candidate.name, own),
         **_changes(results, results.outputs[candidate.name]),
         "reasons": reasons,
     }

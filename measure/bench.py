@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cmt.bundle.golden import golden_images
+from cmt.bundle.golden import golden_images, require_answers
 from cmt.bundle.manifest import Entry
 from cmt.bundle.reader import OpenBundle
 from cmt.bundle.writer import replacing_files
@@ -21,7 +21,13 @@ from cmt.measure.latency import ROUNDS, Timing, measure_alternately
 from cmt.report.document import put_report, report_of
 from cmt.targets.base import Task
 from cmt.targets.machine import NO_PEAK_RSS, describe, hardware, usable_cores
-from cmt.targets.registry import TARGETS, load_settings, not_runnable
+from cmt.targets.registry import (
+    TARGETS,
+    load_settings,
+    not_runnable,
+    on_device,
+    require_device,
+)
 from cmt.targets.settings import CUDA_GRAPH, STREAMS, THREADS, callers, settings_of_run
 
 Row = dict[str, Any]
@@ -36,12 +42,14 @@ class Sweep:
         threads: of the runtime; empty takes what a file was tuned to, else all usable CPUs.
         streams: OpenVINO's parallel streams, each with a caller of its own; empty takes the
             file's own setting.
+        devices: of the targets' `devices`; empty takes each one's first.
         seconds: spent on each file and combination.
     """
 
     batches: Sequence[int] = ()
     threads: Sequence[int] = ()
     streams: Sequence[int] = ()
+    devices: Sequence[str] = ()
     seconds: float = 5.0
 
 
@@ -79,19 +87,15 @@ def measure(
             function that is called after each step.
 
     Raises:
-        InputError: there is no file that this machine can run.
+        InputError: there is no file that this machine can run, or no such device.
+        GateError: a device answers otherwise than the exporting machine.
     """
-    reasons = {a["path"]: not_runnable(a, bundle.trusted) for a in bundle.artefacts}
-    if all(reasons.values()):
-        raise InputError(
-            f"this machine can run none of the bundle's files: {next(iter(reasons.values()))}"
-        )
+    _check_devices(bundle, sweep)
     batches = sweep.batches or [bundle.manifest["input"]["shape"][0]]
-    rows: list[Row] = []
-    for batch, threads, streams in product(
-        batches, sweep.threads or [usable_cores()], sweep.streams or (None,)
-    ):
-        rows += _measure_point(bundle, sweep, batch, threads, streams, task)
+    points = product(
+        batches, sweep.threads or [usable_cores()], sweep.streams or (None,), _devices(sweep)
+    )
+    rows = [row for point in points for row in _measure_point(bundle, sweep, _Point(*point), task)]
     return {
         "machine": machine,
         "measured": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -99,6 +103,31 @@ def measure(
         "environment": describe(seed=0),
         "results": rows,
     }
+
+
+def _devices(sweep: Sweep) -> Sequence[str | None]:
+    return sweep.devices or (None,)
+
+
+def _check_devices(bundle: OpenBundle, sweep: Sweep) -> None:
+    """Whether files can be run here, and answer on every device that is named as they should."""
+    for device in _devices(sweep):
+        require_device((artefact["target"] for artefact in bundle.artefacts), device)
+        reasons = [not_runnable(a, bundle.trusted, device) for a in bundle.artefacts]
+        if all(reasons):
+            raise InputError(f"this machine can run none of the bundle's files: {reasons[0]}")
+        if device is not None:
+            require_answers(bundle, usable_cores(), device)
+
+
+@dataclass(frozen=True)
+class _Point:
+    """One combination of a sweep; None leaves it to the file or the runtime."""
+
+    batch: int
+    threads: int
+    streams: int | None
+    device: str | None
 
 
 @dataclass(frozen=True)
@@ -119,24 +148,21 @@ class _Run:
 def _measure_point(
     bundle: OpenBundle,
     sweep: Sweep,
-    batch: int,
-    threads: int,
-    streams: int | None,
+    point: _Point,
     task: Task,
 ) -> list[Row]:
     """One alternating run of all files, a row for each; two for an engine."""
     runs = {
         f"{run.artefact['path']} {run.own.get(CUDA_GRAPH)}": run
         for artefact in bundle.artefacts
-        for run in _runs(bundle, artefact, sweep, batch, streams)
+        for run in _runs(bundle, artefact, sweep, point)
     }
     ready = {name: run for name, run in runs.items() if run.reason is None}
     timings: Mapping[str, Timing] = {}
     if ready:
         images = golden_images(bundle)
-        inputs = bundle.preprocessing.feed(images[np.arange(batch) % len(images)])
-        names = {"batch": batch, "threads": threads, "streams": streams}
-        title = ", ".join(f"{name} {value}" for name, value in names.items() if value)
+        inputs = bundle.preprocessing.feed(images[np.arange(point.batch) % len(images)])
+        title = ", ".join(f"{name} {value}" for name, value in vars(point).items() if value)
         files = {
             name: (run.artefact["target"], bundle.file(run.artefact).absolute())
             for name, run in ready.items()
@@ -146,7 +172,9 @@ def _measure_point(
             for name, run in ready.items()
         }
         with task(f"timing {len(files)} files: {title}", ROUNDS) as advance:
-            timings = measure_alternately(files, inputs, threads, sweep.seconds, advance, settings)
+            timings = measure_alternately(
+                files, inputs, point.threads, sweep.seconds, advance, settings
+            )
     plain = {
         (runs[name].artefact["target"], runs[name].own.get(CUDA_GRAPH)): timing.latency["p50"]
         for name, timing in timings.items()
@@ -156,7 +184,7 @@ def _measure_point(
         _row(
             bundle,
             run.artefact,
-            settings_of_run(run.own, threads, batch),
+            settings_of_run(run.own, point.threads, point.batch),
             timings.get(name),
             plain.get((run.artefact["target"], run.own.get(CUDA_GRAPH))),
             run.reason,
@@ -165,12 +193,10 @@ def _measure_point(
     ]
 
 
-def _runs(
-    bundle: OpenBundle, artefact: Entry, sweep: Sweep, batch: int, streams: int | None
-) -> list[_Run]:
+def _runs(bundle: OpenBundle, artefact: Entry, sweep: Sweep, point: _Point) -> list[_Run]:
     """Each way in which a file is run, or the one in which it cannot be."""
-    own = _settings(artefact, streams, tuned=not sweep.threads)
-    reason = _not_measured(bundle, artefact, batch, streams)
+    own = _settings(artefact, point, tuned=not sweep.threads)
+    reason = _not_measured(bundle, artefact, point)
     if reason is not None:
         return [_Run(artefact, own, reason)]
     return [
@@ -178,24 +204,23 @@ def _runs(
     ]
 
 
-def _settings(artefact: Entry, streams: int | None, tuned: bool) -> Row:
+def _settings(artefact: Entry, point: _Point, tuned: bool) -> Row:
     """The file's own settings; the tuned number of threads unless the sweep names others."""
     own = {k: v for k, v in artefact["settings"].items() if tuned or k != THREADS}
-    return own if streams is None else {**own, STREAMS: streams}
+    streams = {} if point.streams is None else {STREAMS: point.streams}
+    return {**own, **streams, **on_device(point.device)}
 
 
-def _not_measured(
-    bundle: OpenBundle, artefact: Entry, batch: int, streams: int | None
-) -> str | None:
+def _not_measured(bundle: OpenBundle, artefact: Entry, point: _Point) -> str | None:
     """Why a file cannot be run like this on this machine; None where it can."""
-    reason = not_runnable(artefact, bundle.trusted)
+    reason = not_runnable(artefact, bundle.trusted, point.device)
     if reason is not None:
         return reason
     target = TARGETS[artefact["target"]]
-    if streams is not None and not target.takes_streams:
+    if point.streams is not None and not target.takes_streams:
         names = [other.name for other in TARGETS.values() if other.takes_streams]
         return f"streams are for {', '.join(names)}"
-    return target.refuses_batch(artefact, bundle.manifest["input"]["shape"][0], batch)
+    return target.refuses_batch(artefact, bundle.manifest["input"]["shape"][0], point.batch)
 
 
 def _row(

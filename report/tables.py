@@ -25,7 +25,7 @@ from cmt.report.figures import (
     share,
 )
 from cmt.report.verdict import Report, Row, is_simulated, ranking_images
-from cmt.targets.settings import CUDA_GRAPH, PRECISION, STREAMS
+from cmt.targets.settings import CUDA_GRAPH, DEVICE, PRECISION, STREAMS
 
 SENSITIVITY_ROWS = 20
 
@@ -164,7 +164,7 @@ def machines_table(machines: Iterable[Report]) -> Table:
         columns("File", *figures, text=["Machine"]),
         tuple(
             (
-                row_name(row) + _on_the_gpu(row) + _power(row),
+                row_name(row) + device_text(row) + _on_the_gpu(row) + _power(row),
                 *(str(row["settings"].get(key, 1)) for key in ("batch", "threads", STREAMS)),
                 *(milliseconds(row["latency_ms"] and row["latency_ms"][name]) for name in names),
                 decimal(row["throughput_ips"]),
@@ -176,6 +176,12 @@ def machines_table(machines: Iterable[Report]) -> Table:
             for row in machine["results"]
         ),
     )
+
+
+def device_text(row: Row) -> str:
+    """Where a file ran, behind its name; nothing where nobody chose."""
+    device = row["settings"].get(DEVICE)
+    return "" if device is None else f" on {device}"
 
 
 def _on_the_gpu(row: Row) -> str:
