@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmt.bundle.arrays import read_array
+from cmt.bundle.arrays import bundle_array
 from cmt.bundle.manifest import Entry
 from cmt.bundle.reader import OpenBundle
 from cmt.errors import GateError, InputError, MachineError, is_out_of_memory
@@ -113,19 +113,8 @@ def require_answers(bundle: OpenBundle, threads: int, device: str) -> None:
 
 def golden_images(bundle: OpenBundle) -> NDArray[np.uint8]:
     """The prepared images (N, H, W, 3); raises InputError where the file holds something else."""
-    images = _load(bundle, bundle.manifest["golden"]["images"], np.uint8)
+    images = bundle_array(bundle, bundle.manifest["golden"]["images"], np.uint8)
     return _of_shape(images, (len(images), *bundle.preprocessing.size, 3), "golden.images")
-
-
-def _load(bundle: OpenBundle, entry: Entry, dtype: type[np.generic]) -> NDArray[Any]:
-    """An array file of the bundle: its hash is right, but whoever wrote both may be wrong."""
-    try:
-        return read_array(bundle.file(entry), dtype)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{entry['path']} is no NumPy array of the kind expected here ({error}): "
-            "export the bundle again"
-        ) from error
 
 
 def _of_shape(array: NDArray[Any], shape: tuple[int, ...], name: str) -> NDArray[Any]:
@@ -148,7 +137,7 @@ def _check_pixels(bundle: OpenBundle) -> Check:
             f"{golden['photo']['path']} cannot be decoded ({error}): export the bundle again"
         ) from error
     shape = (*preprocessing.size, 3)
-    expected = _of_shape(_load(bundle, golden["pixels"], np.uint8), shape, "golden.pixels")
+    expected = _of_shape(bundle_array(bundle, golden["pixels"], np.uint8), shape, "golden.pixels")
     limit = golden["max_grey_levels"]
     difference = int(np.abs(pixels - expected).max())
     detail = f"differs by {difference} grey levels, {limit} allowed"
@@ -215,7 +204,7 @@ def _answers(bundle: OpenBundle, artefact: Entry) -> list[list[Array]]:
     """What the file may answer: in the arithmetic of its settings, and where stored in float32."""
     golden, labels = artefact["golden"], bundle.manifest["labels"]
     kinds = [golden[key] for key in ("outputs", "outputs_f32") if key in golden]
-    answers = [[_load(bundle, entry, np.float32) for entry in entries] for entries in kinds]
+    answers = [[bundle_array(bundle, entry, np.float32) for entry in entries] for entries in kinds]
     for arrays in answers:
         classifies = len(arrays) == 1 and arrays[0].ndim == 2
         if labels and classifies and arrays[0].shape[1] != len(labels):

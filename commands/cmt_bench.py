@@ -18,6 +18,7 @@ from cmt.printing import printable, visible
 
 if TYPE_CHECKING:
     from cmt.bundle.reader import OpenBundle
+    from cmt.measure.device_rows import Images
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 100})
@@ -28,6 +29,18 @@ if TYPE_CHECKING:
 @click.option("--streams", multiple=True, type=COUNT, help="OpenVINO streams, a caller each.")
 @click.option(
     "--device", "devices", multiple=True, help="Such as GPU, NPU, AUTO, CUDA.  [default: the CPU]"
+)
+@click.option(
+    "--val-data",
+    is_flag=False,
+    flag_value="bundled",
+    metavar="[FOLDER]",
+    help="Measure accuracy on these images, class/name.jpg; without a folder, on the bundled set.",
+)
+@click.option(
+    "--val-count",
+    type=click.IntRange(min=1),
+    help="How many.  [default: all; of the bundled set, those of the export]",
 )
 @click.option("--seconds", default=5.0, type=SECONDS, help="Spent on each file and combination.")
 @click.option(
@@ -62,11 +75,16 @@ def bench_cli(
     runs: tuple[str, ...],
     machine: str | None,
     devices: tuple[str, ...],
+    val_data: str | None,
+    val_count: int | None,
     as_json: bool,
     verbose: bool,
     **sweep: Any,
 ) -> int:
     """Measure a bundle's files on this machine and add the results to its report.
+
+    With --val-data, a row has the accuracy of its file on this machine, beside torch's answers to
+    the export's images, which are in the bundle. A run that was killed goes on where it stopped.
 
     --batch, --threads, --streams and --device may repeat: every combination is measured. A device
     is one of OpenVINO's, or a provider of ONNX Runtime's; one whose answers to the golden images
@@ -94,20 +112,52 @@ def bench_cli(
         return _verify(opened, usable_cores(), devices or (None,))
     machine = bench.check_machine(opened, machine)
     command = shlex.join(["cmt-bench", *sys.argv[1:]])
+    images = _images(opened, val_data, val_count)
     building = BuildSettings(
         workspace, opt_level, cache=timing_cache_folder(), compatible=compatible, dla=dla
     )
     with ProgressBars(not as_json) as progress:
         opened = build_for_here(opened, building, progress.task)
         what = bench.Sweep(devices=devices, **sweep)
-        entry = bench.measure(opened, what, machine, command, progress.task)
+        entry, remarks = bench.measure(opened, what, machine, command, progress.task, images)
     bench.save(opened, entry)
+    for remark in remarks:
+        say(f"warning: {remark}", err=True)
     if as_json:
         click.echo(json.dumps(entry, indent=1))
         return 0
-    _print_measured(entry, notes(opened))
+    said = [*notes(opened), *_answered(opened, entry)]
+    _print_measured(entry, said)
     click.echo(f"report: {visible(bundle / 'report.html')}")
     return 0
+
+
+def _images(bundle: OpenBundle, where: str | None, count: int | None) -> Images | None:
+    """The images of --val-data, by the export's own choice; None where none are asked for."""
+    if where is None:
+        if count is not None:
+            raise InputError("--val-count chooses of --val-data: add that")
+        return None
+    from cmt.measure.device_rows import Images
+    from cmt.measure.on_device import BUNDLED, open_images
+    from cmt.report.document import report_of
+
+    if not where:
+        raise InputError("--val-data is empty: give a folder")
+    report = report_of(bundle)
+    if where == BUNDLED and count is None:
+        count = report["images"]["validation"]
+    source = open_images(where, bundle.preprocessing.image_range)
+    return Images(source, count, report["environment"]["seed"])
+
+
+def _answered(bundle: OpenBundle, entry: dict[str, Any]) -> list[str]:
+    """Sentences on the accuracy that was measured here."""
+    from cmt.report.devices import device_findings
+    from cmt.report.document import report_of
+
+    alone = {**report_of(bundle), "machines": [entry]}
+    return [finding.text for finding in device_findings(alone)]
 
 
 def _print_measured(entry: dict[str, Any], notes: list[str]) -> None:

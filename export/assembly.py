@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cmt import strict_json
+from cmt.bundle.answers import write_answers
 from cmt.bundle.golden import IMAGES, MAX_GREY_LEVELS, TOLERANCES, make_photo
 from cmt.bundle.manifest import Entry
 from cmt.bundle.sbom import build_sbom
@@ -44,6 +45,7 @@ def assemble(
     inputs, candidates = results.inputs, results.candidates
     pixels = np.asarray(results.validation.pixels)
     golden = write_golden_inputs(folder, pixels, inputs.preprocessing)
+    more: dict[str, Entry] = {}
     names = output_names(results.options.output == "features")
     answers = {
         c.name: write_golden_outputs(
@@ -56,18 +58,23 @@ def assemble(
     )
     report = build_report(results, artefacts)
     write_report(report, folder)
-    sbom = write_sbom(folder, inputs.weights_sha256)
-    manifest = {
-        **build_manifest(results, artefacts, golden, folder),
-        "sbom": sbom,
-        "run": run,
-    }
+    if results.options.output != "features":
+        more["answers"] = torch_answers(folder, results)
+    more["sbom"] = write_sbom(folder, inputs.weights_sha256)
+    manifest = {**build_manifest(results, artefacts, golden, folder), **more, "run": run}
     if key is not None:
         manifest["exported"] = keep_exported(folder)
     write_manifest(folder, manifest)
     if key is not None:
         sign(folder, manifest, key)
     return report
+
+
+def torch_answers(folder: Path, results: Results) -> Entry:
+    """Torch's answers to the validation images; returns the manifest's `answers`."""
+    classes, names = results.inputs.label_map or {}, results.inputs.validation.class_names
+    folders = {names[i]: label for i, label in classes.items()}
+    return write_answers(folder, results.validation.digests, results.reference[0], folders)
 
 
 def keep_exported(folder: Path) -> Entry:

@@ -17,7 +17,9 @@ from cmt.bundle.manifest import Entry
 from cmt.bundle.reader import OpenBundle
 from cmt.bundle.writer import replacing_files
 from cmt.errors import InputError
+from cmt.measure.device_rows import Images, Measured, measure_accuracy
 from cmt.measure.latency import ROUNDS, Timing, measure_alternately
+from cmt.measure.on_device import File, file_name
 from cmt.report.document import put_report, report_of
 from cmt.targets.base import Task
 from cmt.targets.machine import NO_PEAK_RSS, describe, hardware, usable_cores
@@ -28,7 +30,7 @@ from cmt.targets.registry import (
     on_device,
     require_device,
 )
-from cmt.targets.settings import CUDA_GRAPH, STREAMS, THREADS, callers, settings_of_run
+from cmt.targets.settings import CUDA_GRAPH, DEVICE, STREAMS, THREADS, callers, settings_of_run
 
 Row = dict[str, Any]
 
@@ -79,12 +81,18 @@ def measure(
     machine: str,
     command: str,
     task: Task,
-) -> Row:
-    """Measure every file that this machine can run; returns the report's entry of a machine.
+    images: Images | None = None,
+) -> tuple[Row, Sequence[str]]:
+    """Measure every file that this machine can run.
 
     Args:
+        images: that accuracy is measured on as well, at the sweep's first batch; None measures
+            none.
         task: is given the title and number of steps of each alternating run; yields the
             function that is called after each step.
+
+    Returns:
+        the report's entry of a machine, and lines for people on images that were not used.
 
     Raises:
         InputError: there is no file that this machine can run, or no such device.
@@ -95,14 +103,45 @@ def measure(
     points = product(
         batches, sweep.threads or [usable_cores()], sweep.streams or (None,), _devices(sweep)
     )
+    judged = None if images is None else _accuracy(bundle, sweep, images, task)
     rows = [row for point in points for row in _measure_point(bundle, sweep, _Point(*point), task)]
-    return {
+    if judged is not None:
+        rows = [_with_accuracy(row, judged, batches[0]) for row in rows]
+    entry = {
         "machine": machine,
         "measured": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": command,
         "environment": describe(seed=0),
+        **({} if judged is None else {"images": judged.images}),
         "results": rows,
     }
+    return entry, [] if judged is None else judged.remarks
+
+
+def _accuracy(bundle: OpenBundle, sweep: Sweep, images: Images, task: Task) -> Measured:
+    """Every file's accuracy on every device, at the first of the batches and threads."""
+    batch = (sweep.batches or [bundle.manifest["input"]["shape"][0]])[0]
+    threads = (sweep.threads or [usable_cores()])[0]
+    files = []
+    for device, artefact in product(_devices(sweep), bundle.artefacts):
+        run = _runs(bundle, artefact, sweep, _Point(batch, threads, None, device))[0]
+        if run.reason is None:
+            files.append(File(artefact, device, run.own, batch))
+    return measure_accuracy(bundle, images, files, threads, task)
+
+
+def _with_accuracy(row: Row, judged: Measured, batch: int) -> Row:
+    """The row with its file's accuracy, where that was measured at the row's batch."""
+    if row["measured_by"] is None:
+        return row
+    if row["settings"]["batch"] != batch:
+        reason = f"measured at batch {batch} alone"
+        return {**row, "reasons": {**row["reasons"], "accuracy": reason}}
+    device = row["settings"].get(DEVICE)
+    asked = row.get("otherwise", {}).get(DEVICE, {"asked": device})["asked"]
+    found = judged.rows[file_name(row["artefact"], asked, batch)]
+    reasons = {name: text for name, text in row["reasons"].items() if name != "accuracy"}
+    return {**row, **found, "reasons": {**reasons, **found["reasons"]}}
 
 
 def _devices(sweep: Sweep) -> Sequence[str | None]:
@@ -237,7 +276,7 @@ def _row(
         plain: median latency of the FP32 file beside it, where there is one.
     """
     reasons = {
-        "accuracy": "cmt-bench measures speed; see the exporting machine's row",
+        "accuracy": "not asked for with --val-data; see the exporting machine's row",
         "speedup_vs_baseline": "there is no torch in this measurement",
     }
     same_file = (artefact["target"], artefact["precision"])

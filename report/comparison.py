@@ -26,7 +26,7 @@ from cmt.report.document import (
 from cmt.report.figures import decimal, is_simulated, row_name
 from cmt.report.policy import Clause
 from cmt.targets.machine import HARDWARE, hardware
-from cmt.targets.settings import CUDA_GRAPH, STREAMS
+from cmt.targets.settings import CUDA_GRAPH, DEVICE, STREAMS
 
 VERSION = 1
 
@@ -188,7 +188,12 @@ def _source_rows(source: Source) -> Iterator[Row]:
         for row in entry["results"]:
             merged = {**there, **_machine(entry), "accuracy_from": None, **row, "simulated": False}
             origin = accuracies.get((row["target"], row["precision"]))
-            if origin is not None and origin["artefact"] == row["artefact"] and origin["accuracy"]:
+            own = row["accuracy"]
+            if own is not None and own["drop_pp"] is not None:
+                merged["accuracy_from"] = f"{there['machine']}, {row['measured_by']}"
+            elif (
+                origin is not None and origin["artefact"] == row["artefact"] and origin["accuracy"]
+            ):
                 merged["accuracy_from"] = _accuracy_from(source, origin)
                 merged["simulated"] = is_simulated(origin)
                 merged["accuracy"] = origin["accuracy"]
@@ -238,6 +243,7 @@ def _name(rows: Sequence[Row]) -> None:
             ("threads", "threads"),
             (STREAMS, "streams"),
             (CUDA_GRAPH, "CUDA graph"),
+            (DEVICE, "device"),
         )
         varied = [
             f"{title} {row['settings'].get(key, 1)}"

@@ -8,6 +8,7 @@ from functools import wraps
 from typing import Any
 
 from cmt.targets.base import SIMULATED
+from cmt.targets.settings import DEVICE
 
 Report = dict[str, Any]
 
@@ -112,6 +113,12 @@ def decimal(value: float) -> str:
 def row_name(row: Row) -> str:
     """How sentences and tables call a row."""
     return f"{row['target']} {row['precision']}"
+
+
+def device_text(row: Row) -> str:
+    """Where a file ran, behind its name; nothing where nobody chose."""
+    device = row["settings"].get(DEVICE)
+    return "" if device is None else f" on {device}"
 
 
 def is_simulated(row: Row) -> bool:

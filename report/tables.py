@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from cmt.report.devices import device_rows
 from cmt.report.figures import (
     NOT_MEASURED,
     count,
     day_and_time,
     decimal,
+    device_text,
     drop_text,
     megabytes,
     milliseconds,
@@ -25,7 +27,7 @@ from cmt.report.figures import (
     share,
 )
 from cmt.report.verdict import Report, Row, is_simulated, ranking_images
-from cmt.targets.settings import CUDA_GRAPH, DEVICE, PRECISION, STREAMS
+from cmt.targets.settings import CUDA_GRAPH, PRECISION, STREAMS
 
 SENSITIVITY_ROWS = 20
 
@@ -92,7 +94,12 @@ def summary_table(report: Report) -> Table:
 
 
 def accuracy_table(report: Report) -> Table | None:
-    measured = [row for row in all_rows(report) if row["accuracy"]]
+    measured = [(row, row["measured_by"]) for row in all_rows(report) if row["accuracy"]]
+    measured += [
+        (row, f"{row['measured_by']}{device_text(row)}, {machine}")
+        for machine, row in device_rows(report)
+        if row["accuracy"]
+    ]
     if not measured:
         return None
     return Table(
@@ -112,9 +119,9 @@ def accuracy_table(report: Report) -> Table | None:
                 share(row["accuracy"]["agreement"]),
                 p_value(row["accuracy"]["mcnemar_p"]),
                 "baseline" if row is report["baseline"] else resolvable(row["accuracy"]),
-                row["measured_by"] or NOT_MEASURED,
+                run_by or NOT_MEASURED,
             )
-            for row in measured
+            for row, run_by in measured
         ),
     )  # fmt: skip
 
@@ -176,12 +183,6 @@ def machines_table(machines: Iterable[Report]) -> Table:
             for row in machine["results"]
         ),
     )
-
-
-def device_text(row: Row) -> str:
-    """Where a file ran, behind its name; nothing where nobody chose."""
-    device = row["settings"].get(DEVICE)
-    return "" if device is None else f" on {device}"
 
 
 def _on_the_gpu(row: Row) -> str:

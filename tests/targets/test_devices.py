@@ -83,7 +83,7 @@ def test_answers_that_are_not_the_fp32_files_are_refused_though_the_bundle_has_t
     np.save(copy / entry["path"], np.load(copy / entry["path"])[:, ::-1].copy())
     entry |= describe_file(copy, copy / entry["path"])
     write_manifest(copy, manifest)
-    with pytest.raises(GateError, match="int8.xml has a cosine of .* with the FP32 file's"):
+    with pytest.raises(GateError, match=r"int8.xml has a cosine of .* with the FP32 file's"):
         bench(copy, "--device", WRONG)
 
 
