@@ -26,7 +26,7 @@ from cmt.report.document import (
 from cmt.report.figures import decimal, is_simulated, row_name
 from cmt.report.policy import Clause
 from cmt.targets.machine import HARDWARE, hardware
-from cmt.targets.settings import CUDA_GRAPH, DEVICE, STREAMS
+from cmt.targets.settings import CPU, CUDA_GRAPH, DEVICE, STREAMS
 
 VERSION = 1
 
@@ -127,6 +127,7 @@ def merge(sources: Sequence[Source], mix_images: bool = False) -> Report:
                 rows.append({"report": i, **row})
     _refuse_same_names(rows)
     _name(rows)
+    warnings += _other_counts(rows, sources)
     return {
         "schema": VERSION,
         "warnings": warnings,
@@ -134,6 +135,19 @@ def merge(sources: Sequence[Source], mix_images: bool = False) -> Report:
         "rows": rows,
         "requirements": None,
     }
+
+
+def _other_counts(rows: Sequence[Row], sources: Sequence[Source]) -> list[str]:
+    """A warning for each machine whose own accuracy is of fewer images than the export's."""
+    found = {}
+    for row in rows:
+        usual = sources[row["report"]].report["images"]["validation"]
+        if "beside_torch" in row and row["accuracy"] and row["accuracy"]["images"] != usual:
+            machine, images = row["machine"], row["accuracy"]["images"]
+            found[machine, images] = (
+                f"accuracies on {machine} are of {images:,} images, the export's of {usual:,}"
+            )
+    return list(found.values())
 
 
 def _describe(source: Source) -> Row:
@@ -187,13 +201,10 @@ def _source_rows(source: Source) -> Iterator[Row]:
         there = {"machine": printable(entry["machine"]), "measured": entry["measured"], **common}
         for row in entry["results"]:
             merged = {**there, **_machine(entry), "accuracy_from": None, **row, "simulated": False}
-            origin = accuracies.get((row["target"], row["precision"]))
-            own = row["accuracy"]
-            if own is not None and own["drop_pp"] is not None:
+            origin = accuracies.get((row["target"], row["precision"]), {"artefact": None})
+            if row["accuracy"] is not None and row["accuracy"]["drop_pp"] is not None:
                 merged["accuracy_from"] = f"{there['machine']}, {row['measured_by']}"
-            elif (
-                origin is not None and origin["artefact"] == row["artefact"] and origin["accuracy"]
-            ):
+            elif origin["artefact"] == row["artefact"] and origin["accuracy"]:
                 merged["accuracy_from"] = _accuracy_from(source, origin)
                 merged["simulated"] = is_simulated(origin)
                 merged["accuracy"] = origin["accuracy"]
@@ -239,16 +250,16 @@ def _name(rows: Sequence[Row]) -> None:
         identity = ("machine", "variant", "weights_sha256", "target", "precision", "artefact")
         same = [r["settings"] for r in rows if all(r[key] == row[key] for key in identity)]
         settings = (
-            ("batch", "batch"),
-            ("threads", "threads"),
-            (STREAMS, "streams"),
-            (CUDA_GRAPH, "CUDA graph"),
-            (DEVICE, "device"),
+            ("batch", "batch", 1),
+            ("threads", "threads", 1),
+            (STREAMS, "streams", 1),
+            (CUDA_GRAPH, "CUDA graph", 1),
+            (DEVICE, "device", CPU),
         )
         varied = [
-            f"{title} {row['settings'].get(key, 1)}"
-            for key, title in settings
-            if len({one.get(key, 1) for one in same}) > 1
+            f"{title} {row['settings'].get(key, usual)}"
+            for key, title, usual in settings
+            if len({one.get(key, usual) for one in same}) > 1
         ]
         row["name"] = ", ".join([name, *varied])
     _tell_apart(rows, lambda row: f"weights {(row['weights_sha256'] or 'random')[:8]}")

@@ -40,14 +40,14 @@ def _sentences(report: Report, row: Row, limit: float | None) -> Iterator[str]:
         same, images = share(beside["agreement"]), count(beside["images"])
         yield f"{same} of {images} images have torch's first answer."
     if unknown := row.get("unknown_images"):
-        right = "" if unknown["top1"] is None else f"top-1 is {percent(unknown['top1'])} %"
-        alike = ""
+        found = []
+        if unknown["top1"] is not None:
+            found.append(f"top-1 is {percent(unknown['top1'])} %")
         if unknown["agreement"] is not None:
-            alike = (
-                f"{share(unknown['agreement'])} have the first answer of the FP32 file on the CPU"
-            )
-        found = " and ".join(filter(None, (right, alike))) or "nothing is known"
-        yield f"Of {count(unknown['images'])} images that torch did not answer, {found}."
+            same = share(unknown["agreement"])
+            found.append(f"{same} have the first answer of the FP32 file on the CPU")
+        told = " and ".join(found) or "nothing is known"
+        yield f"Of {count(unknown['images'])} images that torch did not answer, {told}."
 
 
 def _apart(report: Report, row: Row) -> Iterator[str]:
