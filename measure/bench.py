@@ -20,6 +20,7 @@ from cmt.errors import InputError
 from cmt.measure.device_rows import Images, Measured, measure_accuracy
 from cmt.measure.latency import ROUNDS, Timing, measure_alternately
 from cmt.measure.on_device import File, file_name
+from cmt.measure.power import joules_per_image, no_meter
 from cmt.report.document import put_report, report_of
 from cmt.targets.base import Task
 from cmt.targets.machine import NO_PEAK_RSS, describe, hardware, usable_cores
@@ -316,8 +317,12 @@ def _row(
     row["peak_rss_mb"] = timing.peak_rss_mb
     if timing.gpu_ms:
         row["gpu_ms"] = float(np.median(timing.gpu_ms))
-    if timing.power_mw:
-        row["power_mw"] = {rail: float(np.mean(mw)) for rail, mw in timing.power_mw.items()}
+    power = {meter: float(np.mean(mw)) for meter, mw in timing.power_mw.items()}
+    row["joules_per_image"] = joules_per_image(power, row["throughput_ips"])
+    if power:
+        row["power_mw"] = power
+    else:
+        reasons["joules_per_image"] = no_meter()
     if timing.peak_rss_mb is None:
         reasons["peak_rss_mb"] = NO_PEAK_RSS
     return row

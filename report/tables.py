@@ -198,8 +198,11 @@ def _on_the_gpu(row: Row) -> str:
 
 
 def _power(row: Row) -> str:
-    rails = row.get("power_mw", {})
-    return "".join(f", {rail} {decimal(mw)} mW" for rail, mw in rails.items())
+    joules = row.get("joules_per_image") or {}
+    return "".join(
+        f", {meter} {decimal(mw)} mW" + (f" ({joules[meter]:.3g} J per image)" if joules else "")
+        for meter, mw in row.get("power_mw", {}).items()
+    )
 
 
 def missing_table(report: Report) -> Table | None:
