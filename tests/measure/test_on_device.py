@@ -26,6 +26,7 @@ from cmt.measure.on_device import File, Seen, ask
 from cmt.measure.progress import ProgressBars
 from cmt.report.document import report_of
 
+LOAD = on_device._load
 QUICK = ("--seconds", "0.05", "--threads", "1")
 WITHOUT_TORCH = """
 import sys
@@ -209,8 +210,7 @@ def seen_of(folder: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, answer:
     bundle = open_bundle(folder)
     (artefact,) = [a for a in bundle.artefacts if a["path"] == "openvino/cmt_tiny.fp32.xml"]
     monkeypatch.setattr(on_device, "SHARD", 8)
-    load = on_device._load
-    monkeypatch.setattr(on_device, "_load", lambda *given: answer(load(*given)))
+    monkeypatch.setattr(on_device, "_load", lambda *given: answer(LOAD(*given)))
     file = File(artefact, None, artefact["settings"], 3)
     with ProgressBars(False) as progress:
         return ask(bundle, FolderImages(photos), None, [file], 1, progress.task)

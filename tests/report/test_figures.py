@@ -82,7 +82,7 @@ def varied_report(seed: int) -> Report:
     for row in rows:
         row.update(settings=timed, accuracy=None, speedup_vs_baseline=None)
         row["reasons"] = {"accuracy": "measured elsewhere", "speedup_vs_baseline": "no torch"}
-    rows[0]["accuracy"] = varied(make_accuracy(93.05, 0.11, [-0.21, 0.39]))
+    rows[0]["accuracy"] = varied(make_accuracy(88.88, 0.75, [0.33, 0.95]))
     rows[0]["beside_torch"] = {"images": 1877, "agreement": 0.9911, "max_rel": 0.0123}
     rows[0]["unknown_images"] = {"images": 7654, "top1": 91.23, "agreement": 0.9876}
     del rows[0]["reasons"]["accuracy"]

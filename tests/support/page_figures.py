@@ -365,10 +365,12 @@ def report_problems(pieces: list[Piece], report: Report) -> list[str]:
                 said = [words.split()[-1] for words in piece.text.split(", ")]
                 return None if said == values else f"{piece.text} for {values}"
             return _sentence_problem(piece.text, strings, [] if streams else [row], streams)
-        named = [row for row in [*rows, *machines] if _names_row(piece.text, row)]
+        told = [*rows, *({**row, "accuracy": None} for row in machines)]
         limit = [report["gates"]["max_drop_pp"] or 0.0]
         if "answering on" in piece.text:
+            told = answering
             limit += _beside_the_export(report, answering)
+        named = [row for row in told if _names_row(piece.text, row)]
         return _sentence_problem(piece.text, strings, named, limit if named else general)
 
     return _problems(pieces, problem)
@@ -383,7 +385,7 @@ def _beside_the_export(report: Report, answering: list[Row]) -> Iterator[float]:
         for exported in report["results"]:
             if _name(exported) == _name(row) and row["accuracy"] and exported["accuracy"]:
                 drops = [one["accuracy"]["drop_pp"] or 0 for one in (row, exported)]
-                yield abs(drops[0] - drops[1])
+                yield from (drops[1], abs(drops[0] - drops[1]), exported["accuracy"]["images"])
 
 
 def _class_by_class(report: Report) -> list[Row]:
