@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmt.bundle.arrays import bundle_array
-from cmt.bundle.manifest import Entry, follows
+from cmt.bundle.manifest import TorchAnswers, follows
 from cmt.bundle.reader import OpenBundle
 from cmt.bundle.writer import describe_file
 from cmt.errors import InputError
@@ -61,7 +61,7 @@ def write_answers(
     digests: Sequence[str],
     logits: NDArray[np.float32],
     folders: Mapping[str, int],
-) -> Entry:
+) -> TorchAnswers:
     """Write torch's answers into a bundle; returns the manifest's `answers`.
 
     Args:
@@ -81,7 +81,13 @@ def write_answers(
         np.save(place / f"{name}.npy", np.ascontiguousarray(array, _FILES[name]))
     files = {name: describe_file(folder, place / f"{name}.npy") for name in arrays}
     # Of a folder with another name, no manifest can tell.
-    return {**files, "folders": {n: i for n, i in folders.items() if follows("name", n)}}
+    named = {name: i for name, i in folders.items() if follows("name", name)}
+    return {
+        "images": files["images"],
+        "classes": files["classes"],
+        "logits": files["logits"],
+        "folders": named,
+    }
 
 
 def read_answers(bundle: OpenBundle) -> Answers:
@@ -93,8 +99,9 @@ def read_answers(bundle: OpenBundle) -> Answers:
     entry = bundle.manifest.get("answers")
     if entry is None:
         return NONE
-    arrays = {name: bundle_array(bundle, entry[name], dtype) for name, dtype in _FILES.items()}
-    images, classes, logits = arrays.values()
+    files = (entry["images"], entry["classes"], entry["logits"])
+    kinds = zip(files, _FILES.values(), strict=True)
+    images, classes, logits = (bundle_array(bundle, file, dtype) for file, dtype in kinds)
     good = images.ndim == classes.ndim == 2 and images.shape[1] == 32
     good = good and classes.shape == logits.shape and len(classes) == len(images)
     if not (good and classes.min() >= 0):

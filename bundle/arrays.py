@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmt.bundle.manifest import Entry
 from cmt.bundle.reader import OpenBundle
 from cmt.errors import InputError
 from cmt.files import open_regular
+from cmt.targets.entries import FileEntry
 
 _MAGIC = b"\x93NUMPY\x01\x00"
 _LONGEST_SIDE = 2**32 - 1
@@ -44,7 +44,7 @@ def read_array(path: Path, dtype: type[np.generic]) -> NDArray[Any]:
     return array
 
 
-def bundle_array(bundle: OpenBundle, entry: Entry, dtype: type[np.generic]) -> NDArray[Any]:
+def bundle_array(bundle: OpenBundle, entry: FileEntry, dtype: type[np.generic]) -> NDArray[Any]:
     """An array file of a bundle: its hash is right, but whoever wrote both may be wrong.
 
     Raises:

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmt.bundle.arrays import bundle_array
-from cmt.bundle.manifest import Entry
 from cmt.bundle.reader import OpenBundle
 from cmt.errors import GateError, InputError, MachineError, is_out_of_memory
 from cmt.targets.base import Array, Batch
+from cmt.targets.entries import Entry
 from cmt.targets.registry import (
     LOADERS,
     computes_otherwise,

@@ -19,6 +19,7 @@ from cmt.printing import printable, visible
 if TYPE_CHECKING:
     from cmt.bundle.reader import OpenBundle
     from cmt.measure.device_rows import Images
+    from cmt.report.rows import Machine, Report
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 100})
@@ -95,11 +96,12 @@ def bench_cli(
     --trust has the key of who signed the bundle: engines are native code.
     """
     from cmt.bundle.reader import open_bundle
+    from cmt.files import cache_folder
     from cmt.measure import bench
     from cmt.measure.progress import ProgressBars
     from cmt.measure.rebuild import build_for_here, notes, why_none_is_built
     from cmt.targets.machine import usable_cores
-    from cmt.targets.tensorrt.build import BuildSettings, timing_cache_folder
+    from cmt.targets.tensorrt.build import BuildSettings
 
     opened = _trusted(open_bundle(bundle), trust, runs)
     if compatible or dla is not None:
@@ -114,7 +116,7 @@ def bench_cli(
     command = shlex.join(["cmt-bench", *sys.argv[1:]])
     images = _images(opened, val_data, val_count)
     building = BuildSettings(
-        workspace, opt_level, cache=timing_cache_folder(), compatible=compatible, dla=dla
+        workspace, opt_level, cache=cache_folder(), compatible=compatible, dla=dla
     )
     with ProgressBars(not as_json) as progress:
         opened = build_for_here(opened, building, progress.task)
@@ -151,16 +153,16 @@ def _images(bundle: OpenBundle, where: str | None, count: int | None) -> Images 
     return Images(source, count, report["environment"]["seed"])
 
 
-def _answered(bundle: OpenBundle, entry: dict[str, Any]) -> list[str]:
+def _answered(bundle: OpenBundle, entry: Machine) -> list[str]:
     """Sentences on the accuracy that was measured here."""
     from cmt.report.devices import device_findings
     from cmt.report.document import report_of
 
-    alone = {**report_of(bundle), "machines": [entry]}
+    alone: Report = {**report_of(bundle), "machines": [entry]}
     return [finding.text for finding in device_findings(alone)]
 
 
-def _print_measured(entry: dict[str, Any], notes: list[str]) -> None:
+def _print_measured(entry: Machine, notes: list[str]) -> None:
     """The table of what was measured, and what is to be said of it."""
     from cmt.report import charts
     from cmt.report.terminal import machine_table

@@ -68,6 +68,7 @@ def report_cli(
         print_table(comparison_pages.terminal_table(chosen))
     for warning in chosen["warnings"]:
         say(f"warning: {warning}", err=True)
-    if clauses and chosen["requirements"]["failures"]:
-        raise GateError("; ".join(chosen["requirements"]["failures"]))
+    required = chosen["requirements"]
+    if required is not None and required["failures"]:
+        raise GateError("; ".join(required["failures"]))
     return 0

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from cmt.calib_data.prepared import PreparedImages
 from cmt.export.images import Images
@@ -12,6 +10,7 @@ from cmt.export.inputs import Inputs
 from cmt.export.options import ExportOptions
 from cmt.export.stages import Stages
 from cmt.measure.progress import ProgressBars
+from cmt.targets.machine import Environment
 from cmt.targets.registry import on_device
 from cmt.targets.settings import CPU, Settings
 
@@ -28,7 +27,7 @@ class Context:
 
     options: ExportOptions
     inputs: Inputs
-    machine: Mapping[str, Any]
+    machine: Environment
     images: Images
     stages: Stages
     progress: ProgressBars
@@ -43,7 +42,7 @@ class Context:
         """Whether files that are run here run on the CPU."""
         return self.options.device in (None, CPU)
 
-    def settings(self, own: Settings) -> dict[str, Any]:
+    def settings(self, own: Settings) -> Settings:
         """What a file with settings of its own is run with: on the run's device."""
         return {**own, **on_device(self.options.device)}
 

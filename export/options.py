@@ -179,7 +179,13 @@ class ExportOptions:
         kind="archs",
         flag="--gpu-arch",
     )
-    tune: bool = option("Search OpenVINO's fastest settings by measuring.", value=False, kind=bool)
+    tune: bool | None = option(
+        "OpenVINO's fastest settings: a longer search, or none.",
+        value=None,
+        kind=bool,
+        flag="--tune/--no-tune",
+        default="a search of ten seconds",
+    )
     threads: int | None = option(
         "CPU threads of every runtime.",
         value=None,

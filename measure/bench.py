@@ -8,21 +8,22 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import numpy as np
 
 from cmt.bundle.golden import golden_images, require_answers
-from cmt.bundle.manifest import Entry
 from cmt.bundle.reader import OpenBundle
 from cmt.bundle.writer import replacing_files
 from cmt.errors import InputError
 from cmt.measure.device_rows import Images, Measured, measure_accuracy
-from cmt.measure.latency import ROUNDS, Timing, measure_alternately
+from cmt.measure.latency import MOST_ROUNDS, measure_alternately
 from cmt.measure.on_device import File, file_name
 from cmt.measure.power import joules_per_image, no_meter
+from cmt.measure.timing import Timing, speedup
 from cmt.report.document import put_report, report_of
+from cmt.report.rows import UNTIMED, Machine, Row
 from cmt.targets.base import Task
+from cmt.targets.entries import Entry
 from cmt.targets.machine import NO_PEAK_RSS, describe, hardware, usable_cores
 from cmt.targets.registry import (
     TARGETS,
@@ -31,9 +32,14 @@ from cmt.targets.registry import (
     on_device,
     require_device,
 )
-from cmt.targets.settings import CUDA_GRAPH, DEVICE, STREAMS, THREADS, callers, settings_of_run
-
-Row = dict[str, Any]
+from cmt.targets.settings import (
+    CUDA_GRAPH,
+    STREAMS,
+    THREADS,
+    Settings,
+    callers,
+    settings_of_run,
+)
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ def measure(
     command: str,
     task: Task,
     images: Images | None = None,
-) -> tuple[Row, Sequence[str]]:
+) -> tuple[Machine, Sequence[str]]:
     """Measure every file that this machine can run.
 
     Args:
@@ -105,18 +111,22 @@ def measure(
         batches, sweep.threads or [usable_cores()], sweep.streams or (None,), _devices(sweep)
     )
     judged = None if images is None else _accuracy(bundle, sweep, images, task)
-    rows = [row for point in points for row in _measure_point(bundle, sweep, _Point(*point), task)]
-    if judged is not None:
-        rows = [_with_accuracy(row, judged, batches[0]) for row in rows]
-    entry = {
+    rows = []
+    for point in (_Point(*one) for one in points):
+        measured = _measure_point(bundle, sweep, point, task)
+        if judged is not None and point.batch == batches[0]:
+            measured = [_with_accuracy(row, judged, point) for row in measured]
+        rows += measured
+    entry: Machine = {
         "machine": machine,
         "measured": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": command,
         "environment": describe(seed=0),
-        **({} if judged is None else {"images": judged.images}),
         "results": rows,
     }
-    return entry, [] if judged is None else judged.remarks
+    if judged is None:
+        return entry, []
+    return {**entry, "images": judged.images}, judged.remarks
 
 
 def _accuracy(bundle: OpenBundle, sweep: Sweep, images: Images, task: Task) -> Measured:
@@ -131,16 +141,11 @@ def _accuracy(bundle: OpenBundle, sweep: Sweep, images: Images, task: Task) -> M
     return measure_accuracy(bundle, images, files, threads, task)
 
 
-def _with_accuracy(row: Row, judged: Measured, batch: int) -> Row:
-    """The row with its file's accuracy, where that was measured at the row's batch."""
+def _with_accuracy(row: Row, judged: Measured, point: _Point) -> Row:
+    """The row with its file's accuracy, where the file could be run."""
     if row["measured_by"] is None:
         return row
-    if row["settings"]["batch"] != batch:
-        reason = f"measured at batch {batch} alone"
-        return {**row, "reasons": {**row["reasons"], "accuracy": reason}}
-    device = row["settings"].get(DEVICE)
-    asked = row.get("otherwise", {}).get(DEVICE, {"asked": device})["asked"]
-    found = judged.rows[file_name(row["artefact"], asked, batch)]
+    found = judged.rows[file_name(str(row["artefact"]), point.device, point.batch)]
     reasons = {name: text for name, text in row["reasons"].items() if name != "accuracy"}
     return {**row, **found, "reasons": {**reasons, **found["reasons"]}}
 
@@ -181,7 +186,7 @@ class _Run:
     """
 
     artefact: Entry
-    own: Row
+    own: Settings
     reason: str | None
 
 
@@ -211,12 +216,12 @@ def _measure_point(
             name: load_settings(run.artefact, run.own, bundle.trusted)
             for name, run in ready.items()
         }
-        with task(f"timing {len(files)} files: {title}", ROUNDS) as advance:
+        with task(f"timing {len(files)} files: {title}", MOST_ROUNDS) as advance:
             timings = measure_alternately(
                 files, inputs, point.threads, sweep.seconds, advance, settings
             )
     plain = {
-        (runs[name].artefact["target"], runs[name].own.get(CUDA_GRAPH)): timing.latency["p50"]
+        (runs[name].artefact["target"], runs[name].own.get(CUDA_GRAPH)): timing
         for name, timing in timings.items()
         if runs[name].artefact["precision"] == "fp32"
     }
@@ -244,7 +249,7 @@ def _runs(bundle: OpenBundle, artefact: Entry, sweep: Sweep, point: _Point) -> l
     ]
 
 
-def _settings(artefact: Entry, point: _Point, tuned: bool) -> Row:
+def _settings(artefact: Entry, point: _Point, tuned: bool) -> Settings:
     """The file's own settings; the tuned number of threads unless the sweep names others."""
     own = {k: v for k, v in artefact["settings"].items() if tuned or k != THREADS}
     streams = {} if point.streams is None else {STREAMS: point.streams}
@@ -266,18 +271,18 @@ def _not_measured(bundle: OpenBundle, artefact: Entry, point: _Point) -> str | N
 def _row(
     bundle: OpenBundle,
     artefact: Entry,
-    settings: Row,
+    settings: Settings,
     timing: Timing | None,
-    plain: float | None,
+    plain: Timing | None,
     reason: str | None,
 ) -> Row:
     """A row of the report; the accuracy stands in the exporting machine's.
 
     Args:
-        plain: median latency of the FP32 file beside it, where there is one.
+        plain: of the FP32 file beside it, where there is one.
     """
     reasons = {
-        "accuracy": "not asked for with --val-data; see the exporting machine's row",
+        "accuracy": "--val-data measures it, at the first batch; see the exporting machine's row",
         "speedup_vs_baseline": "there is no torch in this measurement",
     }
     same_file = (artefact["target"], artefact["precision"])
@@ -292,11 +297,7 @@ def _row(
         ),
         "measured_by": None if reason else artefact["target"],
         "accuracy": None,
-        "latency_ms": None,
-        "throughput_ips": None,
-        "speedup_vs_baseline": None,
-        "speedup_vs_fp32_graph": None,
-        "peak_rss_mb": None,
+        **UNTIMED,
         "settings": settings,
         "reasons": reasons,
     }
@@ -307,18 +308,22 @@ def _row(
         return row
     assert timing is not None
     latency = timing.latency
-    row |= timing.settings(settings)
+    row = {**row, **timing.settings(settings)}
     row["latency_ms"] = latency
-    row["throughput_ips"] = callers(settings) * settings["batch"] * 1000 / latency["mean"]
+    row["timing"] = timing.quality
+    throughput = callers(settings) * settings["batch"] * 1000 / latency["mean"]
+    row["throughput_ips"] = throughput
     if plain is None:
         reasons["speedup_vs_fp32_graph"] = "the FP32 file was not measured beside it"
+    elif timing.busy is not None:
+        reasons["speedup_vs_fp32_graph"] = timing.busy
     else:
-        row["speedup_vs_fp32_graph"] = plain / latency["p50"]
+        row["speedup_vs_fp32_graph"] = speedup(timing, plain)
     row["peak_rss_mb"] = timing.peak_rss_mb
     if timing.gpu_ms:
         row["gpu_ms"] = float(np.median(timing.gpu_ms))
     power = {meter: float(np.mean(mw)) for meter, mw in timing.power_mw.items()}
-    row["joules_per_image"] = joules_per_image(power, row["throughput_ips"])
+    row["joules_per_image"] = joules_per_image(power, throughput)
     if power:
         row["power_mw"] = power
     else:
@@ -328,7 +333,7 @@ def _row(
     return row
 
 
-def save(bundle: OpenBundle, entry: Row) -> None:
+def save(bundle: OpenBundle, entry: Machine) -> None:
     """Put a machine's entry into the bundle's report, in place of its earlier one.
 
     Raises:

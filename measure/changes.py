@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cmt.measure.statistics import by_class
 from cmt.printing import printable
+from cmt.report.rows import Changes, ImageChange
 
 CHANGED_IMAGES = 4
 """Of each kind, lost and gained, that a row shows."""
@@ -30,7 +31,7 @@ def changes(
     labels: Classes,
     name: Callable[[int], str],
     image: Callable[[int], tuple[str, NDArray[np.uint8]]],
-) -> dict[str, Any]:
+) -> Changes:
     """The report's `changes` of one file.
 
     Args:
@@ -41,7 +42,7 @@ def changes(
     """
     lost = np.flatnonzero((before == labels) & (first != labels))
     gained = np.flatnonzero((before != labels) & (first == labels))
-    shown = []
+    shown: list[ImageChange] = []
     for i in (*lost[:CHANGED_IMAGES], *gained[:CHANGED_IMAGES]):
         key, pixels = image(i)
         shown.append(
@@ -57,7 +58,7 @@ def changes(
     return {
         "lost": len(lost),
         "gained": len(gained),
-        "classes": [{"name": name(row.pop("index")), **row} for row in classes],
+        "classes": [{"name": name(index), **counts} for index, counts in classes],
         "images": shown,
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -13,13 +13,27 @@ from cmt.calib_data.sources import ImageSource, load_as
 from cmt.measure.changes import changes, class_names
 from cmt.measure.on_device import UNKNOWN, File, Seen, ask
 from cmt.measure.statistics import Flags, paired_accuracy
+from cmt.report.rows import (
+    Accuracy,
+    Answering,
+    AskedImages,
+    BesideTorch,
+    Changes,
+    UnknownImages,
+)
 from cmt.targets.base import Task
 from cmt.targets.registry import TARGETS, not_runnable
 
-Row = dict[str, Any]
 _NO_LABELS = "the images are in no class folders"
 _ALL_UNKNOWN = "torch's answers to these images are not in the bundle"
 _PAIRED = ("drop_pp", "drop_ci95", "agreement", "mcnemar_p")
+
+
+class Judged(Answering):
+    """What a row of the report has of a file's answers."""
+
+    accuracy: Accuracy | None
+    reasons: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -41,8 +55,8 @@ class Measured:
         remarks: lines for people on images that were not used.
     """
 
-    images: Row
-    rows: dict[str, Row]
+    images: AskedImages
+    rows: dict[str, Judged]
     remarks: Sequence[str]
 
 
@@ -55,7 +69,7 @@ def measure_accuracy(
     seen = ask(bundle, images.source, images.count, asked, threads, task, images.seed)
     rows = {file.name: _fields(bundle, seen, file, reference) for file in files}
     source = images.source
-    described = {
+    described: AskedImages = {
         "source": source.description,
         "images": len(seen.places),
         "unknown": int(np.count_nonzero(seen.rows == UNKNOWN)),
@@ -77,10 +91,9 @@ def _reference(bundle: OpenBundle, files: Sequence[File]) -> File | None:
     return None
 
 
-def _fields(bundle: OpenBundle, seen: Seen, file: File, reference: File | None) -> Row:
-    """What the report's row has of a file's answers."""
+def _fields(bundle: OpenBundle, seen: Seen, file: File, reference: File | None) -> Judged:
     known, reasons = seen.rows != UNKNOWN, dict[str, str]()
-    fields: Row = {"accuracy": None, "reasons": reasons}
+    fields: Judged = {"accuracy": None, "reasons": reasons}
     if known.any():
         fields["beside_torch"] = _beside_torch(seen, file, known)
     if not known.all():
@@ -89,14 +102,17 @@ def _fields(bundle: OpenBundle, seen: Seen, file: File, reference: File | None) 
     if seen.labels is None:
         reasons["accuracy"] = _NO_LABELS
     elif known.any():
-        fields |= _paired(bundle, seen, file, known)
+        fields["accuracy"], fields["changes"] = _paired(bundle, seen, file, known)
     else:
         right, in_top = _judged(seen, file)
         fields["accuracy"] = {
             "top1": 100 * float(right.mean()),
             "top5": 100 * float(in_top.mean()),
             "images": len(right),
-            **dict.fromkeys(_PAIRED),
+            "drop_pp": None,
+            "drop_ci95": None,
+            "agreement": None,
+            "mcnemar_p": None,
         }
         reasons |= {f"accuracy.{name}": _ALL_UNKNOWN for name in _PAIRED}
     return fields
@@ -108,7 +124,7 @@ def _judged(seen: Seen, file: File) -> tuple[Flags, Flags]:
     return hits[:, 0], hits.any(1)
 
 
-def _beside_torch(seen: Seen, file: File, known: Flags) -> Row:
+def _beside_torch(seen: Seen, file: File, known: Flags) -> BesideTorch:
     rows = seen.rows[known]
     torch, ours = seen.answers.logits[rows], seen.beside[file.name][known]
     same = seen.first[file.name][known, 0] == seen.answers.classes[rows, 0]
@@ -119,7 +135,7 @@ def _beside_torch(seen: Seen, file: File, known: Flags) -> Row:
     }
 
 
-def _unknown(seen: Seen, file: File, unknown: Flags, other: Any) -> Row:
+def _unknown(seen: Seen, file: File, unknown: Flags, other: Any) -> UnknownImages:
     """Top-1 where there are labels, and agreement with the FP32 file where one runs on the CPU."""
     first = seen.first[file.name][unknown, 0]
     return {
@@ -131,21 +147,19 @@ def _unknown(seen: Seen, file: File, unknown: Flags, other: Any) -> Row:
     }
 
 
-def _paired(bundle: OpenBundle, seen: Seen, file: File, known: Flags) -> Row:
+def _paired(bundle: OpenBundle, seen: Seen, file: File, known: Flags) -> tuple[Accuracy, Changes]:
     """`accuracy` and `changes` beside torch, of the images that it answered."""
     assert seen.labels is not None
     labels, places = seen.labels[known], seen.places[known]
     before = seen.answers.classes[seen.rows[known], 0]
     first = seen.first[file.name][known, 0]
     right, in_top = (flags[known] for flags in _judged(seen, file))
-    accuracy = asdict(paired_accuracy(right, in_top, before == labels, first == before))
+    found = asdict(paired_accuracy(right, in_top, before == labels, first == before))
+    accuracy = cast(Accuracy, {**found, "drop_ci95": list(found["drop_ci95"])})
 
     def image(i: int) -> tuple[str, np.ndarray]:
         place = int(places[i])
         return seen.source.key(place), load_as(seen.source, place, bundle.preprocessing.apply).made
 
     names = class_names(bundle.manifest["labels"])
-    return {
-        "accuracy": {**accuracy, "drop_ci95": list(accuracy["drop_ci95"])},
-        "changes": changes(first, before, labels, names, image),
-    }
+    return accuracy, changes(first, before, labels, names, image)

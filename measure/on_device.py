@@ -25,12 +25,12 @@ from cmt.calib_data.image_range import ImageRange
 from cmt.calib_data.limits import UnreadableImageError
 from cmt.calib_data.sources import FolderImages, ImageSource, bundled, choose, load_as
 from cmt.errors import GateError, InputError
-from cmt.files import is_own_folder, write_whole
+from cmt.files import cache_folder, is_own_folder, write_whole
 from cmt.targets.base import Runner, Task, run_all
+from cmt.targets.entries import Entry
 from cmt.targets.machine import package_versions
 from cmt.targets.registry import LOADERS, load_settings
 from cmt.targets.settings import Settings
-from cmt.targets.tensorrt.build import timing_cache_folder
 
 SHARD = 256
 """Images held at a time: 39 MB at 224 pixels."""
@@ -49,7 +49,7 @@ class File:
         for_unknown: only its first answers, to images that torch did not answer.
     """
 
-    artefact: dict[str, Any]
+    artefact: Entry
     device: str | None
     own: Settings
     batch: int
@@ -167,7 +167,7 @@ def _progress(
         "made with": [threads, package_versions(), SHARD],
     }
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    folder = timing_cache_folder() / "answers" / key
+    folder = cache_folder() / "answers" / key
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if is_own_folder(folder):

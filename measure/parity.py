@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cmt.bundle.golden import smallest_cosine
 from cmt.errors import GateError
+from cmt.report.rows import Parity
 
 Outputs = Sequence[NDArray[np.float32]]
 
@@ -56,7 +56,7 @@ def tolerance_for(precision: str, arithmetic: str | None = None) -> Tolerance:
 
 def compare_outputs(
     stage: str, outputs: Outputs, reference: Outputs, tolerance: Tolerance
-) -> dict[str, Any]:
+) -> Parity:
     """One row of the report's `parity`: the worst figure over all outputs.
 
     Args:
@@ -95,7 +95,7 @@ def compare_outputs(
     }
 
 
-def require(row: dict[str, Any]) -> None:
+def require(row: Parity) -> None:
     """Raise GateError that names the arrow unless the parity row passed."""
     if not row["passed"]:
         raise GateError(

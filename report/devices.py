@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cmt.report.figures import Report, Row, count, device_text, percent, points, row_name, share
-from cmt.report.verdict import Finding, accuracy_sentence, is_simulated, over_limit
+from cmt.report.figures import count, device_text, is_simulated, percent, points, row_name, share
+from cmt.report.rows import Report, Row
+from cmt.report.verdict import Finding, accuracy_sentence, over_limit
 
 
 def device_rows(report: Report) -> Iterator[tuple[str, Row]]:
@@ -34,8 +35,9 @@ def device_findings(report: Report) -> tuple[Finding, ...]:
 
 def _sentences(report: Report, row: Row, limit: float | None) -> Iterator[str]:
     yield accuracy_sentence(row, limit)
-    if row["accuracy"] is not None and row["accuracy"]["drop_pp"] is not None:
-        yield from _apart(report, row)
+    accuracy = row["accuracy"]
+    if accuracy is not None and accuracy["drop_pp"] is not None:
+        yield from _apart(report, row, accuracy["drop_pp"], accuracy["images"])
     elif beside := row.get("beside_torch"):
         same, images = share(beside["agreement"]), count(beside["images"])
         yield f"{same} of {images} images have torch's first answer."
@@ -50,16 +52,16 @@ def _sentences(report: Report, row: Row, limit: float | None) -> Iterator[str]:
         yield f"Of {count(unknown['images'])} images that torch did not answer, {told}."
 
 
-def _apart(report: Report, row: Row) -> Iterator[str]:
-    """How far the drop is from what the export said of the same file."""
+def _apart(report: Report, row: Row, drop: float, images: int) -> Iterator[str]:
+    """How far the drop on so many images is from what the export said of the same file."""
     for exported in report["results"]:
         told = exported["accuracy"]
-        same_file = all(exported[key] == row[key] for key in ("target", "precision", "artefact"))
+        same_file = (exported["target"], exported["artefact"]) == (row["target"], row["artefact"])
         if not same_file or told is None or told["drop_pp"] is None:
             continue
         how = "simulated at the export" if is_simulated(exported) else "at the export"
-        if told["images"] == row["accuracy"]["images"]:
-            apart = percent(abs(row["accuracy"]["drop_pp"] - told["drop_pp"]))
+        if told["images"] == images:
+            apart = percent(abs(drop - told["drop_pp"]))
             where = f": {apart} points apart"
         else:
             where = f" on {count(told['images'])} images, others than these"

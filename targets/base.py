@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from cmt.targets.entries import Built, Entry
 from cmt.targets.settings import Settings
 
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -35,8 +36,6 @@ several threads at once, but for engines. One of a runtime that says what it mad
 `compiled()`, which gives a `Compiled`."""
 Task = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """Shows progress: given a title and a number of steps, yields what is called after steps."""
-Entry = Mapping[str, Any]
-"""A file's entry in a manifest."""
 
 
 class Compiled(TypedDict):
@@ -49,7 +48,7 @@ class Compiled(TypedDict):
         layers: convolutions and products that run, counted by type (`int8`, `f16`, `bf16`, `f32`).
     """
 
-    settings: dict[str, Any]
+    settings: Settings
     int8_in_file: int
     layers: dict[str, int]
 
@@ -105,7 +104,7 @@ class OnDevice:
     """
 
     outdated: Callable[[Entry, str, Any], bool]
-    build: Callable[[Path, Path, Entry, Any, Task], dict[str, Any]]
+    build: Callable[[Path, Path, Entry, Any, Task], Built]
     notes: Callable[[Entry], list[str]]
 
 
@@ -166,7 +165,7 @@ class Target:
     graphs: Mapping[str, str]
     suffix: str
     missing: Callable[[], str | None]
-    build: Callable[[BuildRequest], dict[str, Any]]
+    build: Callable[[BuildRequest], Built]
     load: Loader
     missing_runtime: Callable[[], str | None]
     always: tuple[str, ...] = ()
@@ -183,7 +182,7 @@ class Target:
     ways: Callable[[Entry], Sequence[Settings]] = lambda _: ({},)
     devices: Callable[[], Sequence[str]] = tuple
     takes_streams: bool = False
-    tune_space: Callable[[Settings, int], list[dict[str, Any]]] | None = None
+    tune_space: Callable[[Settings, int], list[Settings]] | None = None
     on_device: OnDevice | None = None
     gpu_advice: GpuAdvice | None = None
 

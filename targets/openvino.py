@@ -19,6 +19,7 @@ import numpy as np
 
 from cmt.errors import MachineError
 from cmt.targets.base import Array, Batch, BuildRequest, Compiled, Target, missing_package
+from cmt.targets.entries import Built
 from cmt.targets.settings import CPU, DEVICE, PRECISION, STREAMS, THREADS, Settings
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 # Float32 wherever the file says float: OpenVINO would otherwise pick BF16 by itself where the
 # CPU has it, and the report would compare precisions that nobody asked for.
-OPENVINO_SETTINGS: dict[str, Any] = {
+OPENVINO_SETTINGS: Settings = {
     "PERFORMANCE_HINT": "LATENCY",
     STREAMS: 1,
     PRECISION: "f32",
@@ -76,7 +77,7 @@ def devices() -> list[str]:
     return [*dict.fromkeys([CPU, *found, *(name.split(".")[0] for name in found)]), AUTO]
 
 
-def build_ir(graph: Path, precision: str, path: Path, device: str = CPU) -> dict[str, Any]:
+def build_ir(graph: Path, precision: str, path: Path, device: str = CPU) -> Built:
     """Write `path` (.xml) and its .bin; returns what they were built with and how to run them.
 
     Args:
@@ -227,7 +228,7 @@ class IrRunner:
 
     def compiled(self) -> Compiled:
         """What OpenVINO made of the file."""
-        settings = in_force(self._compiled, self._asked)
+        settings = dict(in_force(self._compiled, self._asked))
         layers: dict[str, int] = {}
         if self._device != CPU:
             kept = _properties(self._device, dict(self._asked))
@@ -240,7 +241,7 @@ class IrRunner:
         return {"settings": settings, "int8_in_file": int8, "layers": layers}
 
 
-def in_force(compiled: ov.CompiledModel, asked: Settings) -> dict[str, Any]:
+def in_force(compiled: ov.CompiledModel, asked: Settings) -> Settings:
     """The properties asked for as the compiled model has them; those that it does not tell lack."""
     import openvino as ov
 
@@ -297,7 +298,7 @@ def _require_ir(path: Path) -> None:
             raise RuntimeError("it is no OpenVINO IR")  # as OpenVINO's own errors are
 
 
-def tune_space(settings: Settings, threads: int) -> list[dict[str, Any]]:
+def tune_space(settings: Settings, threads: int) -> list[Settings]:
     """What is tried: the settings as they are first, then fewer threads and float32.
 
     Threads halve down to one: two threads of one core, or more than a small network feeds, may
@@ -310,7 +311,7 @@ def tune_space(settings: Settings, threads: int) -> list[dict[str, Any]]:
     return [{**settings, THREADS: count, PRECISION: hint} for count, hint in product(counts, hints)]
 
 
-def _build(request: BuildRequest) -> dict[str, Any]:
+def _build(request: BuildRequest) -> Built:
     return build_ir(request.graph, request.precision, request.path, request.device or CPU)
 
 

@@ -378,7 +378,7 @@ def small(photos: Path, tiny_weights: Path, tiny_in_process: None) -> str:
     """Options for cmt-export that put the tiny network in the place of any, in this process."""
     return (
         f"--variant tiny --weights {tiny_weights} --calib-data {photos} --val-data {photos} "
-        "--batch 3 --gpu-arch sm86 --bench-seconds 0.1 --max-drop 100 --resume"
+        "--batch 3 --gpu-arch sm86 --no-tune --bench-seconds 0.1 --max-drop 100 --resume"
     )
 
 
@@ -425,6 +425,7 @@ def _export_to(
         batch=3,
         gpu_archs=("sm86",) if "tensorrt" in available else (),
         out=out,
+        tune=False,
         bench_seconds=0.1,
         max_drop=100.0,
         **options,

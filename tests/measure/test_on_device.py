@@ -173,7 +173,7 @@ def test_accuracy_stands_at_the_batch_that_it_was_measured_at(copy: Path, photos
     entry = measured(copy, "--batch", 2, "--batch", 3, "--val-data", photos)
     rows = [row for row in entry["results"] if row["measured_by"]]
     assert all((row["accuracy"] is None) == (row["settings"]["batch"] == 3) for row in rows)
-    assert rows[-1]["reasons"]["accuracy"] == "measured at batch 2 alone"
+    assert "at the first batch" in rows[-1]["reasons"]["accuracy"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from example_report import make_report, make_row
+from example_report import make_report, make_row, make_speedup
 
 from cmt.commands import main
 from cmt.errors import InputError
@@ -239,7 +239,7 @@ def test_pages_that_cannot_be_written_are_bad_input_and_leave_the_old_ones(
         (None, "cannot read"),
         ("{", "is no report.json"),
         ("[]", "is no report.json"),
-        ('{"schema": 2}', "update cmt-export"),
+        ('{"schema": 3}', "update cmt-export"),
         ('{"schema": 1}', "unusable"),
     ],
 )
@@ -414,8 +414,8 @@ def test_what_to_ship_is_said_for_each_variant_and_batch(stored: Any) -> None:
     headlines = comparison_pages.build_page(merge(sources)).headlines
     drop = "top-1 drop +0.10 [-0.20, +0.40]"
     assert headlines == (
-        "AMD EPYC 7B13: ship ti openvino int8, 9.128 ms per image, 1.62x as fast as torch, "
-        f"{drop}.",
+        "AMD EPYC 7B13: ship ti openvino int8, 9.128 ms per image, "
+        f"1.62x [1.57, 1.67] as fast as torch, {drop}.",
         "AMD EPYC 7B13: no xs file that keeps the limit was timed.",
         f"edge-box: ship ti openvino int8, batch 1, 21.50 ms per image, {drop}.",
         f"edge-box: ship ti openvino int8, batch 8, 80.00 ms per batch of 8, {drop}.",
@@ -481,7 +481,9 @@ def test_a_comparison_that_breaks_its_schema_is_not_written(
         ("p50<=6", {"latency_ms": {"p50": 6.0004}}, "6.0004 ms"),
         ("p50<6", {"latency_ms": {"p50": 6.0}}, "6.000 ms"),
         ("drop<=0.3", {"accuracy": {"drop_pp": 0.3049}}, "+0.305 points"),
-        ("speedup>=1.5", {"speedup_vs_baseline": 1.4999}, "1.4999x"),
+        ("speedup>=1.5", {"speedup_vs_baseline": make_speedup(1.4999)}, "1.4999x"),
+        ("speedup_lower>=1.5", {"speedup_vs_baseline": make_speedup(1.5)}, "1.46x"),
+        ("batch=8", {}, "1 images"),
         ("size<=1234.5", {"bytes": 1_234_510_000}, "1,234.51 MB"),
         ("drop_upper<=0.7", {"accuracy": {"drop_ci95": [-0.1, 0.75]}}, "+0.75 points"),
         ("images>=3000", {"accuracy": {"images": 2000}}, "2,000 images"),

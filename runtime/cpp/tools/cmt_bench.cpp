@@ -119,7 +119,7 @@ Json row(const Candidate& candidate, const std::vector<Candidate>& all, const Ru
     if (name != kThreads) settings[name] = value;
   }
   if (!run.device.empty()) settings["device"] = run.device;
-  Json reasons{{"accuracy", "not asked for with --val-data; see the exporting machine's row"},
+  Json reasons{{"accuracy", "--val-data measures it; see the exporting machine's row"},
                {"speedup_vs_baseline", "there is no torch in this measurement"},
                {"peak_rss_mb", "all files were measured in one process"}};
   Json against_fp32;
