@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,11 @@ from numpy.typing import NDArray
 
 from cmt.bundle.arrays import bundle_array
 from cmt.bundle.reader import OpenBundle
-from cmt.errors import GateError, InputError, MachineError, is_out_of_memory
+from cmt.bundle.running import batch_of, joined, load, run_full, unusable
+from cmt.errors import GateError, InputError
 from cmt.targets.base import Array, Batch
 from cmt.targets.entries import Entry
-from cmt.targets.registry import (
-    LOADERS,
-    computes_otherwise,
-    load_settings,
-    not_runnable,
-    require_device,
-)
+from cmt.targets.registry import computes_otherwise, not_runnable, require_device
 from cmt.targets.settings import CPU
 
 IMAGES = 8
@@ -95,13 +90,16 @@ def verify(bundle: OpenBundle, threads: int, device: str | None = None) -> Itera
         raise InputError("nothing was verified: this machine can run none of the bundle's files")
 
 
-def require_answers(bundle: OpenBundle, threads: int, device: str) -> None:
+def require_answers(
+    bundle: OpenBundle, threads: int, device: str, artefacts: Sequence[Entry] | None = None
+) -> None:
     """Raise GateError, naming it, for a device on which a file answers otherwise than it should.
 
-    Files that do not run there are passed over.
+    Files (all, or those given) that do not run there are passed over.
     """
     batch = bundle.preprocessing.feed(golden_images(bundle))
-    runnable = [a for a in bundle.artefacts if not_runnable(a, bundle.trusted, device) is None]
+    asked = bundle.artefacts if artefacts is None else artefacts
+    runnable = [a for a in asked if not_runnable(a, bundle.trusted, device) is None]
     checks = [check_artefact(bundle, a, batch, threads, device) for a in runnable]
     wrong = [f"{check.name} {check.detail}" for check in checks if check.passed is False]
     if wrong:
@@ -160,14 +158,8 @@ def check_artefact(
         limit = max(limit, TOLERANCES["fp16"])
     elif reason is not None and len(answers) == 1:
         return Check(path, None, f"{reason}, and the bundle has no answers in that: export again")
-    try:
+    with unusable(path):
         outputs = run_artefact(bundle, artefact, images, threads, device)
-    except (InputError, GateError, MachineError):
-        raise
-    except Exception as error:  # each runtime raises kinds of its own
-        if is_out_of_memory(error):
-            raise
-        raise InputError(f"{path} cannot be run ({error}): export the bundle again") from error
     if [array.shape for array in outputs] != [array.shape for array in answers[0]]:
         raise InputError(f"{path} has other outputs than its golden ones: export again")
     difference = min(_largest_difference(outputs, expected) for expected in answers)
@@ -227,14 +219,9 @@ def run_artefact(
     bundle: OpenBundle, artefact: Entry, images: Batch, threads: int, device: str | None = None
 ) -> list[Array]:
     """A file's outputs on images as `Preprocessing.feed` gives them, in batches of its own size."""
-    size = bundle.manifest["input"]["shape"][0]
-    settings = load_settings(artefact, trusted=bundle.trusted, device=device)
-    runner = LOADERS[artefact["target"]](bundle.file(artefact), threads, settings, size)
-    parts = []
-    for begin in range(0, len(images), size):
-        # The batch is fixed, so the last one starts over with the first images.
-        parts.append(runner(images[np.arange(begin, begin + size) % len(images)]))
-    return [np.concatenate(arrays)[: len(images)] for arrays in zip(*parts, strict=True)]
+    size, runner = batch_of(bundle), load(bundle, artefact, threads, device=device)
+    begins = range(0, len(images), size)
+    return joined([run_full(runner, images[begin : begin + size], size) for begin in begins])
 
 
 def _relative_difference(ours: NDArray[Any], expected: NDArray[Any]) -> float:

@@ -83,6 +83,7 @@ class Manifest(_Manifest, total=False):
     answers: TorchAnswers
     exported: FileEntry
     sbom: FileEntry
+    config: FileEntry
     run: str
 
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cmt.commands.console import print_table, say
+from cmt.commands.console import LOG, long_running, print_table, say, with_version
 from cmt.commands.parameters import COUNT, FOLDER, MEGABYTES, SECONDS
+from cmt.commands.trust import open_trusted, takes_trust
 from cmt.errors import GateError, InputError
 from cmt.printing import printable, visible
 
@@ -59,11 +60,11 @@ if TYPE_CHECKING:
 @click.option(
     "--dla", type=click.IntRange(0, 1), help="TensorRT's build: DLA core; the GPU runs the rest."
 )
-@click.option("--trust", type=FOLDER, metavar="KEY", help="Ed25519 public key (PEM) of the signer.")
-@click.option("--expect-run", "runs", multiple=True, help="With --trust: the export it must be.")
+@takes_trust
 @click.option("--machine", help="Name of this machine in the report.  [default: its host name]")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as in report.json.")
-@click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
+@long_running
+@with_version
 def bench_cli(
     *,
     bundle: Path,
@@ -79,7 +80,7 @@ def bench_cli(
     val_data: str | None,
     val_count: int | None,
     as_json: bool,
-    verbose: bool,
+    quiet: bool,
     **sweep: Any,
 ) -> int:
     """Measure a bundle's files on this machine and add the results to its report.
@@ -95,7 +96,6 @@ def bench_cli(
     bundle's ONNX files, checked and put in their place. So are those that others built, unless
     --trust has the key of who signed the bundle: engines are native code.
     """
-    from cmt.bundle.reader import open_bundle
     from cmt.files import cache_folder
     from cmt.measure import bench
     from cmt.measure.progress import ProgressBars
@@ -103,7 +103,7 @@ def bench_cli(
     from cmt.targets.machine import usable_cores
     from cmt.targets.tensorrt.build import BuildSettings
 
-    opened = _trusted(open_bundle(bundle), trust, runs)
+    opened = open_trusted(bundle, trust, runs)
     if compatible or dla is not None:
         reason = "--verify builds none" if verify else why_none_is_built(opened)
         if reason is not None:
@@ -118,7 +118,7 @@ def bench_cli(
     building = BuildSettings(
         workspace, opt_level, cache=cache_folder(), compatible=compatible, dla=dla
     )
-    with ProgressBars(not as_json) as progress:
+    with ProgressBars(not (as_json or quiet), log=LOG.lines) as progress:
         opened = build_for_here(opened, building, progress.task)
         what = bench.Sweep(devices=devices, **sweep)
         entry, remarks = bench.measure(opened, what, machine, command, progress.task, images)
@@ -128,9 +128,9 @@ def bench_cli(
     if as_json:
         click.echo(json.dumps(entry, indent=1))
         return 0
-    said = [*notes(opened), *_answered(opened, entry)]
-    _print_measured(entry, said)
-    click.echo(f"report: {visible(bundle / 'report.html')}")
+    if not quiet:
+        _print_measured(entry, [*notes(opened), *_answered(opened, entry)])
+        click.echo(f"report: {visible(bundle / 'report.html')}")
     return 0
 
 
@@ -174,18 +174,6 @@ def _print_measured(entry: Machine, notes: list[str]) -> None:
         say(line)
     if (undrawn := charts.missing()) is not None:
         say(f"report.html has its charts in words alone: {undrawn}")
-
-
-def _trusted(bundle: OpenBundle, trust: Path | None, runs: tuple[str, ...]) -> OpenBundle:
-    if runs and trust is None:
-        raise InputError("--expect-run believes what the bundle says of itself: add --trust")
-    if trust is None:
-        return bundle
-    from cmt.bundle.signature import check, expect_run
-
-    bundle = check(bundle, trust)
-    expect_run(bundle, runs)
-    return bundle
 
 
 def _verify(bundle: OpenBundle, threads: int, devices: Sequence[str | None]) -> int:

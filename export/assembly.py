@@ -21,7 +21,9 @@ from cmt.bundle.writer import describe_file, write_manifest
 from cmt.calib_data.preprocessing import Preprocessing
 from cmt.export.graphs import GRAPHS, Candidate
 from cmt.export.onnx_graph import output_names
+from cmt.export.options import ExportOptions
 from cmt.export.summary import Results, build_manifest, build_report
+from cmt.export.toml import CONFIG, config_text
 from cmt.report.document import REPORT_FILES, write_report
 from cmt.report.rows import Report
 from cmt.targets.base import run_all
@@ -61,6 +63,7 @@ def assemble(results: Results, folder: Path, run: str, key: Ed25519PrivateKey | 
     manifest: Manifest = {
         **build_manifest(results, artefacts, golden, folder),
         "sbom": sbom,
+        "config": write_config(folder, results.options),
         "run": run,
     }
     if results.options.output != "features":
@@ -84,6 +87,13 @@ def keep_exported(folder: Path) -> FileEntry:
     """The report once more, where nothing adds to it and it can be signed; its manifest entry."""
     path = folder / "report.exported.json"
     shutil.copyfile(folder / REPORT_FILES[0], path)
+    return describe_file(folder, path)
+
+
+def write_config(folder: Path, options: ExportOptions) -> FileEntry:
+    """The options as they were run; returns the file's manifest entry."""
+    path = folder / CONFIG
+    path.write_text(config_text(options), encoding="utf-8")
     return describe_file(folder, path)
 
 

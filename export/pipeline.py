@@ -59,8 +59,12 @@ class Bundle:
         return self.report["gates"]["failures"]
 
 
-def export(options: ExportOptions, show_progress: bool = False) -> Bundle:
+def export(options: ExportOptions, progress: ProgressBars | None = None) -> Bundle:
     """Run an export and return its bundle, complete at `options.bundle`.
+
+    Args:
+        progress: shows it; the caller's, who may show before this module is imported.
+            None shows nothing.
 
     Raises:
         InputError: options or input files will not do; nothing is left behind.
@@ -70,10 +74,10 @@ def export(options: ExportOptions, show_progress: bool = False) -> Bundle:
             `Bundle.failures` says so.
     """
     with placing.locked(options.bundle):
-        return _export(options, show_progress)
+        return _export(options, progress or ProgressBars(False))
 
 
-def _export(options: ExportOptions, show_progress: bool) -> Bundle:
+def _export(options: ExportOptions, progress: ProgressBars) -> Bundle:
     placing.recover(options.bundle)
     finished = placing.finished_run(options.bundle) if options.resume else None
     placing.check_destination(options.bundle, options.force or finished is not None)
@@ -85,8 +89,7 @@ def _export(options: ExportOptions, show_progress: bool) -> Bundle:
     placing.check_destination(options.bundle, options.force)
     workspace = placing.Workspace(options.bundle, options.resume)
     try:
-        with ProgressBars(show_progress) as progress:
-            results = run(start(plan, workspace.folder, progress), plan.candidates)
+        results = run(start(plan, workspace.folder, progress), plan.candidates)
         report = assemble(results, workspace.folder / "bundle", plan.identity, plan.key)
         placing.place(workspace.folder / "bundle", options.bundle)
     except InputError:

@@ -175,7 +175,7 @@ def alternate(
             worker.timing.gpu_ms.clear()
             worker.timing.usages.clear()
         timings = [worker.timing for worker in workers]
-        while not _enough(timings, most_rounds):
+        while not enough(timings, most_rounds):
             _round(workers, seconds / ROUNDS)
             advance(1)
         advance(most_rounds - len(timings[0].rounds))
@@ -195,7 +195,8 @@ def _round(workers: Sequence[Worker], seconds: float) -> None:
         timing.disturbed.append(noted)
 
 
-def _enough(timings: Sequence[Timing], most_rounds: int) -> bool:
+def enough(timings: Sequence[Timing], most_rounds: int = MOST_ROUNDS) -> bool:
+    """Whether an alternation of these files may end, see `alternate`."""
     first, done = timings[0], len(timings[0].rounds)
     if done < ROUNDS or done >= most_rounds:
         return done >= most_rounds

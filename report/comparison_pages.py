@@ -130,6 +130,7 @@ def _summary(rows: Sequence[ComparedRow]) -> Table:
             Column("File", False),
             Column("Machine", False),
             *map(Column, ("Top-1 %", "Drop, points", *speeds, "Size")),
+            Column("Speed of", False),
             Column("Accuracy from", False),
         ),
         tuple(
@@ -143,11 +144,19 @@ def _summary(rows: Sequence[ComparedRow]) -> Table:
                 speedup_text(row["speedup_vs_baseline"]),
                 speedup_text(row["speedup_vs_fp32_graph"]),
                 megabytes(row["bytes"]),
+                _speed_of(row),
                 row["accuracy_from"] or NOT_MEASURED,
             )
             for row in rows
         ),
     )
+
+
+def _speed_of(row: ComparedRow) -> str:
+    """How many images at a time, and how many inferences."""
+    streams = callers(row["settings"])
+    at_once = f" x {streams}" if streams > 1 else ""
+    return f"batch {row['settings'].get('batch', NOT_MEASURED)}{at_once}"
 
 
 def terminal_table(comparison: Comparison) -> RichTable:
@@ -159,12 +168,13 @@ def terminal_table(comparison: Comparison) -> RichTable:
     if any(row["accuracy"] is None or row["latency_ms"] is None for row in rows):
         notes.append(f"{NOT_MEASURED}: not measured, --json says why")
     return table_of_text(
-        ("machine", "file"),
+        ("machine", "file", "speed of"),
         ("drop [95 %]", "p50 ms", "size"),
         [
             (
                 row["machine"],
                 row["name"],
+                _speed_of(row),
                 "baseline" if row["artefact"] is None else drop_text(row["accuracy"]),
                 milliseconds(p50(row)),
                 megabytes(row["bytes"]),

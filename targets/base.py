@@ -154,6 +154,9 @@ class Target:
         ways: settings, beside a file's own, that it is measured with in turn on a device.
         devices: names of the devices that its files can run on here (`settings.DEVICE`), the CPU
             first; none where there is no choice.
+        cached: settings to load a file with, given its own and a folder of the user's in which the
+            runtime may keep what it compiled, for the next start; the same where it keeps nothing.
+        one_caller: what `load` gives is for one caller at a time.
         takes_streams: runs several inferences at a time, as `settings.STREAMS` says.
         tune_space: settings to try, the file's own first, for a number of threads; None where there
             is nothing to search.
@@ -181,6 +184,8 @@ class Target:
     refuses_batch: Callable[[Entry, int, int], str | None] = lambda *_: None
     ways: Callable[[Entry], Sequence[Settings]] = lambda _: ({},)
     devices: Callable[[], Sequence[str]] = tuple
+    cached: Callable[[Settings, Path], Settings] = lambda settings, _: settings
+    one_caller: bool = False
     takes_streams: bool = False
     tune_space: Callable[[Settings, int], list[Settings]] | None = None
     on_device: OnDevice | None = None

@@ -323,6 +323,10 @@ def _unsupported(graph: Path) -> list[str]:
     return []
 
 
+def _cached(settings: Settings, folder: Path) -> Settings:
+    return {**(settings or OPENVINO_SETTINGS), "CACHE_DIR": str(folder)}
+
+
 TARGET = Target(
     "openvino",
     graphs={"fp32": "rewritten-simplified", "fp16": "rewritten-simplified", "int8": "fitted-qdq"},
@@ -336,6 +340,7 @@ TARGET = Target(
     unsupported=_unsupported,
     devices=devices,
     takes_streams=True,
+    cached=_cached,
     computes_otherwise=_computes_otherwise,
     tune_space=tune_space,
 )

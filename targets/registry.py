@@ -88,7 +88,7 @@ def require_device(targets: Iterable[str], device: str | None) -> None:
     names = [name for name in dict.fromkeys(targets) if missing_runtime(name) is None]
     reasons = [not_on_device(name, device) for name in names]
     if reasons and all(reasons):
-        raise InputError(f"--device {device}: {'; '.join(filter(None, reasons))}")
+        raise InputError("; ".join(filter(None, reasons)))
 
 
 def not_runnable(artefact: Entry, trusted: bool = False, device: str | None = None) -> str | None:

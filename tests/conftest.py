@@ -447,3 +447,11 @@ def openvino_bundle(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) ->
         (folder / entry["path"]).unlink()
     write_manifest(folder, {**manifest, "artefacts": kept})
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_progress_lines() -> Iterator[None]:
+    """What commands say on standard error does not hang on how long they take here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cmt.measure.progress.LINE_SECONDS", 3600.0)
+        yield

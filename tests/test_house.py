@@ -120,7 +120,7 @@ def test_somebody_elses_modules_are_not_run(
             check=False,
         )
 
-    for command in ("cmt-export", "cmt-bench", "cmt-report", "cmt-train"):
+    for command in ("cmt-export", "cmt-bench", "cmt-classify", "cmt-report", "cmt-train"):
         result = start(command, "--help")
         if name.startswith("cmt"):
             (line,) = result.stderr.splitlines()

@@ -163,6 +163,7 @@ TARGET = Target(
     load_settings=_load_settings,
     refuses_batch=_refuses_batch,
     ways=_ways,
+    one_caller=True,
     on_device=OnDevice(outdated=_outdated, build=_rebuild, notes=_notes),
     gpu_advice=GpuAdvice(alignment=_ALIGNMENT, doubts=_doubts),
 )

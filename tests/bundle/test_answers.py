@@ -11,6 +11,7 @@ import array_files
 import numpy as np
 import pytest
 from array_files import GOOD, npy
+from float32_answers import add_float32_answers
 
 from cmt.bundle import golden
 from cmt.bundle.arrays import read_array
@@ -143,23 +144,8 @@ def test_labels_are_as_many_as_the_answers(stored: Path, rewrite: Rewrite, count
         list(verify(open_bundle(stored), 1))
 
 
-def test_the_files_of_a_bundle_answer_in_float32_as_is_stored(
-    stored: Path, rewrite: Rewrite
-) -> None:
-    bundle = open_bundle(stored)
-    (entry,) = [a for a in bundle.artefacts if a["path"] == IR]
-    images = bundle.preprocessing.feed(golden.golden_images(bundle))
-    plain = {**entry, "settings": {**entry["settings"], "INFERENCE_PRECISION_HINT": "f32"}}
-    (logits,) = golden.run_artefact(bundle, plain, images, 1)
-    np.save(stored / "golden" / "f32.npy", logits)
-    described = describe_file(stored, stored / "golden" / "f32.npy")
-
-    def change(manifest: dict[str, Any]) -> None:
-        for one in manifest["artefacts"]:
-            if one["path"] == IR:
-                one["golden"]["outputs_f32"] = [described]
-
-    rewrite(stored, change)
+def test_the_files_of_a_bundle_answer_in_float32_as_is_stored(stored: Path) -> None:
+    add_float32_answers(stored)
     checks = {check.name: check.passed for check in verify(open_bundle(stored), 1)}
     assert checks[IR] is True
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from made_up_system import write_system
 
 from cmt.measure.disturbance import Usage, between, disturbed, summary, usage
 
@@ -45,28 +46,13 @@ def test_a_system_that_tells_nothing_disturbs_nothing_and_has_no_shares() -> Non
     assert {name for name, share in told.items() if share is None} == told.keys() - {"cpu"}
 
 
-def write(root: Path, busy: int, stolen: int, waited: int, throttled: int, khz: int) -> None:
-    """A machine whose CPUs have each been so long busy and stolen, in ticks; the rest as Linux."""
-    cpus = sorted(os.sched_getaffinity(0))
-    lines = [f"cpu{n} {busy} 0 0 50 50 0 0 {stolen} 7 7" for n in (*cpus, max(cpus) + 1)]
-    files = {
-        "proc/stat": "\n".join(["cpu  1 2 3 4 5 6 7 8", *lines]),
-        "proc/self/task/1/schedstat": f"1 {waited} 3",
-        "proc/self/task/2/schedstat": f"1 {waited} 3",
-        "proc/self/cgroup": "0::/box",
-        "sys/fs/cgroup/box/cpu.stat": f"usage_usec 1\nthrottled_usec {throttled}",
-    }
-    files |= {f"sys/devices/system/cpu/cpu{n}/cpufreq/scaling_cur_freq": str(khz) for n in cpus}
-    for name, text in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-
-
 @LINUX
 def test_the_systems_counters_are_read_as_linux_means_them(tmp_path: Path) -> None:
-    write(tmp_path, busy=100, stolen=10, waited=5_000_000, throttled=200, khz=2_000_000)
+    write_system(tmp_path, busy=100, stolen=10, waited=5_000_000, throttled=200, khz=2_000_000)
     before = usage(tmp_path)
-    write(tmp_path, busy=150, stolen=13, waited=105_000_000, throttled=400_200, khz=3_000_000)
+    write_system(
+        tmp_path, busy=150, stolen=13, waited=105_000_000, throttled=400_200, khz=3_000_000
+    )
     spent, cpus = between(before, usage(tmp_path)), len(os.sched_getaffinity(0))
     assert spent.waited == pytest.approx(0.2)  # both threads
     assert spent.stolen == pytest.approx(0.03 * cpus)

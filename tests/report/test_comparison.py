@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from example_report import make_report, make_row, make_speedup
@@ -559,3 +561,48 @@ def test_a_report_that_is_not_the_bundles_own_is_refused(bundle: Bundle, tmp_pat
         file.write(" ")
     with pytest.raises(InputError, match=r"report\.json"):
         read_source(str(tmp_path))
+
+
+def test_requirements_are_written_as_junit_and_annotated_on_github(
+    run: Run, stored: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, file = stored(jetson_report(), "a"), tmp_path / "junit.xml"
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    status, _, error = run(bundle, "--require", "p50<=10ms", "--junit", file)
+    assert status == 1
+    suite = ElementTree.parse(file).getroot()
+    assert (suite.tag, suite.get("tests"), suite.get("failures")) == ("testsuite", "2", "1")
+    here, there = suite.findall("testcase")
+    assert (here.get("name"), here.find("failure")) == ("AMD EPYC 7B13: p50<=10ms", None)
+    failure = there.find("failure")
+    assert failure is not None
+    assert "21.50 ms" in str(failure.get("message"))
+    annotated = [
+        line for line in error.splitlines() if line.startswith("::error title=cmt-report::")
+    ]
+    assert [line.rpartition("::")[2] for line in annotated] == str(failure.text).splitlines()
+
+    monkeypatch.delenv("GITHUB_ACTIONS")
+    status, _, error = run(bundle, "--require", "top1>50%", "--junit", file)
+    assert (status, "::error" in error) == (0, False)
+    assert ElementTree.parse(file).getroot().get("failures") == "0"
+
+
+def test_junit_without_requirements_or_a_place_is_bad_input(
+    run: Run, stored: Any, tmp_path: Path
+) -> None:
+    bundle = stored(jetson_report(), "a")
+    assert run(bundle, "--junit", tmp_path / "j.xml")[::2] == (
+        2,
+        "cmt-report: --junit holds what --require finds: add --require\n",
+    )
+    status, _, error = run(bundle, "--require", "top1>50%", "--junit", tmp_path / "no" / "j.xml")
+    assert (status, "choose another --junit" in error) == (2, True)
+
+
+def test_every_row_says_its_batch_and_streams(run: Run, stored: Any) -> None:
+    report = jetson_report()
+    report["machines"][0]["results"][0]["settings"] = {"batch": 8, "NUM_STREAMS": 2}
+    _, out, _ = run(stored(report, "a"))
+    assert re.search(r"edge-box .* batch 8 x 2 ", out)
+    assert re.search(r"AMD .* batch 1 ", out)

@@ -82,12 +82,9 @@ def test_a_folders_figures_are_pythons_to_the_image(
     runtime: Path, copy: Path, images: Path, turn_answers: Callable[[Path], None]
 ) -> None:
     turn_answers(copy)
-    ours, theirs = (
-        by_cpp(runtime, copy, "--val-data", images),
-        by_python(copy, "--val-data", images),
-    )
-    assert {**ours["images"], "left_out": 0} == {**theirs["images"], "left_out": 0}
-    assert ours["images"]["left_out"] == theirs["images"]["left_out"] == 1
+    ours, theirs = by_cpp(runtime, copy, "--val-data", images), by_python(copy, images)
+    assert ours["images"] == theirs.images
+    assert ours["images"]["left_out"] == 1
     assert (ours["images"]["images"], ours["images"]["unknown"]) == (22, 2)
     for one in ours["results"]:
         beside(one, theirs.rows[file_name(one["artefact"], None, 3)])
@@ -182,7 +179,7 @@ def test_a_device_that_is_not_there_is_told_from_those_that_are(
     for tool, more in (("cmt_check", ()), ("cmt_bench", ()), ("cmt_classify", (photo,))):
         result = run(runtime / tool, openvino_bundle, *more, "--device", "TPU")
         assert result.returncode == 2
-        assert "--device TPU: openvino has no device TPU here: CPU" in result.stderr
+        assert ": openvino has no device TPU here: CPU" in result.stderr
         assert result.stderr.rstrip().endswith("AUTO")
         assert len(result.stderr.splitlines()) == 1
 

@@ -439,6 +439,10 @@ def comparison_problems(pieces: list[Piece], comparison: Report) -> list[str]:
     def problem(piece: Piece) -> str | None:
         if piece.column in COLUMNS and piece.heading == "Every file on every machine":
             return _cell_problem(piece.text, rows[piece.row], *COLUMNS[piece.column])
+        if piece.column == "Speed of":
+            settings = rows[piece.row]["settings"]
+            at_once = [settings["batch"], settings.get("NUM_STREAMS", 1)]
+            return _sentence_problem(piece.text, strings, (), at_once)
         if piece.column is not None and piece.heading == "Reports":
             images = list(_numbers(comparison["reports"][piece.row]["images"]))
             return _sentence_problem(piece.text, strings, (), images)

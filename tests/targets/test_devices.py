@@ -104,14 +104,12 @@ def test_a_device_that_is_not_there_is_told_from_those_that_are(
 ) -> None:
     with pytest.raises(InputError) as caught:
         bench(openvino_bundle, "--device", "TPU", *more)
-    assert str(caught.value) == "--device TPU: openvino has no device TPU here: " + ", ".join(
-        openvino.devices()
-    )
+    assert str(caught.value) == "openvino has no device TPU here: " + ", ".join(openvino.devices())
 
 
 def test_an_export_names_the_target_that_lacks_the_device(small: str, tmp_path: Path) -> None:
     words = [*small.split(), "--target", "openvino", "--target", "onnxruntime"]
-    with pytest.raises(InputError, match="--device AUTO: onnxruntime has no device AUTO here: CPU"):
+    with pytest.raises(InputError, match="onnxruntime has no device AUTO here: CPU"):
         export_cli.main(
             [*words, "--device", "AUTO", "--out", str(tmp_path / "out")],
             "cmt-export",

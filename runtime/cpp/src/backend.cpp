@@ -118,7 +118,7 @@ void require_device(const Bundle& bundle, const std::string& device) {
   }
   std::string all;
   for (const std::string& reason : reasons) all += (all.empty() ? "" : "; ") + reason;
-  if (!all.empty()) throw InputError("--device " + device + ": " + all);
+  if (!all.empty()) throw InputError(all);
 }
 
 std::optional<std::string> not_runnable(const Bundle& bundle, const Artefact& artefact,
