@@ -85,36 +85,31 @@ def bench_cli(
 ) -> int:
     """Measure a bundle's files on this machine and add the results to its report.
 
-    With --val-data, a row has the accuracy of its file on this machine, beside torch's answers to
-    the export's images, which are in the bundle. A run that was killed goes on where it stopped.
-
     --batch, --threads, --streams and --device may repeat: every combination is measured. A device
-    is one of OpenVINO's, or a provider of ONNX Runtime's; one whose answers to the golden images
-    are not the exporting machine's is refused. Earlier results
-    of this machine are replaced, those of others never. Engines that do not run on this machine's
-    GPU and TensorRT, or are not what --compatible and --dla ask for, are built anew from the
-    bundle's ONNX files, checked and put in their place. So are those that others built, unless
-    --trust has the key of who signed the bundle: engines are native code.
+    that answers the golden images otherwise than the exporting machine is refused. --val-data has
+    a killed run go on where it stopped. Earlier results of this machine are replaced, those of
+    others never. Engines that do not run on this machine's GPU and TensorRT, or are not what
+    --compatible and --dla ask for, are built anew from the bundle's ONNX files, checked and put in
+    their place. So are those that others built, unless --trust has the key of who signed the
+    bundle: engines are native code.
     """
     from cmt.files import cache_folder
     from cmt.measure import bench
     from cmt.measure.progress import ProgressBars
-    from cmt.measure.rebuild import build_for_here, notes, why_none_is_built
+    from cmt.measure.rebuild import build_for_here, notes
     from cmt.targets.machine import usable_cores
     from cmt.targets.tensorrt.build import BuildSettings
 
     opened = open_trusted(bundle, trust, runs)
     if compatible or dla is not None:
-        reason = "--verify builds none" if verify else why_none_is_built(opened)
-        if reason is not None:
-            raise InputError(
-                f"--compatible and --dla are for engines, and {reason}: leave them out"
-            )
+        _require_engines(opened, verify)
+    images = _images(opened, val_data, val_count)
     if verify:
+        if images is not None:
+            raise InputError("--verify measures nothing: leave --val-data out")
         return _verify(opened, usable_cores(), devices or (None,))
     machine = bench.check_machine(opened, machine)
     command = shlex.join(["cmt-bench", *sys.argv[1:]])
-    images = _images(opened, val_data, val_count)
     building = BuildSettings(
         workspace, opt_level, cache=cache_folder(), compatible=compatible, dla=dla
     )
@@ -132,6 +127,15 @@ def bench_cli(
         _print_measured(entry, [*notes(opened), *_answered(opened, entry)])
         click.echo(f"report: {visible(bundle / 'report.html')}")
     return 0
+
+
+def _require_engines(bundle: OpenBundle, verify: bool) -> None:
+    """Raise InputError where no engine would be built."""
+    from cmt.measure.rebuild import why_none_is_built
+
+    reason = "--verify builds none" if verify else why_none_is_built(bundle)
+    if reason is not None:
+        raise InputError(f"--compatible and --dla are for engines, and {reason}: leave them out")
 
 
 def _images(bundle: OpenBundle, where: str | None, count: int | None) -> Images | None:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cmt import strict_json
-from cmt.bundle.answers import write_answers
 from cmt.bundle.golden import IMAGES, MAX_GREY_LEVELS, TOLERANCES, make_photo
 from cmt.bundle.manifest import GoldenInputs, Manifest, TorchAnswers
 from cmt.bundle.sbom import build_sbom
 from cmt.bundle.signature import sign
+from cmt.bundle.torch_answers import write_answers
 from cmt.bundle.writer import describe_file, write_manifest
 from cmt.calib_data.preprocessing import Preprocessing
 from cmt.export.graphs import GRAPHS, Candidate

@@ -322,15 +322,20 @@ def _row(
     row["peak_rss_mb"] = timing.peak_rss_mb
     if timing.gpu_ms:
         row["gpu_ms"] = float(np.median(timing.gpu_ms))
+    _add_power(row, timing, throughput)
+    if timing.peak_rss_mb is None:
+        reasons["peak_rss_mb"] = NO_PEAK_RSS
+    return row
+
+
+def _add_power(row: Row, timing: Timing, throughput: float) -> None:
+    """What was drawn meanwhile, and for each image; why that is not known."""
     power = {meter: float(np.mean(mw)) for meter, mw in timing.power_mw.items()}
     row["joules_per_image"] = joules_per_image(power, throughput)
     if power:
         row["power_mw"] = power
     else:
-        reasons["joules_per_image"] = no_meter()
-    if timing.peak_rss_mb is None:
-        reasons["peak_rss_mb"] = NO_PEAK_RSS
-    return row
+        row["reasons"]["joules_per_image"] = no_meter()
 
 
 def save(bundle: OpenBundle, entry: Machine) -> None:

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmt.bundle.answers import KEPT, Answers, best, class_of, read_answers
 from cmt.bundle.reader import OpenBundle
+from cmt.bundle.torch_answers import KEPT, Answers, best, class_of, read_answers
 from cmt.calib_data.image_range import ImageRange
 from cmt.calib_data.limits import UnreadableImageError
 from cmt.calib_data.sources import FolderImages, ImageSource, bundled, choose, load_as

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cmt.bundle.answers import read_answers
 from cmt.bundle.reader import open_bundle
+from cmt.bundle.torch_answers import read_answers
 from cmt.bundle.writer import describe_file, write_manifest
 from cmt.calib_data.sources import FolderImages, choose
 from cmt.errors import GateError, InputError
