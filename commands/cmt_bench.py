@@ -76,7 +76,6 @@ def bench_cli(
     trust: Path | None,
     runs: tuple[str, ...],
     machine: str | None,
-    devices: tuple[str, ...],
     val_data: str | None,
     val_count: int | None,
     as_json: bool,
@@ -107,7 +106,7 @@ def bench_cli(
     if verify:
         if images is not None:
             raise InputError("--verify measures nothing: leave --val-data out")
-        return _verify(opened, usable_cores(), devices or (None,))
+        return _verify(opened, usable_cores(), sweep["devices"] or (None,))
     machine = bench.check_machine(opened, machine)
     command = shlex.join(["cmt-bench", *sys.argv[1:]])
     building = BuildSettings(
@@ -115,11 +114,10 @@ def bench_cli(
     )
     with ProgressBars(not (as_json or quiet), log=LOG.lines) as progress:
         opened = build_for_here(opened, building, progress.task)
-        what = bench.Sweep(devices=devices, **sweep)
+        what = bench.Sweep(**sweep)
         entry, remarks = bench.measure(opened, what, machine, command, progress.task, images)
     bench.save(opened, entry)
-    for remark in remarks:
-        say(f"warning: {remark}", err=True)
+    _warn(remarks)
     if as_json:
         click.echo(json.dumps(entry, indent=1))
         return 0
@@ -127,6 +125,11 @@ def bench_cli(
         _print_measured(entry, [*notes(opened), *_answered(opened, entry)])
         click.echo(f"report: {visible(bundle / 'report.html')}")
     return 0
+
+
+def _warn(remarks: Sequence[str]) -> None:
+    for remark in remarks:
+        say(f"warning: {remark}", err=True)
 
 
 def _require_engines(bundle: OpenBundle, verify: bool) -> None:
