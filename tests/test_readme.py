@@ -159,9 +159,14 @@ def test_exports_make_a_bundle(
 
 @pytest.mark.parametrize("command", [c for c in commands("cmt-bench ") if c not in KEYS])
 def test_bundles_are_measured(
-    command: str, openvino_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: str,
+    openvino_bundle: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shutil.copytree(openvino_bundle, tmp_path / "bundle")
+    (tmp_path / "photos").symlink_to(photos)
     monkeypatch.chdir(tmp_path)
     assert run(f"{command} --seconds 0.1", monkeypatch) == 0
     assert ("--verify" in command) is (

@@ -68,7 +68,7 @@ def answering(stored: Path, rewrite: Rewrite, monkeypatch: pytest.MonkeyPatch) -
 
         rewrite(stored, change)
         monkeypatch.setattr(golden, "run_artefact", lambda *_: outputs)
-        monkeypatch.setattr(openvino, "_has_bf16", lambda: bf16)
+        monkeypatch.setattr(openvino, "_has_bf16", lambda *_: bf16)
         return list(verify(open_bundle(stored), 1))[-1]
 
     return check
@@ -132,7 +132,7 @@ def test_without_bf16_answers_that_were_made_in_it_alone_are_left_out(answering:
 def test_only_what_is_to_run_in_bf16_can_lack_it(
     hint: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openvino, "_has_bf16", lambda: False)
+    monkeypatch.setattr(openvino, "_has_bf16", lambda *_: False)
     settings = {} if hint is None else {"INFERENCE_PRECISION_HINT": hint}
     assert computes_otherwise({"target": "openvino", "settings": settings}) is None
 
