@@ -30,6 +30,13 @@ if TYPE_CHECKING:
 @click.option("--threads", multiple=True, type=COUNT, help="CPU threads.  [default: all usable]")
 @click.option("--streams", multiple=True, type=COUNT, help="OpenVINO streams, a caller each.")
 @click.option(
+    "--scenario",
+    "scenarios",
+    multiple=True,
+    type=click.Choice(["single-stream", "offline"]),
+    help="MLPerf's, in place of batch and streams.",
+)
+@click.option(
     "--device", "devices", multiple=True, help="Such as GPU, NPU, AUTO, CUDA.  [default: the CPU]"
 )
 @click.option(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -41,6 +41,11 @@ from cmt.targets.settings import (
     settings_of_run,
 )
 
+SCENARIOS = ("single-stream", "offline")
+"""MLPerf Inference's, by name: one image after the other, judged by the 90th percentile of its
+latency; and all images at hand at once, judged by images a second (V. J. Reddi et al., "MLPerf
+Inference Benchmark", ISCA 2020)."""
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -52,6 +57,7 @@ class Sweep:
         streams: OpenVINO's parallel streams, each with a caller of its own; empty takes the
             file's own setting.
         devices: of the targets' `devices`; empty takes each one's first.
+        scenarios: of `SCENARIOS`, in place of batches and streams.
         seconds: spent on each file and combination.
     """
 
@@ -59,7 +65,14 @@ class Sweep:
     threads: Sequence[int] = ()
     streams: Sequence[int] = ()
     devices: Sequence[str] = ()
+    scenarios: Sequence[str] = ()
     seconds: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.scenarios and (self.batches or self.streams):
+            raise InputError(
+                "--scenario says the batch and streams: leave out --batch and --streams"
+            )
 
 
 def check_machine(bundle: OpenBundle, name: str | None) -> str:
@@ -106,15 +119,12 @@ def measure(
         GateError: a device answers otherwise than the exporting machine.
     """
     _check_devices(bundle, sweep)
-    batches = sweep.batches or [bundle.manifest["input"]["shape"][0]]
-    points = product(
-        batches, sweep.threads or [usable_cores()], sweep.streams or (None,), _devices(sweep)
-    )
+    points = list(_points(bundle, sweep))
     judged = None if images is None else _accuracy(bundle, sweep, images, task)
     rows = []
-    for point in (_Point(*one) for one in points):
+    for point in points:
         measured = _measure_point(bundle, sweep, point, task)
-        if judged is not None and point.batch == batches[0]:
+        if judged is not None and point.batch == points[0].batch:
             measured = [_with_accuracy(row, judged, point) for row in measured]
         rows += measured
     entry: Machine = {
@@ -173,6 +183,20 @@ class _Point:
     threads: int
     streams: int | None
     device: str | None
+    scenario: str | None = None
+
+
+def _points(bundle: OpenBundle, sweep: Sweep) -> Iterator[_Point]:
+    """Every combination."""
+    batch = bundle.manifest["input"]["shape"][0]
+    for threads, device in product(sweep.threads or [usable_cores()], _devices(sweep)):
+        for scenario in sweep.scenarios:
+            one_by_one = scenario == "single-stream"
+            at_once = (1, 1) if one_by_one else (batch, threads)
+            yield _Point(at_once[0], threads, at_once[1], device, scenario)
+        if not sweep.scenarios:
+            for size, streams in product(sweep.batches or [batch], sweep.streams or (None,)):
+                yield _Point(size, threads, streams, device)
 
 
 @dataclass(frozen=True)
@@ -230,6 +254,7 @@ def _measure_point(
             bundle,
             run.artefact,
             settings_of_run(run.own, point.threads, point.batch),
+            point.scenario,
             timings.get(name),
             plain.get((run.artefact["target"], run.own.get(CUDA_GRAPH))),
             run.reason,
@@ -252,7 +277,8 @@ def _runs(bundle: OpenBundle, artefact: Entry, sweep: Sweep, point: _Point) -> l
 def _settings(artefact: Entry, point: _Point, tuned: bool) -> Settings:
     """The file's own settings; the tuned number of threads unless the sweep names others."""
     own = {k: v for k, v in artefact["settings"].items() if tuned or k != THREADS}
-    streams = {} if point.streams is None else {STREAMS: point.streams}
+    taken = point.streams is not None and TARGETS[artefact["target"]].takes_streams
+    streams = {STREAMS: point.streams} if taken else {}
     return {**own, **streams, **on_device(point.device)}
 
 
@@ -262,7 +288,7 @@ def _not_measured(bundle: OpenBundle, artefact: Entry, point: _Point) -> str | N
     if reason is not None:
         return reason
     target = TARGETS[artefact["target"]]
-    if point.streams is not None and not target.takes_streams:
+    if point.streams is not None and not target.takes_streams and point.scenario is None:
         names = [other.name for other in TARGETS.values() if other.takes_streams]
         return f"streams are for {', '.join(names)}"
     return target.refuses_batch(artefact, bundle.manifest["input"]["shape"][0], point.batch)
@@ -272,6 +298,7 @@ def _row(
     bundle: OpenBundle,
     artefact: Entry,
     settings: Settings,
+    scenario: str | None,
     timing: Timing | None,
     plain: Timing | None,
     reason: str | None,
@@ -301,6 +328,8 @@ def _row(
         "settings": settings,
         "reasons": reasons,
     }
+    if scenario is not None:
+        row["scenario"] = scenario
     if reason is not None:
         for field in ("measured_by", "latency_ms", "throughput_ips", "speedup_vs_fp32_graph"):
             reasons[field] = reason

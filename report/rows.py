@@ -156,6 +156,7 @@ class _Row(TypedDict):
 
 
 class Row(_Row, Speed, Ran, Answering, total=False):
+    scenario: str
     simulated: bool
     gpu_ms: float | None
     power_mw: dict[str, float]
