@@ -259,7 +259,8 @@ def test_the_cpp_example_is_the_one_that_is_built() -> None:
 def test_pages_of_the_guide_are_read_in_three_minutes_and_keep_no_diary(page: Path) -> None:
     text = page.read_text()
     assert len(text.split()) <= MOST_WORDS
-    assert re.findall(r"\b20\d\d-\d\d|#\d+\b|\bissue|not kept|session", text) == []
+    own = re.sub(r"\(https?://[^)]*\)", "", text)  # other projects' pages are sources
+    assert re.findall(r"\b20\d\d-\d\d|#\d+\b|\bissue|not kept|session", own) == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
