@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cmt.bundle.golden import smallest_cosine
 from cmt.errors import GateError
+from cmt.report.rows import Parity
 
 Outputs = Sequence[NDArray[np.float32]]
 
@@ -55,7 +56,7 @@ def tolerance_for(precision: str, arithmetic: str | None = None) -> Tolerance:
 
 def compare_outputs(
     stage: str, outputs: Outputs, reference: Outputs, tolerance: Tolerance
-) -> dict[str, Any]:
+) -> Parity:
     """One row of the report's `parity`: the worst figure over all outputs.
 
     Args:
@@ -71,7 +72,7 @@ def compare_outputs(
         float(difference.max() / max(float(np.abs(theirs).max()), 1e-30))
         for difference, theirs in zip(differences, reference, strict=True)
     )
-    cosine = min(_cosine(a, b) for a, b in zip(outputs, reference, strict=True))
+    cosine = min(smallest_cosine(a, b) for a, b in zip(outputs, reference, strict=True))
     is_logits = len(reference) == 1 and reference[0].ndim == 2
     agreement = (
         float((outputs[0].argmax(1) == reference[0].argmax(1)).mean()) if is_logits else None
@@ -94,14 +95,7 @@ def compare_outputs(
     }
 
 
-def _cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    x = a.reshape(len(a), -1).astype(np.float64)
-    y = b.reshape(len(b), -1).astype(np.float64)
-    norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
-    return float(((x * y).sum(1) / np.maximum(norms, 1e-30)).min())
-
-
-def require(row: dict[str, Any]) -> None:
+def require(row: Parity) -> None:
     """Raise GateError that names the arrow unless the parity row passed."""
     if not row["passed"]:
         raise GateError(

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from cmt.targets.entries import Built, Entry
 from cmt.targets.settings import Settings
 
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -35,8 +36,6 @@ several threads at once, but for engines. One of a runtime that says what it mad
 `compiled()`, which gives a `Compiled`."""
 Task = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """Shows progress: given a title and a number of steps, yields what is called after steps."""
-Entry = Mapping[str, Any]
-"""A file's entry in a manifest."""
 
 
 class Compiled(TypedDict):
@@ -44,11 +43,12 @@ class Compiled(TypedDict):
 
     Attributes:
         settings: those in force of the ones that were asked for and can be read back.
-        int8_in_file: convolutions and products with weights that the file has in INT8.
+        int8_in_file: convolutions and products with weights that the file has in INT8; 0 where the
+            device does not tell the layers.
         layers: convolutions and products that run, counted by type (`int8`, `f16`, `bf16`, `f32`).
     """
 
-    settings: dict[str, Any]
+    settings: Settings
     int8_in_file: int
     layers: dict[str, int]
 
@@ -80,6 +80,7 @@ class BuildRequest:
         gpu_archs: compute capabilities such as `sm86`, for TensorRT-RTX.
         batches: the least, usual and most images per inference of a target that
             `takes_batch_range`, whose graph takes any; None fixes them to the graph's.
+        device: one of the row's `devices` that the file is run on; None takes its first.
     """
 
     graph: Path
@@ -87,6 +88,7 @@ class BuildRequest:
     precision: str
     gpu_archs: Sequence[str] = ()
     batches: tuple[int, int, int] | None = None
+    device: str | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class OnDevice:
     """
 
     outdated: Callable[[Entry, str, Any], bool]
-    build: Callable[[Path, Path, Entry, Any, Task], dict[str, Any]]
+    build: Callable[[Path, Path, Entry, Any, Task], Built]
     notes: Callable[[Entry], list[str]]
 
 
@@ -166,14 +168,19 @@ class Target:
             the graph has run there already.
         takes_batch_range: its files can take several numbers of images.
         not_for_here: why this machine cannot run one file of a manifest; None where it can.
-        computes_otherwise: given a file's settings, in what this machine computes where it has not
-            the arithmetic that they name; None where it has.
+        computes_otherwise: given a file's settings, a device's name among them, in what that
+            computes where it has not the arithmetic that they name; None where it has.
         distrusted: why a file is not run out of a bundle that nobody vouches for, as one that is
             native code and was not built here; None where it is.
         load_settings: what `load` takes for a file with these settings, or the manifest's.
         refuses_batch: given a file's entry, the input's batch and another, why it does not take
             that many images at once; None where it does.
         ways: settings, beside a file's own, that it is measured with in turn on a device.
+        devices: names of the devices that its files can run on here (`settings.DEVICE`), the CPU
+            first; none where there is no choice.
+        cached: settings to load a file with, given its own and a folder of the user's in which the
+            runtime may keep what it compiled, for the next start; the same where it keeps nothing.
+        one_caller: what `load` gives is for one caller at a time.
         takes_streams: runs several inferences at a time, as `settings.STREAMS` says.
         tune_space: settings to try, the file's own first, for a number of threads; None where there
             is nothing to search.
@@ -185,7 +192,7 @@ class Target:
     graphs: Mapping[str, str]
     suffix: str
     missing: Callable[[], str | None]
-    build: Callable[[BuildRequest], dict[str, Any]]
+    build: Callable[[BuildRequest], Built]
     load: Loader
     missing_runtime: Callable[[], str | None]
     always: tuple[str, ...] = ()
@@ -200,8 +207,11 @@ class Target:
     load_settings: Callable[[Entry, Settings], Settings] = lambda _, settings: settings
     refuses_batch: Callable[[Entry, int, int], str | None] = lambda *_: None
     ways: Callable[[Entry], Sequence[Settings]] = lambda _: ({},)
+    devices: Callable[[], Sequence[str]] = tuple
+    cached: Callable[[Settings, Path], Settings] = lambda settings, _: settings
+    one_caller: bool = False
     takes_streams: bool = False
-    tune_space: Callable[[Settings, int], list[dict[str, Any]]] | None = None
+    tune_space: Callable[[Settings, int], list[Settings]] | None = None
     on_device: OnDevice | None = None
     gpu_advice: GpuAdvice | None = None
 

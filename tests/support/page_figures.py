@@ -127,6 +127,12 @@ def decimals(number: str) -> int:
     return len(number.partition("e")[0].partition(".")[2])
 
 
+def ratio_of(field: str) -> tuple[str, ...]:
+    """A speed-up and its interval."""
+    return (f"{field}.ratio", f"{field}.ci95.0", f"{field}.ci95.1")
+
+
+SPEED_UPS = ("speedup_vs_baseline", "speedup_vs_fp32_graph")
 MS = -1  # two decimals, three below 10 ms, as the page promises
 COLUMNS: dict[str, tuple[tuple[str, ...], float, int]] = {
     "Top-1 %": (("accuracy.top1",), 1, 2),
@@ -145,9 +151,9 @@ COLUMNS: dict[str, tuple[tuple[str, ...], float, int]] = {
     "Runs": (("latency_ms.iterations",), 1, 0),
     "Images/s": (("throughput_ips",), 1, 1),
     "Peak MB": (("peak_rss_mb",), 1, 1),
-    "vs torch": (("speedup_vs_baseline",), 1, 2),
-    "vs FP32 graph": (("speedup_vs_fp32_graph",), 1, 2),
-    "vs FP32": (("speedup_vs_fp32_graph",), 1, 2),
+    "vs torch": (ratio_of("speedup_vs_baseline"), 1, 2),
+    "vs FP32 graph": (ratio_of("speedup_vs_fp32_graph"), 1, 2),
+    "vs FP32": (ratio_of("speedup_vs_fp32_graph"), 1, 2),
     "Size": (("bytes",), 1e-6, 1),
     "Batch": (("settings.batch",), 1, 0),
     "Threads": (("settings.threads",), 1, 0),
@@ -225,7 +231,8 @@ def row_figures(row: Row) -> dict[str, list[float]]:
     """What a sentence about a row may say, by unit; without one, any of these."""
     accuracy, latency = row["accuracy"] or {}, row["latency_ms"] or {}
     drop, bounds = accuracy.get("drop_pp"), accuracy.get("drop_ci95") or []
-    plain = [drop, *bounds, accuracy.get("images"), row["settings"].get("batch")]
+    plain = [drop, *bounds, *_numbers([at(row, f"{field}.ci95") for field in SPEED_UPS])]
+    plain += [accuracy.get("images"), row["settings"].get("batch")]
     if drop is not None:
         # The interval of the drop, laid around the baseline's top-1.
         plain += [accuracy["top1"] + drop - bound for bound in bounds]
@@ -236,7 +243,7 @@ def row_figures(row: Row) -> dict[str, list[float]]:
     times = [latency.get("p50"), *((quantiles[i] for i in (1, 10, 19)) if quantiles else ())]
     figures = {
         "ms": times,
-        "x": [row["speedup_vs_baseline"], row["speedup_vs_fp32_graph"]],
+        "x": [at(row, f"{field}.ratio") for field in SPEED_UPS],
         "MB": [row["bytes"] and row["bytes"] / 1e6],
         "%": [accuracy.get("top1")],
         "": plain,
@@ -282,9 +289,10 @@ def report_problems(pieces: list[Piece], report: Report) -> list[str]:
     """What the pieces of report.html or report.md say that is not in report.json."""
     rows = [report["baseline"], *report["results"]]
     machines = [row for machine in report.get("machines", []) for row in machine["results"]]
+    answering = [row for row in machines if "beside_torch" in row or "unknown_images" in row]
     by_heading = {
         "Every file compared": rows,
-        "Accuracy": [row for row in rows if row["accuracy"]],
+        "Accuracy": [row for row in [*rows, *answering] if row["accuracy"]],
         "Latency": [row for row in rows if row["latency_ms"]],
         "On this and other machines": machines,
     }
@@ -297,6 +305,7 @@ def report_problems(pieces: list[Piece], report: Report) -> list[str]:
         weights["parameters"] / 1e6,
         weights["macs"] / 1e9,
         len(report["gates"]["failures"]),
+        *(at(row, f"timing.{name}") or 0 for row in rows for name in ("rounds", "disturbed")),
     ]
 
     def narrowing_problem(piece: Piece) -> str | None:
@@ -364,11 +373,27 @@ def report_problems(pieces: list[Piece], report: Report) -> list[str]:
                 said = [words.split()[-1] for words in piece.text.split(", ")]
                 return None if said == values else f"{piece.text} for {values}"
             return _sentence_problem(piece.text, strings, [] if streams else [row], streams)
-        named = [row for row in [*rows, *machines] if _names_row(piece.text, row)]
+        told = [*rows, *({**row, "accuracy": None} for row in machines)]
         limit = [report["gates"]["max_drop_pp"] or 0.0]
+        if "answering on" in piece.text:
+            told = answering
+            limit += _beside_the_export(report, answering)
+        named = [row for row in told if _names_row(piece.text, row)]
         return _sentence_problem(piece.text, strings, named, limit if named else general)
 
     return _problems(pieces, problem)
+
+
+def _beside_the_export(report: Report, answering: list[Row]) -> Iterator[float]:
+    """What sentences on a machine's answers may say beside its row's own figures."""
+    for row in answering:
+        for found in (row.get("beside_torch", {}), row.get("unknown_images", {})):
+            yield from (100 * (found.get("agreement") or 0), found.get("top1") or 0)
+            yield found.get("images", 0)
+        for exported in report["results"]:
+            if _name(exported) == _name(row) and row["accuracy"] and exported["accuracy"]:
+                drops = [one["accuracy"]["drop_pp"] or 0 for one in (row, exported)]
+                yield from (drops[1], abs(drops[0] - drops[1]), exported["accuracy"]["images"])
 
 
 def _class_by_class(report: Report) -> list[Row]:
@@ -414,6 +439,10 @@ def comparison_problems(pieces: list[Piece], comparison: Report) -> list[str]:
     def problem(piece: Piece) -> str | None:
         if piece.column in COLUMNS and piece.heading == "Every file on every machine":
             return _cell_problem(piece.text, rows[piece.row], *COLUMNS[piece.column])
+        if piece.column == "Speed of":
+            settings = rows[piece.row]["settings"]
+            at_once = [settings["batch"], settings.get("NUM_STREAMS", 1)]
+            return _sentence_problem(piece.text, strings, (), at_once)
         if piece.column is not None and piece.heading == "Reports":
             images = list(_numbers(comparison["reports"][piece.row]["images"]))
             return _sentence_problem(piece.text, strings, (), images)
