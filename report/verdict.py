@@ -165,11 +165,10 @@ def _predictions(report: Report) -> Iterator[Finding]:
 
 def _more(own: Prediction, other: Prediction) -> str:
     """What speaks for or against a file beside another, in words."""
-    change = 100 * (own["moved"] / other["moved"] - 1)
-    direction = "more" if change > 0 else "less"
+    moved = (f"{found['moved'] / 1e6:.1f} MB" for found in (own, other))
     return (
-        f"moves {percent(abs(change))} % {direction}, in {count(own['launches'])} launches "
-        f"against {count(other['launches'])}"
+        f"moves {' against '.join(moved)}, in {count(own['launches'])} launches against "
+        f"{count(other['launches'])}"
     )
 
 
