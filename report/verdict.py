@@ -15,6 +15,7 @@ from cmt.report.figures import (
     drop_text,
     interval,
     is_simulated,
+    megabytes,
     milliseconds,
     p50,
     percent,
@@ -165,7 +166,7 @@ def _predictions(report: Report) -> Iterator[Finding]:
 
 def _more(own: Prediction, other: Prediction) -> str:
     """What speaks for or against a file beside another, in words."""
-    moved = (f"{found['moved'] / 1e6:.1f} MB" for found in (own, other))
+    moved = (megabytes(found["moved"]) for found in (own, other))
     return (
         f"moves {' against '.join(moved)}, in {count(own['launches'])} launches against "
         f"{count(other['launches'])}"
