@@ -39,6 +39,7 @@ class Arguments(TypedDict, total=False):
     threads: int | None
     bench_seconds: float
     seed: int
+    servers: str | Sequence[str]
     sign: str | PathLike[str] | None
     out: str | PathLike[str] | None
     force: bool
