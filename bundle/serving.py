@@ -197,7 +197,11 @@ def _config_lines(bundle: OpenBundle, model: _Model) -> Iterator[str]:
 
 def _configure_ovms(bundle: OpenBundle, models: list[_Model], folder: Path) -> None:
     """For a server that sees this folder as `/models`."""
-    entries = [{"config": {"name": m.name, "base_path": f"/models/{m.name}"}} for m in models]
+    entries = []
+    for model in models:
+        config = {"name": model.name, "base_path": f"/models/{model.name}"}
+        settings = model.entry["settings"]
+        entries.append({"config": {**config, **({"plugin_config": settings} if settings else {})}})
     text = json.dumps({"model_config_list": entries}, indent=1)
     (folder / "config.json").write_text(text, encoding="utf-8")
     if bundle.manifest["labels"]:
