@@ -79,7 +79,7 @@ fuzz-build: $(INSTALLED)
 	$(BIN)/python runtime/cpp/tests/fuzz_seeds.py build/fuzz/seeds
 
 # Needs root on Debian 12 and its network: bundles and C++ on aarch64, emulated.
-arm: $(INSTALLED)
+arm: $(INSTALLED) $(TYPED)
 	PYTHON=$(BIN)/python tests/endurance/arm.sh
 
 # The versions that were tested together: PIP_CONSTRAINT=constraints.txt make installs them.

@@ -14,7 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cmt.bundle.reader import OpenBundle
+from cmt.errors import InputError
 from cmt.files import open_regular
+from cmt.targets.entries import FileEntry
 
 _MAGIC = b"\x93NUMPY\x01\x00"
 _LONGEST_SIDE = 2**32 - 1
@@ -39,6 +42,21 @@ def read_array(path: Path, dtype: type[np.generic]) -> NDArray[Any]:
     if not np.isfinite(array).all():
         raise ValueError("it holds NaN or infinity")
     return array
+
+
+def bundle_array(bundle: OpenBundle, entry: FileEntry, dtype: type[np.generic]) -> NDArray[Any]:
+    """An array file of a bundle: its hash is right, but whoever wrote both may be wrong.
+
+    Raises:
+        InputError: `read_array` refuses it.
+    """
+    try:
+        return read_array(bundle.file(entry), dtype)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{entry['path']} is no NumPy array of the kind expected here ({error}): "
+            "export the bundle again"
+        ) from error
 
 
 def _shape(header: bytes, dtype: np.dtype[Any]) -> tuple[int, ...]:

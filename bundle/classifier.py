@@ -18,6 +18,7 @@ import numpy as np
 from filelock import Timeout
 from numpy.typing import NDArray
 
+from cmt.bundle.golden import require_answers
 from cmt.bundle.locking import lock
 from cmt.bundle.reader import OpenBundle, open_bundle
 from cmt.bundle.running import batch_of, joined, load, run_full, unusable
@@ -32,7 +33,7 @@ from cmt.printing import printable
 from cmt.targets.base import PRECISIONS, Array, Runner
 from cmt.targets.entries import Entry
 from cmt.targets.machine import usable_cores
-from cmt.targets.registry import TARGETS, not_runnable
+from cmt.targets.registry import TARGETS, not_runnable, require_device
 from cmt.targets.settings import THREADS, Settings
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     width), grey; Pillow's picture."""
 
 MOST_THREADS = 4096
-DEVICE = "CPU"
 _WAIT_SECONDS = 5.0
 """For another process that uses the same cache."""
 
@@ -75,7 +75,9 @@ class Classifier:
         bundle: the folder, or what `open_bundle` made of it.
         file: which file of the bundle runs: `int8`, or `openvino/int8` to name the runtime too.
             None takes the smallest precision that runs here: int8, else fp16, else fp32.
-        device: `CPU`, which is what None stands for as well.
+        device: where it runs: OpenVINO's GPU, NPU or AUTO, an execution provider of ONNX Runtime's
+            such as CUDA. None takes the CPU, an engine GPU 0. One that is named has to answer the
+            golden images as the exporting machine did.
         threads: of the CPU; None takes what the file was tuned to, else all usable CPUs.
         trust: PEM file of the Ed25519 public key that the bundle must be signed with.
         cache: a folder of the user's own, in which a runtime may keep what it compiled of a file,
@@ -88,6 +90,7 @@ class Classifier:
     Raises:
         InputError: the bundle is not as it was written, or not signed as asked for, of a newer
             schema, or nothing that is asked for runs here; the message names the file.
+        GateError: the device answers otherwise than it should.
     """
 
     def __init__(
@@ -102,15 +105,17 @@ class Classifier:
     ) -> None:
         if threads is not None and not 1 <= threads <= MOST_THREADS:
             raise InputError(f"threads must be from 1 to {MOST_THREADS}, not {threads}")
-        if device not in (None, DEVICE):
-            raise InputError(f"files run on {DEVICE}, not on {printable(device)}")
         opened = bundle if isinstance(bundle, OpenBundle) else open_bundle(Path(bundle))
         self._bundle = opened if trust is None else check(opened, Path(trust))
-        self._entry, self._threads = choose_file(self._bundle, file), threads
+        require_device((entry["target"] for entry in self._bundle.artefacts), device)
+        self._entry, self._threads = choose_file(self._bundle, file, device), threads
+        self._device = device
         self._cache = None if cache is None else Path(cache)
         self._preprocessing, self._batch = self._bundle.preprocessing, batch_of(self._bundle)
         self.artefact: str = self._entry["path"]
         self.labels: tuple[str, ...] = tuple(self._bundle.manifest["labels"])
+        if device is not None:
+            require_answers(self._bundle, threads or usable_cores(), device, [self._entry])
         self._runner: Runner | None = self._load()
 
     def _load(self) -> Runner:
@@ -129,7 +134,8 @@ class Classifier:
 
     def _load_with(self, settings: Settings) -> Runner:
         with unusable(self.artefact):
-            return load(self._bundle, self._entry, self._threads or usable_cores(), settings)
+            threads = self._threads or usable_cores()
+            return load(self._bundle, self._entry, threads, settings, self._device)
 
     def share(self) -> Classifier:
         """Another Classifier for another thread, on the same loaded file where its runtime may."""
@@ -272,12 +278,12 @@ class Classifier:
         ]
 
 
-def choose_file(bundle: OpenBundle, wanted: str | None) -> Entry:
+def choose_file(bundle: OpenBundle, wanted: str | None, device: str | None = None) -> Entry:
     """The file that is meant, the smallest precision first; raises InputError where none runs."""
     known: list[Entry] = []
     reason = f"the bundle has no '{printable(wanted)}'"
     for entry in bundle.artefacts:
-        missing = not_runnable(entry, bundle.trusted)
+        missing = not_runnable(entry, bundle.trusted, device)
         if missing is None:
             known.append(entry)
         elif wanted in (None, *_names(entry)):

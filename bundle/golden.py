@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmt.bundle.arrays import read_array
+from cmt.bundle.arrays import bundle_array
 from cmt.bundle.reader import OpenBundle
 from cmt.bundle.running import batch_of, joined, load, run_full, unusable
-from cmt.errors import InputError
+from cmt.errors import GateError, InputError
 from cmt.targets.base import Array, Batch
-from cmt.targets.entries import Entry, FileEntry
-from cmt.targets.registry import computes_otherwise, not_runnable
+from cmt.targets.entries import Entry
+from cmt.targets.registry import computes_otherwise, not_runnable, require_device
+from cmt.targets.settings import CPU
 
 IMAGES = 8
 """Prepared images in a bundle."""
@@ -29,6 +30,8 @@ MAX_GREY_LEVELS = 1
 # dot products values change their INT8 step here and there. A wrong file or wrong
 # preprocessing differs by about 1.
 TOLERANCES = {"fp32": 1e-3, "fp16": 2e-2, "int8": 1e-1}
+LEAST_COSINE = 0.9
+"""Of a device's answers to each image and those of the FP32 file: the parity limit of INT8."""
 
 
 @dataclass(frozen=True)
@@ -63,41 +66,53 @@ def make_photo(path: Path) -> None:
     image.save(path, quality=90, exif=exif)
 
 
-def verify(bundle: OpenBundle, threads: int) -> Iterator[Check]:
+def verify(bundle: OpenBundle, threads: int, device: str | None = None) -> Iterator[Check]:
     """Prepare the golden photo, then run every file that this machine can on the golden images.
+
+    Args:
+        device: that files are run on, see `check_artefact`.
 
     Raises:
         InputError: there is no file that this machine can run.
     """
+    require_device((artefact["target"] for artefact in bundle.artefacts), device)
     yield _check_pixels(bundle)
     batch = bundle.preprocessing.feed(golden_images(bundle))
     ran = False
     for artefact in bundle.artefacts:
-        reason = not_runnable(artefact, bundle.trusted)
+        reason = not_runnable(artefact, bundle.trusted, device)
         ran |= reason is None
         if reason is not None:
             yield Check(artefact["path"], None, reason)
         else:
-            yield check_artefact(bundle, artefact, batch, threads)
+            yield check_artefact(bundle, artefact, batch, threads, device)
     if not ran:
         raise InputError("nothing was verified: this machine can run none of the bundle's files")
 
 
+def require_answers(
+    bundle: OpenBundle, threads: int, device: str, artefacts: Sequence[Entry] | None = None
+) -> None:
+    """Raise GateError, naming it, for a device on which a file answers otherwise than it should.
+
+    Files (all, or those given) that do not run there are passed over.
+    """
+    batch = bundle.preprocessing.feed(golden_images(bundle))
+    asked = bundle.artefacts if artefacts is None else artefacts
+    runnable = [a for a in asked if not_runnable(a, bundle.trusted, device) is None]
+    checks = [check_artefact(bundle, a, batch, threads, device) for a in runnable]
+    wrong = [f"{check.name} {check.detail}" for check in checks if check.passed is False]
+    if wrong:
+        raise GateError(
+            f"device {device} does not compute what the bundle's files do: {'; '.join(wrong)}; "
+            "take another --device"
+        )
+
+
 def golden_images(bundle: OpenBundle) -> NDArray[np.uint8]:
     """The prepared images (N, H, W, 3); raises InputError where the file holds something else."""
-    images = _load(bundle, bundle.manifest["golden"]["images"], np.uint8)
+    images = bundle_array(bundle, bundle.manifest["golden"]["images"], np.uint8)
     return _of_shape(images, (len(images), *bundle.preprocessing.size, 3), "golden.images")
-
-
-def _load(bundle: OpenBundle, entry: FileEntry, dtype: type[np.generic]) -> NDArray[Any]:
-    """An array file of the bundle: its hash is right, but whoever wrote both may be wrong."""
-    try:
-        return read_array(bundle.file(entry), dtype)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{entry['path']} is no NumPy array of the kind expected here ({error}): "
-            "export the bundle again"
-        ) from error
 
 
 def _of_shape(array: NDArray[Any], shape: tuple[int, ...], name: str) -> NDArray[Any]:
@@ -120,33 +135,68 @@ def _check_pixels(bundle: OpenBundle) -> Check:
             f"{golden['photo']['path']} cannot be decoded ({error}): export the bundle again"
         ) from error
     shape = (*preprocessing.size, 3)
-    expected = _of_shape(_load(bundle, golden["pixels"], np.uint8), shape, "golden.pixels")
+    expected = _of_shape(bundle_array(bundle, golden["pixels"], np.uint8), shape, "golden.pixels")
     limit = golden["max_grey_levels"]
     difference = int(np.abs(pixels - expected).max())
     detail = f"differs by {difference} grey levels, {limit} allowed"
     return Check("preprocessing", difference <= limit, detail)
 
 
-def check_artefact(bundle: OpenBundle, artefact: Entry, images: Batch, threads: int) -> Check:
-    """Run a file on the golden images, as `Preprocessing.feed` gives them, and compare."""
+def check_artefact(
+    bundle: OpenBundle, artefact: Entry, images: Batch, threads: int, device: str | None = None
+) -> Check:
+    """Run a file on the golden images, as `Preprocessing.feed` gives them, and compare.
+
+    Args:
+        device: of the target's `devices`. Another one than the CPU that lacks the file's arithmetic
+            may differ as FP16 does. Its answers are held against the FP32 file's as well.
+    """
     path, limit = artefact["path"], artefact["golden"]["max_rel"]
     answers = _answers(bundle, artefact)
-    reason = computes_otherwise(artefact)
-    if reason is not None and len(answers) == 1:
+    reason = computes_otherwise(artefact, device)
+    if reason is not None and device not in (None, CPU):
+        limit = max(limit, TOLERANCES["fp16"])
+    elif reason is not None and len(answers) == 1:
         return Check(path, None, f"{reason}, and the bundle has no answers in that: export again")
     with unusable(path):
-        outputs = run_artefact(bundle, artefact, images, threads)
+        outputs = run_artefact(bundle, artefact, images, threads, device)
     if [array.shape for array in outputs] != [array.shape for array in answers[0]]:
         raise InputError(f"{path} has other outputs than its golden ones: export again")
     difference = min(_largest_difference(outputs, expected) for expected in answers)
-    return Check(path, difference <= limit, f"differs by {difference:.1e}, {limit:g} allowed")
+    detail = f"differs by {difference:.1e}, {limit:g} allowed"
+    if difference <= limit and device is not None:
+        likeness = _likeness_to_float(bundle, outputs)
+        if not likeness >= LEAST_COSINE:
+            return Check(
+                path, False, f"has a cosine of {likeness:.2f} with the FP32 file's answers"
+            )
+    return Check(path, difference <= limit, detail)
+
+
+def _likeness_to_float(bundle: OpenBundle, outputs: list[Array]) -> float:
+    """The least cosine of answers to an image and the FP32 files'; 1 without such a file."""
+    floats = (a for a in bundle.artefacts if a["precision"] == "fp32")
+    expected = next((_answers(bundle, artefact)[0] for artefact in floats), outputs)
+    if [array.shape for array in expected] != [array.shape for array in outputs]:
+        raise InputError("the golden answers of the FP32 file have another shape: export again")
+    return min(
+        smallest_cosine(ours, theirs) for ours, theirs in zip(outputs, expected, strict=True)
+    )
+
+
+def smallest_cosine(a: NDArray[Any], b: NDArray[Any]) -> float:
+    """The smallest cosine similarity of two arrays' entries (images, ...), each flattened."""
+    x = a.reshape(len(a), -1).astype(np.float64)
+    y = b.reshape(len(b), -1).astype(np.float64)
+    norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+    return float(((x * y).sum(1) / np.maximum(norms, 1e-30)).min())
 
 
 def _answers(bundle: OpenBundle, artefact: Entry) -> list[list[Array]]:
     """What the file may answer: in the arithmetic of its settings, and where stored in float32."""
     golden, labels = artefact["golden"], bundle.manifest["labels"]
     kinds = [golden[key] for key in ("outputs", "outputs_f32") if key in golden]
-    answers = [[_load(bundle, entry, np.float32) for entry in entries] for entries in kinds]
+    answers = [[bundle_array(bundle, entry, np.float32) for entry in entries] for entries in kinds]
     for arrays in answers:
         classifies = len(arrays) == 1 and arrays[0].ndim == 2
         if labels and classifies and arrays[0].shape[1] != len(labels):
@@ -165,9 +215,11 @@ def _largest_difference(outputs: list[Array], expected: list[Array]) -> float:
     return max(value if np.isfinite(value) else np.inf for value in differences)
 
 
-def run_artefact(bundle: OpenBundle, artefact: Entry, images: Batch, threads: int) -> list[Array]:
+def run_artefact(
+    bundle: OpenBundle, artefact: Entry, images: Batch, threads: int, device: str | None = None
+) -> list[Array]:
     """A file's outputs on images as `Preprocessing.feed` gives them, in batches of its own size."""
-    size, runner = batch_of(bundle), load(bundle, artefact, threads)
+    size, runner = batch_of(bundle), load(bundle, artefact, threads, device=device)
     begins = range(0, len(images), size)
     return joined([run_full(runner, images[begin : begin + size], size) for begin in begins])
 

@@ -55,6 +55,13 @@ class Licence(TypedDict):
     images: str
 
 
+class TorchAnswers(TypedDict):
+    images: FileEntry
+    classes: FileEntry
+    logits: FileEntry
+    folders: dict[str, int]
+
+
 class _Manifest(TypedDict):
     schema: int
     variant: str
@@ -73,6 +80,7 @@ class _Manifest(TypedDict):
 class Manifest(_Manifest, total=False):
     """manifest.json; `SCHEMA` says what each field means."""
 
+    answers: TorchAnswers
     exported: FileEntry
     sbom: FileEntry
     config: FileEntry

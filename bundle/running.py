@@ -16,10 +16,18 @@ from cmt.targets.settings import Settings
 
 
 def load(
-    bundle: OpenBundle, artefact: Entry, threads: int, settings: Settings | None = None
+    bundle: OpenBundle,
+    artefact: Entry,
+    threads: int,
+    settings: Settings | None = None,
+    device: str | None = None,
 ) -> Runner:
-    """What runs a file of an opened bundle, with these settings, or the manifest's."""
-    taken = load_settings(artefact, settings, bundle.trusted)
+    """What runs a file of an opened bundle, with these settings, or the manifest's.
+
+    Args:
+        device: of the target's `devices`; None takes its first.
+    """
+    taken = load_settings(artefact, settings, bundle.trusted, device)
     return LOADERS[artefact["target"]](bundle.file(artefact), threads, taken, batch_of(bundle))
 
 

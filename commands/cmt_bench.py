@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,8 @@ from cmt.printing import printable, visible
 
 if TYPE_CHECKING:
     from cmt.bundle.reader import OpenBundle
-    from cmt.report.rows import Machine
+    from cmt.measure.device_rows import Images
+    from cmt.report.rows import Machine, Report
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 100})
@@ -27,6 +29,28 @@ if TYPE_CHECKING:
 @click.option("--batch", "batches", multiple=True, type=COUNT, help="Images per inference.")
 @click.option("--threads", multiple=True, type=COUNT, help="CPU threads.  [default: all usable]")
 @click.option("--streams", multiple=True, type=COUNT, help="OpenVINO streams, a caller each.")
+@click.option(
+    "--scenario",
+    "scenarios",
+    multiple=True,
+    type=click.Choice(["single-stream", "offline"]),
+    help="MLPerf's, in place of batch and streams.",
+)
+@click.option(
+    "--device", "devices", multiple=True, help="Such as GPU, NPU, AUTO, CUDA.  [default: the CPU]"
+)
+@click.option(
+    "--val-data",
+    is_flag=False,
+    flag_value="bundled",
+    metavar="[FOLDER]",
+    help="Measure accuracy on these images, class/name.jpg; without a folder, on the bundled set.",
+)
+@click.option(
+    "--val-count",
+    type=click.IntRange(min=1),
+    help="How many.  [default: all; of the bundled set, those of the export]",
+)
 @click.option("--seconds", default=5.0, type=SECONDS, help="Spent on each file and combination.")
 @click.option(
     "--workspace", type=MEGABYTES, metavar="MB", help="TensorRT's build: memory of a layer."
@@ -59,34 +83,37 @@ def bench_cli(
     trust: Path | None,
     runs: tuple[str, ...],
     machine: str | None,
+    val_data: str | None,
+    val_count: int | None,
     as_json: bool,
     quiet: bool,
     **sweep: Any,
 ) -> int:
     """Measure a bundle's files on this machine and add the results to its report.
 
-    --batch, --threads and --streams may repeat: every combination is measured. Earlier results
-    of this machine are replaced, those of others never. Engines that do not run on this machine's
-    GPU and TensorRT, or are not what --compatible and --dla ask for, are built anew from the
-    bundle's ONNX files, checked and put in their place. So are those that others built, unless
-    --trust has the key of who signed the bundle: engines are native code.
+    --batch, --threads, --streams and --device may repeat: every combination is measured. A device
+    that answers the golden images otherwise than the exporting machine is refused. --val-data has
+    a killed run go on where it stopped. Earlier results of this machine are replaced, those of
+    others never. Engines that do not run on this machine's GPU and TensorRT, or are not what
+    --compatible and --dla ask for, are built anew from the bundle's ONNX files, checked and put in
+    their place. So are those that others built, unless --trust has the key of who signed the
+    bundle: engines are native code.
     """
     from cmt.files import cache_folder
     from cmt.measure import bench
     from cmt.measure.progress import ProgressBars
-    from cmt.measure.rebuild import build_for_here, notes, why_none_is_built
+    from cmt.measure.rebuild import build_for_here, notes
     from cmt.targets.machine import usable_cores
     from cmt.targets.tensorrt.build import BuildSettings
 
     opened = open_trusted(bundle, trust, runs)
     if compatible or dla is not None:
-        reason = "--verify builds none" if verify else why_none_is_built(opened)
-        if reason is not None:
-            raise InputError(
-                f"--compatible and --dla are for engines, and {reason}: leave them out"
-            )
+        _require_engines(opened, verify)
+    images = _images(opened, val_data, val_count)
     if verify:
-        return _verify(opened, usable_cores())
+        if images is not None:
+            raise InputError("--verify measures nothing: leave --val-data out")
+        return _verify(opened, usable_cores(), sweep["devices"] or (None,))
     machine = bench.check_machine(opened, machine)
     command = shlex.join(["cmt-bench", *sys.argv[1:]])
     building = BuildSettings(
@@ -94,15 +121,59 @@ def bench_cli(
     )
     with ProgressBars(not (as_json or quiet), log=LOG.lines) as progress:
         opened = build_for_here(opened, building, progress.task)
-        entry = bench.measure(opened, bench.Sweep(**sweep), machine, command, progress.task)
+        what = bench.Sweep(**sweep)
+        entry, remarks = bench.measure(opened, what, machine, command, progress.task, images)
     bench.save(opened, entry)
+    _warn(remarks)
     if as_json:
         click.echo(json.dumps(entry, indent=1))
         return 0
     if not quiet:
-        _print_measured(entry, notes(opened))
+        _print_measured(entry, [*notes(opened), *_answered(opened, entry)])
         click.echo(f"report: {visible(bundle / 'report.html')}")
     return 0
+
+
+def _warn(remarks: Sequence[str]) -> None:
+    for remark in remarks:
+        say(f"warning: {remark}", err=True)
+
+
+def _require_engines(bundle: OpenBundle, verify: bool) -> None:
+    """Raise InputError where no engine would be built."""
+    from cmt.measure.rebuild import why_none_is_built
+
+    reason = "--verify builds none" if verify else why_none_is_built(bundle)
+    if reason is not None:
+        raise InputError(f"--compatible and --dla are for engines, and {reason}: leave them out")
+
+
+def _images(bundle: OpenBundle, where: str | None, count: int | None) -> Images | None:
+    """The images of --val-data, by the export's own choice; None where none are asked for."""
+    if where is None:
+        if count is not None:
+            raise InputError("--val-count chooses of --val-data: add that")
+        return None
+    from cmt.measure.device_rows import Images
+    from cmt.measure.on_device import BUNDLED, open_images
+    from cmt.report.document import report_of
+
+    if not where:
+        raise InputError("--val-data is empty: give a folder")
+    report = report_of(bundle)
+    if where == BUNDLED and count is None:
+        count = report["images"]["validation"]
+    source = open_images(where, bundle.preprocessing.image_range)
+    return Images(source, count, report["environment"]["seed"])
+
+
+def _answered(bundle: OpenBundle, entry: Machine) -> list[str]:
+    """Sentences on the accuracy that was measured here."""
+    from cmt.report.devices import device_findings
+    from cmt.report.document import report_of
+
+    alone: Report = {**report_of(bundle), "machines": [entry]}
+    return [finding.text for finding in device_findings(alone)]
 
 
 def _print_measured(entry: Machine, notes: list[str]) -> None:
@@ -119,7 +190,7 @@ def _print_measured(entry: Machine, notes: list[str]) -> None:
         say(f"report.html has its charts in words alone: {undrawn}")
 
 
-def _verify(bundle: OpenBundle, threads: int) -> int:
+def _verify(bundle: OpenBundle, threads: int, devices: Sequence[str | None]) -> int:
     from cmt.bundle.golden import verify
 
     failed = []
@@ -127,10 +198,13 @@ def _verify(bundle: OpenBundle, threads: int) -> int:
     if bundle.trusted:
         run = bundle.manifest.get("run", "unknown")
         click.echo(f"{'ok':8}signature: made with the key of --trust, run {run}")
-    for check in verify(bundle, threads):
-        click.echo(f"{words[check.passed]:8}{printable(f'{check.name}: {check.detail}')}")
-        if check.passed is False:
-            failed.append(check.name)
+    for device in devices:
+        place = "" if device is None else f" on {device}"
+        for check in verify(bundle, threads, device):
+            name = f"{check.name}{place}"
+            click.echo(f"{words[check.passed]:8}{printable(f'{name}: {check.detail}')}")
+            if check.passed is False:
+                failed.append(name)
     if failed:
         raise GateError(
             f"{', '.join(failed)}: the results on this machine are not those of the exporting one"

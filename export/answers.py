@@ -89,6 +89,7 @@ def answers(
         np.savez(folder / "outputs.npz", *arrays)
 
     inputs = {"runtime": runtime, "batch": batch, "threads": context.threads}
+    inputs |= {"device": options.device}
     stage = f"{name}.outputs" if on == VALIDATION else f"{name}.{on}"
     folder = context.stages.run(stage, inputs, make, [after, f"images/{on}"])
     with np.load(folder / "outputs.npz") as file:

@@ -30,6 +30,7 @@ class Arguments(TypedDict, total=False):
     image_range: tuple[float, float] | None
     max_drop: float
     confirm: bool
+    device: str | None
     gate_minutes: float
     sensitivity: bool
     qat: int

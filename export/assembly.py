@@ -13,9 +13,10 @@ import numpy as np
 
 from cmt import strict_json
 from cmt.bundle.golden import IMAGES, MAX_GREY_LEVELS, TOLERANCES, make_photo
-from cmt.bundle.manifest import GoldenInputs, Manifest
+from cmt.bundle.manifest import GoldenInputs, Manifest, TorchAnswers
 from cmt.bundle.sbom import build_sbom
 from cmt.bundle.signature import sign
+from cmt.bundle.torch_answers import write_answers
 from cmt.bundle.writer import describe_file, write_manifest
 from cmt.calib_data.preprocessing import Preprocessing
 from cmt.export.graphs import GRAPHS, Candidate
@@ -65,12 +66,21 @@ def assemble(results: Results, folder: Path, run: str, key: Ed25519PrivateKey | 
         "config": write_config(folder, results.options),
         "run": run,
     }
+    if results.options.output != "features":
+        manifest["answers"] = torch_answers(folder, results)
     if key is not None:
         manifest["exported"] = keep_exported(folder)
     write_manifest(folder, manifest)
     if key is not None:
         sign(folder, manifest, key)
     return report
+
+
+def torch_answers(folder: Path, results: Results) -> TorchAnswers:
+    """Torch's answers to the validation images; returns the manifest's `answers`."""
+    classes, names = results.inputs.label_map or {}, results.inputs.validation.class_names
+    folders = {names[i]: label for i, label in classes.items()}
+    return write_answers(folder, results.validation.digests, results.reference[0], folders)
 
 
 def keep_exported(folder: Path) -> FileEntry:
@@ -170,7 +180,7 @@ def float32_answers(results: Results, candidate: Candidate) -> list[np.ndarray] 
     if settings.get(PRECISION) != "bf16":
         return None
     path = next(built.glob(f"*.{candidate.target.suffix}"))
-    own = {**settings, PRECISION: "f32"}
+    own = results.context.settings({**settings, PRECISION: "f32"})
     runner = LOADERS[candidate.target.runtime](path, results.context.threads, own, batch)
     images = results.context.as_fed(results.validation)
     total = min(IMAGES, len(results.validation))

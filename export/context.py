@@ -11,6 +11,8 @@ from cmt.export.options import ExportOptions
 from cmt.export.stages import Stages
 from cmt.measure.progress import ProgressBars
 from cmt.targets.machine import Environment
+from cmt.targets.registry import on_device
+from cmt.targets.settings import CPU, Settings
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,15 @@ class Context:
     def threads(self) -> int:
         """Of every runtime."""
         return self.options.thread_count
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether files that are run here run on the CPU."""
+        return self.options.device in (None, CPU)
+
+    def settings(self, own: Settings) -> Settings:
+        """What a file with settings of its own is run with: on the run's device."""
+        return {**own, **on_device(self.options.device)}
 
     def as_fed(self, images: PreparedImages) -> PreparedImages:
         """The same images as the files take them, which may have the preprocessing inside."""

@@ -48,7 +48,9 @@ class FileMaker:
         target, precision, options = candidate.target, candidate.precision, self._context.options
         graph = self._graphs.file_graph(candidate.graph, units)
         after = [f"graph/{self._graphs.file_stage(candidate.graph, units)}"]
-        tuned = options.tune is not False and target.tune_space is not None
+        # What is searched is what CPUs have: threads, and BF16.
+        on_cpu = self._context.on_cpu
+        tuned = options.tune is not False and on_cpu and target.tune_space is not None
 
         def make(folder: Path) -> None:
             request = BuildRequest(
@@ -57,6 +59,7 @@ class FileMaker:
                 precision,
                 options.gpu_archs,
                 options.batches if target.takes_batch_range else None,
+                options.device,
             )
             with self._context.progress.step(f"building {candidate.name}"):
                 info = target.build(request)
@@ -68,6 +71,7 @@ class FileMaker:
 
         batches = options.batches or options.batch
         inputs: dict[str, Any] = {"batch": batches, "gpu_archs": options.gpu_archs}
+        inputs["device"] = options.device
         if tuned:
             inputs |= {
                 "tune": options.tune and options.bench_seconds,
@@ -114,13 +118,13 @@ class FileMaker:
         """What a candidate's file runs with; none of a graph that is simulated."""
         if candidate.target.simulated:
             return {}
-        return built_settings(self.build(candidate, units))
+        return self._context.settings(built_settings(self.build(candidate, units)))
 
     def outputs(self, candidate: Candidate, units: Units = NONE, on: str = VALIDATION) -> Outputs:
         """What a candidate's file answers on one set of images."""
         path, stage = self.evaluated(candidate, units)
         name = f"{candidate.name}{suffix(units)}"
-        settings = {} if candidate.target.simulated else built_settings(path.parent)
+        settings = self.settings(candidate, units)
         runtime = candidate.target.runtime
         return answers(self._context, name, runtime, path, stage, settings, on)
 
@@ -130,8 +134,9 @@ class FileMaker:
             return None
         outputs = self.outputs(candidate, units)
         places = spread(len(outputs[0]), PARITY_IMAGES)
+        device = self._context.options.device
         return compare_outputs(
-            candidate.name,
+            candidate.name if device is None else f"{candidate.name} on {device}",
             [array[places] for array in outputs],
             [array[places] for array in reference],
             tolerance_for(candidate.precision, self.settings(candidate, units).get(PRECISION)),

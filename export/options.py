@@ -148,6 +148,11 @@ class ExportOptions:
     confirm: bool = option(
         "Fail as well where the drop's interval reaches beyond --max-drop.", value=False, kind=bool
     )
+    device: str | None = option(
+        "That files run on, such as OpenVINO's GPU, NPU, AUTO or ONNX Runtime's CUDA.",
+        value=None,
+        default="the CPU",
+    )
     gate_minutes: float = option(
         "Time to fall back to float for --max-drop, for each file.",
         value=10.0,

@@ -41,7 +41,7 @@ from cmt.quantize.search import Units
 from cmt.report.document import REPORT_FILES
 from cmt.report.rows import Parity, Report
 from cmt.targets.machine import Hardware, cuts_int8_sums, describe
-from cmt.targets.registry import get_target, plug_in_versions
+from cmt.targets.registry import get_target, plug_in_versions, require_device
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -152,6 +152,7 @@ def make_plan(options: ExportOptions, most_held_out: int = MOST_HELD_OUT) -> Pla
         for target in (get_target(name) for name in dict.fromkeys(options.targets))
         for precision in target.precisions(options.precisions)
     ]
+    _require_device(options, candidates)
     inputs = resolve(options, any(c.precision == "int8" for c in candidates))
     inputs.warnings += _precisions_left_out(options, candidates)
     selections = select(inputs, options, most_held_out)
@@ -161,6 +162,13 @@ def make_plan(options: ExportOptions, most_held_out: int = MOST_HELD_OUT) -> Pla
         "targets": plug_in_versions(),
     }
     return Plan(options, candidates, inputs, selections, common, key)
+
+
+def _require_device(options: ExportOptions, candidates: Sequence[Candidate]) -> None:
+    """Raise InputError for a target whose files do not run on the device that was asked for."""
+    names = dict.fromkeys(c.target.name for c in candidates if not c.target.simulated)
+    for name in names:
+        require_device([name], options.device)
 
 
 def _precisions_left_out(options: ExportOptions, candidates: list[Candidate]) -> list[str]:
@@ -197,6 +205,8 @@ def run(context: Context, candidates: Sequence[Candidate]) -> Results:
     files = FileMaker(context, graphs, f"cmt_{context.options.variant}")
     sensitivity = Sensitivity(context, graphs)
 
+    if context.options.device is not None:  # before ways around its answers are looked for
+        _require_all(_files_parity(files, dict.fromkeys(candidates, NONE), reference), [])
     verdicts = _judged(context, files, sensitivity, candidates, network, reference)
     units = {candidate: verdict.units for candidate, verdict in verdicts.items()}
     graphs.graph(PLAIN)  # in every bundle
@@ -231,7 +241,7 @@ def run(context: Context, candidates: Sequence[Candidate]) -> Results:
             *class_order_warnings(context, reference),
             *(v.warning for v in verdicts.values() if v.warning is not None),
             *warnings,
-            *cpu_warnings(candidates, context.machine),
+            *(cpu_warnings(candidates, context.machine) if context.on_cpu else ()),
         ],
     )
 
@@ -277,8 +287,15 @@ def _parity(
 ) -> list[Parity]:
     """The rows of all arrows to the files."""
     rows = graphs.parity([(PLAIN, NONE), *((c.graph, kept) for c, kept in units.items())])
+    return [*rows.values(), *_files_parity(files, units, reference)]
+
+
+def _files_parity(
+    files: FileMaker, units: Mapping[Candidate, Units], reference: Outputs
+) -> list[Parity]:
+    """The rows of the files that run here."""
     own = (files.parity(c, kept, reference) for c, kept in units.items())
-    return [*rows.values(), *(row for row in own if row is not None)]
+    return [row for row in own if row is not None]
 
 
 def _require_all(rows: Sequence[Parity], warnings: Sequence[str]) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import datetime
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,10 +21,10 @@ from cmt.export.graphs import Candidate
 from cmt.export.inputs import Inputs
 from cmt.export.onnx_graph import INPUT_NAME, PIXELS_NAME, output_names
 from cmt.export.options import ExportOptions
-from cmt.measure.statistics import by_class, compare
+from cmt.measure.changes import changes, class_names
+from cmt.measure.statistics import compare
 from cmt.measure.timing import Timing, speedup
 from cmt.network import count_macs
-from cmt.printing import printable
 from cmt.report.document import REPORT_FILES
 from cmt.report.rows import (
     UNTIMED,
@@ -49,10 +47,6 @@ from cmt.targets.entries import Entry
 from cmt.targets.machine import NO_PEAK_RSS
 from cmt.targets.reference import TORCH
 from cmt.targets.settings import Settings, settings_of_run
-
-CHANGED_IMAGES = 4
-"""Of each kind, lost and gained, that a row shows."""
-THUMBNAIL_SIZE = (72, 72)
 
 
 @dataclass(frozen=True)
@@ -165,10 +159,13 @@ def _baseline(results: Results) -> Row:
 
 def _row(results: Results, candidate: Candidate, artefacts: Sequence[Entry]) -> Row:
     reasons: dict[str, str] = {}
-    own = (candidate.target.name, candidate.precision)
-    files = [a for a in artefacts if (a["target"], a["precision"]) == own]
+    names = (candidate.target.name, candidate.precision)
+    files = [a for a in artefacts if (a["target"], a["precision"]) == names]
     main = next(a for a in files if a["path"].endswith(f".{candidate.target.suffix}"))
     accuracy = _accuracy(results, results.outputs[candidate.name], reasons)
+    own = main["settings"]
+    if not candidate.target.simulated:
+        own = results.context.settings(own)
     plain = f"{candidate.target.name}/fp32"
     return {
         "target": candidate.target.name,
@@ -179,7 +176,7 @@ def _row(results: Results, candidate: Candidate, artefacts: Sequence[Entry]) -> 
         "simulated": candidate.target.simulated,
         "accuracy": accuracy,
         **_speed(results, candidate.name, plain, reasons, candidate),
-        **_settings(results, candidate.name, main["settings"]),
+        **_settings(results, candidate.name, own),
         **_changes(results, results.outputs[candidate.name]),
         "reasons": reasons,
     }
@@ -189,43 +186,15 @@ def _changes(results: Results, outputs: Outputs) -> Changed:
     """The row's `changes`; nothing where there are no labels to tell right from wrong."""
     if results.inputs.not_labelled is not None:
         return {}
-    labels, names = results.validation.labels, results.inputs.class_names
-    assert labels is not None
-    answers, before = outputs[0].argmax(1), results.reference[0].argmax(1)
+    images = results.validation
+    assert images.labels is not None
+    first, before = outputs[0].argmax(1), results.reference[0].argmax(1)
+    names = class_names(results.inputs.class_names)
 
-    def name(index: int) -> str:
-        return names[index] if names else f"class {index}"
+    def image(i: int) -> tuple[str, np.ndarray]:
+        return images.keys[i], images.pixels[i]
 
-    lost = np.flatnonzero((before == labels) & (answers != labels))
-    gained = np.flatnonzero((before != labels) & (answers == labels))
-    classes = by_class(outputs[0], results.reference[0], labels)
-    return {
-        "changes": {
-            "lost": len(lost),
-            "gained": len(gained),
-            "classes": [{"name": name(index), **row} for index, row in classes],
-            "images": [
-                {
-                    "key": printable(results.validation.keys[i]),
-                    "label": name(labels[i]),
-                    "baseline": name(before[i]),
-                    "answer": name(answers[i]),
-                    "thumbnail": _thumbnail(results.validation.pixels[i]),
-                }
-                for i in [*lost[:CHANGED_IMAGES], *gained[:CHANGED_IMAGES]]
-            ],
-        }
-    }
-
-
-def _thumbnail(pixels: np.ndarray) -> str:
-    """A small JPEG in base64 of (H, W, 3) uint8 pixels."""
-    from PIL import Image
-
-    image, file = Image.fromarray(np.asarray(pixels)), io.BytesIO()
-    image.thumbnail(THUMBNAIL_SIZE)
-    image.save(file, "JPEG", quality=75)
-    return base64.b64encode(file.getvalue()).decode()
+    return {"changes": changes(first, before, images.labels, names, image)}
 
 
 def _settings(results: Results, name: str, own: Settings) -> Ran:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cmt.bundle.golden import smallest_cosine
 from cmt.errors import GateError
 from cmt.report.rows import Parity
 
@@ -71,7 +72,7 @@ def compare_outputs(
         float(difference.max() / max(float(np.abs(theirs).max()), 1e-30))
         for difference, theirs in zip(differences, reference, strict=True)
     )
-    cosine = min(_cosine(a, b) for a, b in zip(outputs, reference, strict=True))
+    cosine = min(smallest_cosine(a, b) for a, b in zip(outputs, reference, strict=True))
     is_logits = len(reference) == 1 and reference[0].ndim == 2
     agreement = (
         float((outputs[0].argmax(1) == reference[0].argmax(1)).mean()) if is_logits else None
@@ -92,13 +93,6 @@ def compare_outputs(
         "tolerance": {k: v for k, v in asdict(tolerance).items() if v is not None},
         "passed": passed,
     }
-
-
-def _cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    x = a.reshape(len(a), -1).astype(np.float64)
-    y = b.reshape(len(b), -1).astype(np.float64)
-    norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
-    return float(((x * y).sum(1) / np.maximum(norms, 1e-30)).min())
 
 
 def require(row: Parity) -> None:

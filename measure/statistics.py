@@ -20,6 +20,7 @@ _Z95 = 1.959963984540054
 # One-sided 80 % quantile.
 _Z80 = 0.8416212335729143
 MOST_IMAGES = 10_000_000
+Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -71,19 +72,31 @@ def compare(
             f"shapes differ: logits {logits.shape}, baseline {baseline_logits.shape}, "
             f"labels {truth.shape}"
         )
-    images, classes = logits.shape
+    _, classes = logits.shape
     _check_labels(truth, classes)
     _check_finite(logits, "the candidate")
     _check_finite(baseline_logits, "the baseline")
     rank, baseline_rank = label_rank(logits, truth), label_rank(baseline_logits, truth)
-    right, baseline_right = rank == 0, baseline_rank == 0
+    same = logits.argmax(1) == baseline_logits.argmax(1)
+    return paired_accuracy(rank == 0, rank < TOP_K, baseline_rank == 0, same)
+
+
+def paired_accuracy(right: Flags, in_top: Flags, baseline_right: Flags, same: Flags) -> Accuracy:
+    """`compare` of answers that are judged already, each (images,) and of the same images.
+
+    Args:
+        right: the candidate's first answer is the label.
+        in_top: the label is among its first five.
+        baseline_right: the baseline's first answer is the label.
+        same: both have the same first answer.
+    """
+    images = len(right)
     lost = int(np.count_nonzero(baseline_right & ~right))
     gained = int(np.count_nonzero(right & ~baseline_right))
     low, high = paired_interval(lost, gained, images)
-    same = logits.argmax(1) == baseline_logits.argmax(1)
     return Accuracy(
         top1=100 * float(right.mean()),
-        top5=100 * float((rank < TOP_K).mean()),
+        top5=100 * float(in_top.mean()),
         images=images,
         drop_pp=100 * (lost - gained) / images,
         drop_ci95=(100 * low, 100 * high),
@@ -239,17 +252,17 @@ def summarise_latency(
 
 
 def by_class(
-    logits: NDArray[np.float32],
-    baseline_logits: NDArray[np.float32],
+    first: NDArray[np.integer[Any]],
+    baseline_first: NDArray[np.integer[Any]],
     labels: NDArray[np.integer[Any]],
 ) -> list[tuple[int, ClassCounts]]:
     """Top-1 of every class that has images, by its index, the one that lost most first.
 
     Args:
-        logits, baseline_logits: (images, classes), the same images in the same order.
+        first, baseline_first: (images,) first answers to the same images in the same order.
         labels: (images,) class indices.
     """
-    right, before = logits.argmax(1) == labels, baseline_logits.argmax(1) == labels
+    right, before = first == labels, baseline_first == labels
     rows: dict[int, ClassCounts] = {
         int(index): {
             "images": int(mine.sum()),

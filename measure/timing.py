@@ -32,7 +32,7 @@ class Timing:
         usages: of each burst.
         disturbed: whether the round of that burst was, for any of the files in it.
         gpu_ms: of engines, what the GPU took for each run without the copies to it and back.
-        power_mw: on a Jetson, what each rail drew meanwhile, as `measure.power.sampled` adds it.
+        power_mw: what each meter said was drawn meanwhile, as `measure.power.sampled` adds it.
         compiled: what the runtime made of the file; None where it does not tell.
     """
 

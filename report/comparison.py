@@ -36,7 +36,7 @@ from cmt.report.rows import (
     SourceRow,
 )
 from cmt.targets.machine import Hardware, hardware
-from cmt.targets.settings import CUDA_GRAPH, STREAMS
+from cmt.targets.settings import CPU, CUDA_GRAPH, DEVICE, STREAMS
 
 VERSION = 1
 
@@ -134,6 +134,7 @@ def merge(sources: Sequence[Source], mix_images: bool = False) -> Comparison:
                 rows.append({"report": i, **row, "name": _file_name(row)})
     _refuse_same_names(rows)
     _name(rows)
+    warnings += _other_counts(rows, sources)
     return {
         "schema": VERSION,
         "warnings": warnings,
@@ -141,6 +142,19 @@ def merge(sources: Sequence[Source], mix_images: bool = False) -> Comparison:
         "rows": rows,
         "requirements": None,
     }
+
+
+def _other_counts(rows: Sequence[ComparedRow], sources: Sequence[Source]) -> list[str]:
+    """A warning for each machine whose own accuracy is of fewer images than the export's."""
+    found = {}
+    for row in rows:
+        usual = sources[row["report"]].report["images"]["validation"]
+        if "beside_torch" in row and row["accuracy"] and row["accuracy"]["images"] != usual:
+            machine, images = row["machine"], row["accuracy"]["images"]
+            found[machine, images] = (
+                f"accuracies on {machine} are of {images:,} images, the export's of {usual:,}"
+            )
+    return list(found.values())
 
 
 def _describe(source: Source) -> SourceRow:
@@ -198,7 +212,11 @@ def _source_rows(source: Source) -> Iterator[MeasuredRow]:
         for row in entry["results"]:
             merged: MeasuredRow = {**there, "accuracy_from": None, **row, "simulated": False}
             origin = accuracies.get((row["target"], row["precision"]))
-            if origin is not None and origin["artefact"] == row["artefact"] and origin["accuracy"]:
+            if row["accuracy"] is not None and row["accuracy"]["drop_pp"] is not None:
+                merged["accuracy_from"] = f"{there['machine']}, {row['measured_by']}"
+            elif (
+                origin is not None and origin["artefact"] == row["artefact"] and origin["accuracy"]
+            ):
                 merged["accuracy_from"] = _accuracy_from(source, origin)
                 merged["simulated"] = is_simulated(origin)
                 merged["accuracy"] = origin["accuracy"]
@@ -258,15 +276,16 @@ def _name(rows: Sequence[ComparedRow]) -> None:
     for row in rows:
         same = [other["settings"] for other in rows if file(other) == file(row)]
         settings = (
-            ("batch", "batch"),
-            ("threads", "threads"),
-            (STREAMS, "streams"),
-            (CUDA_GRAPH, "CUDA graph"),
+            ("batch", "batch", 1),
+            ("threads", "threads", 1),
+            (STREAMS, "streams", 1),
+            (CUDA_GRAPH, "CUDA graph", 1),
+            (DEVICE, "device", CPU),
         )
         varied = [
-            f"{title} {row['settings'].get(key, 1)}"
-            for key, title in settings
-            if len({one.get(key, 1) for one in same}) > 1
+            f"{title} {row['settings'].get(key, usual)}"
+            for key, title, usual in settings
+            if len({one.get(key, usual) for one in same}) > 1
         ]
         row["name"] = ", ".join([row["name"], *varied])
     _tell_apart(rows, lambda row: f"weights {(row['weights_sha256'] or 'random')[:8]}")

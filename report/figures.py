@@ -9,6 +9,7 @@ from typing import Any
 
 from cmt.report.rows import Accuracy, Fallback, Row, Speedup
 from cmt.targets.base import SIMULATED
+from cmt.targets.settings import DEVICE
 
 NOT_MEASURED = "n/a"
 QUANTILES = tuple(range(0, 101, 5))
@@ -121,6 +122,12 @@ def decimal(value: float) -> str:
 def row_name(row: Row | Fallback) -> str:
     """How sentences and tables call a row."""
     return f"{row['target']} {row['precision']}"
+
+
+def device_text(row: Row) -> str:
+    """Where a file ran, behind its name; nothing where nobody chose."""
+    device = row["settings"].get(DEVICE)
+    return "" if device is None else f" on {device}"
 
 
 def is_simulated(row: Row) -> bool:

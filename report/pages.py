@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cmt.report.devices import device_findings
 from cmt.report.drawn import Chart, report_charts, sensitivity_charts
 from cmt.report.figures import count, day_and_time
 from cmt.report.rows import Report
@@ -230,7 +231,7 @@ def build_page(report: Report) -> Page:
         badge="not confirmed" if unconfirmed(report) else _BADGES[gate],
         headline=headline(report),
         failures=tuple(report["gates"]["failures"]),
-        findings=findings(report),
+        findings=(*findings(report), *device_findings(report)),
         warnings=tuple(report["warnings"]),
         summary=summary_table(report),
         charts=(*report_charts(report), *sensitivity_charts(report)),

@@ -128,6 +128,23 @@ UNTIMED: Speed = {
 }
 
 
+class BesideTorch(TypedDict):
+    images: int
+    agreement: float
+    max_rel: float
+
+
+class UnknownImages(TypedDict):
+    images: int
+    top1: float | None
+    agreement: float | None
+
+
+class Answering(Changed, total=False):
+    beside_torch: BesideTorch
+    unknown_images: UnknownImages
+
+
 class _Row(TypedDict):
     target: str
     precision: str
@@ -138,10 +155,12 @@ class _Row(TypedDict):
     reasons: dict[str, str]
 
 
-class Row(_Row, Speed, Ran, Changed, total=False):
+class Row(_Row, Speed, Ran, Answering, total=False):
+    scenario: str
     simulated: bool
     gpu_ms: float | None
     power_mw: dict[str, float]
+    joules_per_image: dict[str, float] | None
 
 
 class Parity(TypedDict):
@@ -263,12 +282,24 @@ class Fallback(Found):
     cost: str
 
 
-class Machine(TypedDict):
+class AskedImages(TypedDict):
+    source: str
+    images: int
+    unknown: int
+    skipped: int
+    left_out: int
+
+
+class _Machine(TypedDict):
     machine: str
     measured: str
     command: str
     environment: Environment
     results: list[Row]
+
+
+class Machine(_Machine, total=False):
+    images: AskedImages
 
 
 class _About(TypedDict):

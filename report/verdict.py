@@ -78,7 +78,8 @@ def over_limit(row: Row, limit: float | None) -> bool:
     return limit is not None and drop is not None and drop > limit
 
 
-def _accuracy_sentence(row: Row, limit: float | None) -> str:
+def accuracy_sentence(row: Row, limit: float | None) -> str:
+    """What is known of a row's top-1, beside the accepted drop in points."""
     accuracy = row["accuracy"]
     if accuracy is None:
         return f"Accuracy was not measured: {reason(row, 'accuracy')}."
@@ -102,7 +103,7 @@ def _accuracy_sentence(row: Row, limit: float | None) -> str:
 
 
 def _describe(row: Row, limit: float | None) -> Finding:
-    text = f"{row_name(row)} {_speed_clause(row)}. {_accuracy_sentence(row, limit)}"
+    text = f"{row_name(row)} {_speed_clause(row)}. {accuracy_sentence(row, limit)}"
     return Finding(text, "bad" if over_limit(row, limit) else "plain")
 
 

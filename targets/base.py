@@ -43,7 +43,8 @@ class Compiled(TypedDict):
 
     Attributes:
         settings: those in force of the ones that were asked for and can be read back.
-        int8_in_file: convolutions and products with weights that the file has in INT8.
+        int8_in_file: convolutions and products with weights that the file has in INT8; 0 where the
+            device does not tell the layers.
         layers: convolutions and products that run, counted by type (`int8`, `f16`, `bf16`, `f32`).
     """
 
@@ -79,6 +80,7 @@ class BuildRequest:
         gpu_archs: compute capabilities such as `sm86`, for TensorRT-RTX.
         batches: the least, usual and most images per inference of a target that
             `takes_batch_range`, whose graph takes any; None fixes them to the graph's.
+        device: one of the row's `devices` that the file is run on; None takes its first.
     """
 
     graph: Path
@@ -86,6 +88,7 @@ class BuildRequest:
     precision: str
     gpu_archs: Sequence[str] = ()
     batches: tuple[int, int, int] | None = None
+    device: str | None = None
 
 
 @dataclass(frozen=True)
@@ -155,8 +158,8 @@ class Target:
             the graph has run there already.
         takes_batch_range: its files can take several numbers of images.
         not_for_here: why this machine cannot run one file of a manifest; None where it can.
-        computes_otherwise: given a file's settings, in what this machine computes where it has not
-            the arithmetic that they name; None where it has.
+        computes_otherwise: given a file's settings, a device's name among them, in what that
+            computes where it has not the arithmetic that they name; None where it has.
         distrusted: why a file is not run out of a bundle that nobody vouches for, as one that is
             native code and was not built here; None where it is.
         load_settings: what `load` takes for a file with these settings, or the manifest's.
@@ -166,6 +169,8 @@ class Target:
         served: by the name of a model server, how that has the files; servers that cannot run them
             are not there.
         not_served: why no server runs one file of a manifest; None where they do.
+        devices: names of the devices that its files can run on here (`settings.DEVICE`), the CPU
+            first; none where there is no choice.
         cached: settings to load a file with, given its own and a folder of the user's in which the
             runtime may keep what it compiled, for the next start; the same where it keeps nothing.
         one_caller: what `load` gives is for one caller at a time.
@@ -197,6 +202,7 @@ class Target:
     ways: Callable[[Entry], Sequence[Settings]] = lambda _: ({},)
     served: Mapping[str, Served] = field(default_factory=dict)
     not_served: Callable[[Entry], str | None] = lambda _: None
+    devices: Callable[[], Sequence[str]] = tuple
     cached: Callable[[Settings, Path], Settings] = lambda settings, _: settings
     one_caller: bool = False
     takes_streams: bool = False

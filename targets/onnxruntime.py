@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: ONNX files as they are, and sessions for whatever runs graphs."""
+"""ONNX Runtime: ONNX files as they are, and sessions for whatever runs graphs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from cmt.targets.base import BATCH_SYMBOL, BuildRequest, Runner, Served, Target, missing_package
 from cmt.targets.entries import Built
 from cmt.targets.machine import usable_cores
-from cmt.targets.settings import Settings
+from cmt.targets.settings import CPU, DEVICE, Settings
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -35,11 +35,24 @@ MOST_AT_ONCE = 8
 """Images in `run_each`, all outputs of which are held: 18 MB each of CMT-Ti in calibration."""
 
 
+_PROVIDER = "ExecutionProvider"
+_REMOTE = "Azure"  # runs nothing here
+
+
+def devices() -> list[str]:
+    """The execution providers of this ONNX Runtime by their own names, such as CUDA; CPU first."""
+    import onnxruntime
+
+    found = (name.removesuffix(_PROVIDER) for name in onnxruntime.get_available_providers())
+    return [CPU, *(name for name in found if name not in (CPU, _REMOTE))]
+
+
 def cpu_session(
     model: Path | bytes,
     threads: int,
     entries: Mapping[str, str] | None = None,
     dimensions: Mapping[str, int] | None = None,
+    device: str = CPU,
 ) -> onnxruntime.InferenceSession:
     """A graph loaded to run on the CPU with the default optimisations.
 
@@ -47,6 +60,10 @@ def cpu_session(
         threads: of one inference; 0 takes all.
         entries: of the session's configuration.
         dimensions: sizes in place of symbols, by the symbol's name.
+        device: of `devices`; the CPU runs what another one cannot.
+
+    Raises:
+        RuntimeError: the device's provider cannot be loaded.
     """
     import onnxruntime
 
@@ -57,8 +74,12 @@ def cpu_session(
         options.add_session_config_entry(name, value)
     for symbol, size in (dimensions or {}).items():
         options.add_free_dimension_override_by_name(symbol, size)
+    provider = f"{device}{_PROVIDER}"
     with _in_utf8(model) as readable:
-        return onnxruntime.InferenceSession(readable, options, ["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(readable, options, [provider])
+    if provider not in session.get_providers():  # ONNX Runtime would go on with the CPU alone
+        raise RuntimeError(f"ONNX Runtime cannot load its {provider}")
+    return session
 
 
 @contextmanager
@@ -110,9 +131,10 @@ def run_each(
 def load_onnxruntime(
     path: Path, threads: int, settings: Settings | None = None, batch: int | None = None
 ) -> Runner:
-    """An ONNX file on ONNX Runtime's CPU provider with its default optimisations."""
+    """An ONNX file with the default optimisations, on the CPU or the `settings.DEVICE`."""
     dimensions = {} if batch is None else {BATCH_SYMBOL: batch}
-    return session_runner(cpu_session(path, threads, dimensions=dimensions))
+    device = (settings or {}).get(DEVICE, CPU)
+    return session_runner(cpu_session(path, threads, dimensions=dimensions, device=device))
 
 
 def session_runner(session: Any) -> Runner:
@@ -147,6 +169,7 @@ TARGET = Target(
     build=_build,
     load=load_onnxruntime,
     missing_runtime=partial(missing_package, "onnxruntime"),
+    devices=devices,
     always=("fp32",),
     served={
         "triton": Served("model.onnx", "onnxruntime"),

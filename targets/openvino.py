@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: IR files from an ONNX graph, and what runs them."""
+"""OpenVINO: IR files from an ONNX graph, and what runs them on the CPU or another device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import numpy as np
 from cmt.errors import MachineError
 from cmt.targets.base import Array, Batch, BuildRequest, Compiled, Served, Target, missing_package
 from cmt.targets.entries import Built
-from cmt.targets.settings import PRECISION, STREAMS, THREADS, Settings
+from cmt.targets.settings import CPU, DEVICE, PRECISION, STREAMS, THREADS, Settings
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -40,6 +40,14 @@ POINTWISE_KERNELS = "cpu:brgconv_avx512_amx_1x1,cpu:jit_avx512_1x1"
 
 Without AMX it would take `brgconv_avx512_1x1`, with which CMT-Ti takes 1.00 to 1.06 times as long
 (median of six runs 1.03) and CMT-S 1.00 to 1.02 times."""
+
+
+AUTO = "AUTO"
+"""The device of OpenVINO's choice."""
+_NO_FALLBACK = {"ENABLE_STARTUP_FALLBACK": False, "ENABLE_RUNTIME_FALLBACK": False}
+"""AUTO would answer from the CPU until its device is ready: what is checked is to be what runs."""
+NOT_TAKEN = "not taken"
+"""What stands for a setting that a device does not know."""
 
 
 def _missing() -> str | None:
@@ -62,12 +70,20 @@ def openvino_core() -> ov.Core:
     return ov.Core()
 
 
-def build_ir(graph: Path, precision: str, path: Path) -> Built:
+def devices() -> list[str]:
+    """What files can be compiled for here, the CPU first."""
+    found = openvino_core().available_devices
+    # GPU stands for GPU.0 where there are several.
+    return [*dict.fromkeys([CPU, *found, *(name.split(".")[0] for name in found)]), AUTO]
+
+
+def build_ir(graph: Path, precision: str, path: Path, device: str = CPU) -> Built:
     """Write `path` (.xml) and its .bin; returns what they were built with and how to run them.
 
     Args:
         graph: ONNX file; for int8, one with Q/DQ in it.
         precision: fp16 stores the weights in half precision.
+        device: that they are first run on; the files are for any.
 
     Raises:
         MachineError: the files cannot be written.
@@ -83,10 +99,10 @@ def build_ir(graph: Path, precision: str, path: Path) -> Built:
             _prefer_pointwise_kernels(path)
     except (RuntimeError, OSError) as error:  # OpenVINO does not say why
         raise MachineError(f"OpenVINO cannot write {path} (the disk may be full)") from error
-    settings = {**OPENVINO_SETTINGS, PRECISION: float_arithmetic(precision)}
+    settings = {**OPENVINO_SETTINGS, PRECISION: float_arithmetic(precision, device)}
     return {
         "built_with": {"openvino": version("openvino")},
-        "built_for": ["CPU"],
+        "built_for": [device],
         "settings": settings,
     }
 
@@ -123,52 +139,78 @@ def _name_by_place(model: ov.Model) -> None:
             node.set_friendly_name(f"{node.get_type_name()}.{place}")
 
 
-def float_arithmetic(precision: str) -> str:
-    """In which type this CPU should compute what a file of this precision leaves float.
+def float_arithmetic(precision: str, device: str = CPU) -> str:
+    """In which type a device should compute what a file of this precision leaves float.
 
-    BF16 where the CPU has instructions for it, except for fp32, which means what it says. What
+    BF16 where it has instructions for it, except for fp32, which means what it says. What
     INT8 leaves float is bound by memory for the most part, which BF16 halves.
     """
-    return "bf16" if precision != "fp32" and _has_bf16() else "f32"
+    return "bf16" if precision != "fp32" and _has_bf16(device) else "f32"
 
 
-def _has_bf16() -> bool:
-    return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+def _has_bf16(device: str = CPU) -> bool:
+    return "BF16" in _capabilities(device)
+
+
+def _capabilities(device: str) -> list[str]:
+    return openvino_core().get_property(device, "OPTIMIZATION_CAPABILITIES")
 
 
 def _computes_otherwise(settings: Settings) -> str | None:
-    if settings.get(PRECISION) == "bf16" and not _has_bf16():
-        return "this CPU has no BF16 and computes it in float32"
+    device = settings.get(DEVICE, CPU)
+    if settings.get(PRECISION) == "bf16" and not _has_bf16(device):
+        return f"this {device} has no BF16 and computes it in float32"
+    if device != CPU and "FP32" not in _capabilities(device):
+        return f"this {device} has no float32 and computes in FP16"
     return None
+
+
+def _properties(device: str, asked: dict[str, Any]) -> dict[str, Any]:
+    """The settings that a device takes; another one than the CPU refuses a file for the others."""
+    if device == CPU:
+        return asked
+    if asked.get(PRECISION) == "bf16" and not _has_bf16(device):
+        asked = {**asked, PRECISION: "f32"}
+    if device == AUTO:  # which hands on what its choice takes
+        return {**asked, **_NO_FALLBACK}
+    known = openvino_core().get_property(device, "SUPPORTED_PROPERTIES")
+    return {name: value for name, value in asked.items() if known.get(name) == "RW"}
 
 
 def load_openvino(
     path: Path, threads: int, settings: Settings | None = None, batch: int | None = None
 ) -> IrRunner:
-    """An IR or ONNX file on the CPU, compiled with `settings` (`OPENVINO_SETTINGS` by default).
+    """An IR or ONNX file, compiled with `settings` (`OPENVINO_SETTINGS` by default).
 
-    A number of threads in the settings, as `measure.tune` finds it, comes before `threads`.
+    A number of threads in the settings, as `measure.tune` finds it, comes before `threads`; without
+    a `settings.DEVICE` among them, it is compiled for the CPU.
     """
     core = openvino_core()
     _require_ir(path)
     model = core.read_model(path)
     if batch is not None and model.input(0).shape[0] != batch:
         model.reshape([batch, *list(model.input(0).shape)[1:]])
-    properties = {THREADS: threads, **(settings or OPENVINO_SETTINGS)}
-    return IrRunner(model, core.compile_model(model, "CPU", properties), properties)
+    asked = {THREADS: threads, **(settings or OPENVINO_SETTINGS)}
+    device = asked.pop(DEVICE, CPU)
+    compiled = core.compile_model(model, device, _properties(device, asked))
+    return IrRunner(model, compiled, asked, device)
 
 
 class IrRunner:
     """A compiled model as a `Runner`, with a request for each thread that calls it.
 
     Args:
-        asked: the properties that it was compiled with.
+        asked: the properties that it was to be compiled with.
+        device: that it was compiled for.
     """
 
-    def __init__(self, model: ov.Model, compiled: ov.CompiledModel, asked: Settings) -> None:
+    def __init__(
+        self, model: ov.Model, compiled: ov.CompiledModel, asked: Settings, device: str = CPU
+    ) -> None:
         from openvino import Tensor
 
         self._model, self._compiled, self._asked = model, compiled, asked
+        self._device = device
         self._tensor, self._count = Tensor, len(compiled.outputs)
         self._own = threading.local()
         self._own.request = compiled.create_infer_request()
@@ -186,11 +228,17 @@ class IrRunner:
 
     def compiled(self) -> Compiled:
         """What OpenVINO made of the file."""
-        return {
-            "settings": in_force(self._compiled, self._asked),
-            "int8_in_file": int8_layers(self._model),
-            "layers": layers_run(self._compiled),
-        }
+        settings = dict(in_force(self._compiled, self._asked))
+        layers: dict[str, int] = {}
+        if self._device != CPU:
+            kept = _properties(self._device, dict(self._asked))
+            settings |= {n: NOT_TAKEN for n in self._asked if n not in kept and n != THREADS}
+        if self._device == AUTO:
+            settings[DEVICE] = ", ".join(self._compiled.get_property("EXECUTION_DEVICES"))
+        with suppress(RuntimeError, KeyError):  # of a device that does not tell
+            layers = layers_run(self._compiled)
+        int8 = int8_layers(self._model) if layers else 0
+        return {"settings": settings, "int8_in_file": int8, "layers": layers}
 
 
 def in_force(compiled: ov.CompiledModel, asked: Settings) -> Settings:
@@ -264,7 +312,7 @@ def tune_space(settings: Settings, threads: int) -> list[Settings]:
 
 
 def _build(request: BuildRequest) -> Built:
-    return build_ir(request.graph, request.precision, request.path)
+    return build_ir(request.graph, request.precision, request.path, request.device or CPU)
 
 
 def _unsupported(graph: Path) -> list[str]:
@@ -290,6 +338,7 @@ TARGET = Target(
     always=("fp32",),
     rival="fp16",
     unsupported=_unsupported,
+    devices=devices,
     takes_streams=True,
     served={
         "triton": Served("model.xml", "openvino"),

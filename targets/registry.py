@@ -6,7 +6,7 @@ nothing is ever imported by a name that was read from a bundle.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import entry_points
 
 from cmt.errors import InputError
@@ -15,7 +15,7 @@ from cmt.targets.entries import Entry
 from cmt.targets.onnxruntime import TARGET as ONNXRUNTIME
 from cmt.targets.openvino import TARGET as OPENVINO
 from cmt.targets.reference import TORCH, load_torch
-from cmt.targets.settings import Settings
+from cmt.targets.settings import DEVICE, Settings
 from cmt.targets.simulation import load_simulation
 from cmt.targets.tensorrt.target import TARGET as TENSORRT
 
@@ -75,13 +75,32 @@ def missing_runtime(target: str) -> str | None:
     return TARGETS[target].missing_runtime()
 
 
-def not_runnable(artefact: Entry, trusted: bool = False) -> str | None:
+def not_on_device(target: str, device: str | None) -> str | None:
+    """Why a target's files do not run on a device here; None where they do, or none is named."""
+    devices = [] if device is None else TARGETS[target].devices()
+    if device is None or device in devices:
+        return None
+    return f"{target} has no device {device} here: " + (", ".join(devices) or "there is no choice")
+
+
+def require_device(targets: Iterable[str], device: str | None) -> None:
+    """Raise InputError, naming the devices that are, where no file runs on this one."""
+    names = [name for name in dict.fromkeys(targets) if missing_runtime(name) is None]
+    reasons = [not_on_device(name, device) for name in names]
+    if reasons and all(reasons):
+        raise InputError("; ".join(filter(None, reasons)))
+
+
+def not_runnable(artefact: Entry, trusted: bool = False, device: str | None = None) -> str | None:
     """Why this machine cannot run a file of a manifest; None where it can.
 
     Args:
         trusted: somebody who is trusted has signed the manifest.
+        device: of the target's `devices`; None takes its first.
     """
     reason = missing_runtime(artefact["target"])
+    if reason is None:
+        reason = not_on_device(artefact["target"], device)
     if reason is None:
         reason = TARGETS[artefact["target"]].not_for_here(artefact)
     return distrusted(artefact, trusted) if reason is None else reason
@@ -93,19 +112,30 @@ def distrusted(artefact: Entry, trusted: bool) -> str | None:
     return None if trusted or ask is None else ask(artefact)
 
 
-def computes_otherwise(artefact: Entry) -> str | None:
-    """How this machine computes a file of a manifest where that is not as its settings say."""
-    return TARGETS[artefact["target"]].computes_otherwise(artefact["settings"])
+def computes_otherwise(artefact: Entry, device: str | None = None) -> str | None:
+    """How a device computes a file of a manifest where that is not as its settings say."""
+    settings = {**artefact["settings"], **on_device(device)}
+    return TARGETS[artefact["target"]].computes_otherwise(settings)
+
+
+def on_device(device: str | None) -> Settings:
+    """What is to be added to settings for a file to run on a device."""
+    return {} if device is None else {DEVICE: device}
 
 
 def load_settings(
-    artefact: Entry, settings: Settings | None = None, trusted: bool = False
+    artefact: Entry,
+    settings: Settings | None = None,
+    trusted: bool = False,
+    device: str | None = None,
 ) -> Settings:
     """What a file's loader takes, where its settings are these, or the manifest's.
 
     Args:
         trusted: somebody who is trusted has signed the manifest.
+        device: of the target's `devices`; None takes its first, or the one in `settings`.
     """
     target, own = TARGETS[artefact["target"]], settings
     taken = target.load_settings(artefact, artefact["settings"] if own is None else own)
+    taken = {**taken, **on_device(device)}
     return taken if target.distrusted is None else {**taken, "trusted": trusted}

@@ -15,6 +15,12 @@ STREAMS = "NUM_STREAMS"
 """OpenVINO's name for the number of inferences at a time."""
 PRECISION = "INFERENCE_PRECISION_HINT"
 """OpenVINO's name for the type that it computes in where the file says float."""
+DEVICE = "device"
+"""Where a file runs, as its runtime calls it, such as GPU; without, on the CPU, an engine on GPU 0.
+
+One of the row's `devices`. It comes with a run and is in no manifest: files are for any device.
+"""
+CPU = "CPU"
 CUDA_GRAPH = "cuda_graph"
 """A setting of engines: `on` launches all kernels of a run as one, `off` one by one."""
 

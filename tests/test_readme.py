@@ -159,9 +159,14 @@ def test_exports_make_a_bundle(
 
 @pytest.mark.parametrize("command", [c for c in commands("cmt-bench ") if c not in KEYS])
 def test_bundles_are_measured(
-    command: str, openvino_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: str,
+    openvino_bundle: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shutil.copytree(openvino_bundle, tmp_path / "bundle")
+    (tmp_path / "photos").symlink_to(photos)
     monkeypatch.chdir(tmp_path)
     assert run(f"{command} --seconds 0.1", monkeypatch) == 0
     assert ("--verify" in command) is (
@@ -260,7 +265,8 @@ def test_the_cpp_example_is_the_one_that_is_built() -> None:
 def test_pages_of_the_guide_are_read_in_three_minutes_and_keep_no_diary(page: Path) -> None:
     text = page.read_text()
     assert len(text.split()) <= MOST_WORDS
-    assert re.findall(r"\b20\d\d-\d\d|#\d+\b|\bissue|not kept|session", text) == []
+    own = re.sub(r"\(https?://[^)]*\)", "", text)  # other projects' pages are sources
+    assert re.findall(r"\b20\d\d-\d\d|#\d+\b|\bissue|not kept|session", own) == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -11,6 +11,7 @@ import array_files
 import numpy as np
 import pytest
 from array_files import GOOD, npy
+from float32_answers import add_float32_answers
 
 from cmt.bundle import golden
 from cmt.bundle.arrays import read_array
@@ -67,7 +68,7 @@ def answering(stored: Path, rewrite: Rewrite, monkeypatch: pytest.MonkeyPatch) -
 
         rewrite(stored, change)
         monkeypatch.setattr(golden, "run_artefact", lambda *_: outputs)
-        monkeypatch.setattr(openvino, "_has_bf16", lambda: bf16)
+        monkeypatch.setattr(openvino, "_has_bf16", lambda *_: bf16)
         return list(verify(open_bundle(stored), 1))[-1]
 
     return check
@@ -131,7 +132,7 @@ def test_without_bf16_answers_that_were_made_in_it_alone_are_left_out(answering:
 def test_only_what_is_to_run_in_bf16_can_lack_it(
     hint: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openvino, "_has_bf16", lambda: False)
+    monkeypatch.setattr(openvino, "_has_bf16", lambda *_: False)
     settings = {} if hint is None else {"INFERENCE_PRECISION_HINT": hint}
     assert computes_otherwise({"target": "openvino", "settings": settings}) is None
 
@@ -143,23 +144,8 @@ def test_labels_are_as_many_as_the_answers(stored: Path, rewrite: Rewrite, count
         list(verify(open_bundle(stored), 1))
 
 
-def test_the_files_of_a_bundle_answer_in_float32_as_is_stored(
-    stored: Path, rewrite: Rewrite
-) -> None:
-    bundle = open_bundle(stored)
-    (entry,) = [a for a in bundle.artefacts if a["path"] == IR]
-    images = bundle.preprocessing.feed(golden.golden_images(bundle))
-    plain = {**entry, "settings": {**entry["settings"], "INFERENCE_PRECISION_HINT": "f32"}}
-    (logits,) = golden.run_artefact(bundle, plain, images, 1)
-    np.save(stored / "golden" / "f32.npy", logits)
-    described = describe_file(stored, stored / "golden" / "f32.npy")
-
-    def change(manifest: dict[str, Any]) -> None:
-        for one in manifest["artefacts"]:
-            if one["path"] == IR:
-                one["golden"]["outputs_f32"] = [described]
-
-    rewrite(stored, change)
+def test_the_files_of_a_bundle_answer_in_float32_as_is_stored(stored: Path) -> None:
+    add_float32_answers(stored)
     checks = {check.name: check.passed for check in verify(open_bundle(stored), 1)}
     assert checks[IR] is True
 

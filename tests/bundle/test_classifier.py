@@ -171,7 +171,7 @@ def test_what_is_no_image_is_refused_in_a_line(image: Any, said: str, stored: Pa
     ("options", "said"),
     [
         ({"threads": 0}, "threads must be from 1"),
-        ({"device": "GPU"}, "not on GPU"),
+        ({"device": "TPU"}, "openvino has no device TPU here: CPU"),
         ({"trust": "no.pem"}, "not signed|no public|pip install"),
     ],
 )

@@ -9,6 +9,7 @@ replaces a bundle in turn as `cmt-export --force` and its report as `cmt-bench` 
 each is written. At each moment the writer is stopped and the image copied; the copy is mounted, so
 that its journal is replayed, and must hold a whole bundle: the last that was said to be written, or
 the next. What a disk keeps in a cache of its own, without being asked to flush, counts as kept.
+Each fsync of a folder waits first, as on a busy disk, so that moments fall between renames as well.
 
 `--without-fsync` makes every fsync of the writer nothing: the same check then has to fail.
 """
@@ -22,10 +23,12 @@ import os
 import random
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -49,7 +52,8 @@ IMAGE_BYTES = 320 << 20
 MOUNTED = {"ext4": (), "xfs": ("-o", "nouuid")}
 """By file system: how a copy is mounted while the original is."""
 
-
+FOLDER_SECONDS = 0.05
+"""How long the fsync of a folder waits: without it, hardly a moment falls between two renames."""
 REPORT, BUNDLE = 0, 1
 """What an even and an odd number's writing replaces."""
 
@@ -71,8 +75,22 @@ def write_report(bundle: Path, number: int) -> None:
     replace_report(opened, {**report_of(opened), "command": str(number)})
 
 
-def write_for_ever(bundle: Path) -> None:
+def slow_down_fsync(with_fsync: bool) -> None:
+    """Have this process's fsync wait for folders, and do nothing else unless `with_fsync`."""
+    fsync = os.fsync
+
+    def waiting(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            time.sleep(FOLDER_SECONDS)
+        if with_fsync:
+            fsync(descriptor)
+
+    os.fsync = waiting
+
+
+def write_for_ever(bundle: Path, with_fsync: bool) -> None:
     """Replace bundle and report in turn; print the number of each that is written."""
+    slow_down_fsync(with_fsync)
     number = number_of(bundle)
     while True:
         number += 1
@@ -117,8 +135,8 @@ class Writer:
     """The process that writes, and what it said."""
 
     def __init__(self, bundle: Path, with_fsync: bool) -> None:
-        code = f"import power_loss; from pathlib import Path; {'' if with_fsync else _NO_FSYNC}"
-        code += f"power_loss.write_for_ever(Path({str(bundle)!r}))"
+        code = "import power_loss; from pathlib import Path; "
+        code += f"power_loss.write_for_ever(Path({str(bundle)!r}), {with_fsync})"
         self._process = subprocess.Popen(
             [sys.executable, "-c", code], cwd=Path(__file__).parent, stdout=subprocess.PIPE
         )
@@ -158,18 +176,18 @@ class Writer:
         self._process.wait()
 
 
-_NO_FSYNC = "import os; os.fsync = lambda descriptor: None; "
-
-
 def state_of(bundle: Path) -> str:
     """How far the writing was that the power loss stopped, as the folders tell."""
     if not bundle.exists():
-        return "no bundle in its place"
+        return "between the renames of a bundle"
     if (bundle / COMPLETE).exists():
         return "report replaced in part"
-    if placing.workspace_folder(bundle).exists():
-        return "a workspace beside it"
-    return "report being written" if (bundle / STAGED).exists() else "nothing half done"
+    if (bundle / STAGED).exists():
+        return "report being written"
+    workspace = placing.workspace_folder(bundle)
+    if (workspace / "replaced").exists():
+        return "bundle replaced, the old one not gone"
+    return "bundle being written" if workspace.exists() else "nothing half done"
 
 
 def problem_of(bundle: Path, written: int) -> str | None:
@@ -205,6 +223,7 @@ def main(options: argparse.Namespace) -> int:
         writer = Writer(disk / "bundle", not options.without_fsync)
         stack.callback(writer.end)
         seconds = [writer.seconds_of(kind) for kind in (REPORT, BUNDLE)]
+        states: Counter[str] = Counter()
         for moment in range(options.count):
             kind = moment % 2
             writer.next_is(kind)
@@ -217,10 +236,12 @@ def main(options: argparse.Namespace) -> int:
                 where = state_of(after / "bundle")
                 problem = problem_of(after / "bundle", written)
             found += problem is not None
+            states[where] += 1
             result = f"after {written} writings: {where}: {problem or 'whole'}"
             print(f"{moment + 1:3} {result}", flush=True)
     shutil.rmtree(work)
     print(f"{options.filesystem}: {options.count} moments, {found} with a bundle that is not whole")
+    print("; ".join(f"{where}: {count}" for where, count in states.most_common()))
     if options.out and not options.without_fsync:
         options.out.write_text(json.dumps(row(options, found), indent=1) + "\n")
     return int(found > 0)

@@ -110,6 +110,21 @@ def test_threads_and_streams_are_swept(copy: Path) -> None:
     assert all(row["latency_ms"]["p50"] > 0 for row in rows)
 
 
+def test_scenarios_are_measured_as_mlperf_names_them(copy: Path) -> None:
+    both = ("--scenario", "single-stream", "--scenario", "offline")
+    result = cmt_bench(copy, *both, "--seconds", "0.1", "--threads", "2", "--json")
+    assert result.returncode == 0, result.stderr
+    rows = json.loads(result.stdout)["results"]
+    points = [(r["scenario"], r["settings"]["batch"], r["settings"]["NUM_STREAMS"]) for r in rows]
+    assert points == [("single-stream", 1, 1)] * 2 + [("offline", 3, 2)] * 2
+    page = (copy / "report.md").read_text()
+    assert f"single-stream: p90 {rows[1]['latency_ms']['p90']:.3f} ms" in page
+    assert f"offline: {rows[3]['throughput_ips']:,.1f} images/s" in page
+
+    refused = cmt_bench(copy, "--scenario", "offline", "--batch", "8")
+    assert (refused.returncode, "leave out --batch" in refused.stderr) == (2, True)
+
+
 def test_a_tuned_number_of_threads_holds_unless_another_is_asked_for(copy: Path) -> None:
     manifest = json.loads((copy / "manifest.json").read_text())
     for artefact in manifest["artefacts"]:

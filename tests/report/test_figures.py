@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from example_report import (
+    make_accuracy,
     make_calibration,
     make_fallback,
     make_report,
@@ -85,6 +86,10 @@ def varied_report(seed: int) -> Report:
     for row in rows:
         row.update(settings=timed, accuracy=None, speedup_vs_baseline=None)
         row["reasons"] = {"accuracy": "measured elsewhere", "speedup_vs_baseline": "no torch"}
+    rows[0]["accuracy"] = varied(make_accuracy(88.88, 0.75, [0.33, 0.95]))
+    rows[0]["beside_torch"] = {"images": 1877, "agreement": 0.9911, "max_rel": 0.0123}
+    rows[0]["unknown_images"] = {"images": 7654, "top1": 91.23, "agreement": 0.9876}
+    del rows[0]["reasons"]["accuracy"]
     rows[1]["layers"] = {"int8_in_file": 9871, "run": {"int8": 1532, "f16": 8339}}
     rows[1]["settings"] = {**timed, "INFERENCE_PRECISION_HINT": "f16"}
     rows[1]["otherwise"] = {

@@ -1,7 +1,8 @@
 """The C++ runtime, built once; see `make runtime`.
 
 RUNTIMES names the builds that its tests run on, `plain` alone unless told otherwise. `sanitized`
-aborts at every leak of ours, memory error and undefined behaviour.
+aborts at every leak of ours, memory error and undefined behaviour. `emulated` is of aarch64, which
+tests/endurance/arm.sh makes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = {"plain": "build/runtime", "sanitized": "build/sanitized"}
+FOLDERS = {
+    "plain": "build/runtime",
+    "sanitized": "build/sanitized",
+    "emulated": "build/arm/emulated",
+}
 STUBS = Path(__file__).with_name("stubs")
 HEADERS = "#include <cstdio>\n#include <jpeglib.h>\n#include <png.h>\n#include <openssl/evp.h>\n"
 
@@ -43,7 +48,8 @@ def runtime(
     if reason is not None:
         pytest.skip(reason)
     name = request.param
-    made_once(f"{name}-runtime", lambda _: _build(name))
+    if name != "emulated":
+        made_once(f"{name}-runtime", lambda _: _build(name))
     with pytest.MonkeyPatch.context() as patch:
         if name == "sanitized":
             patch.setenv("TBB_ENABLE_SANITIZERS", "1")

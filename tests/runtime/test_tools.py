@@ -44,10 +44,16 @@ def rewrite(folder: Path, change: Any) -> None:
 
 @pytest.mark.parametrize("command", commands("build/runtime/"))
 def test_documented_commands_run(
-    runtime: Path, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+    runtime: Path,
+    copy: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
 ) -> None:
     program, *arguments = shlex.split(command)
     shutil.copy(copy / "golden" / "photo.jpg", tmp_path)
+    (tmp_path / "photos").symlink_to(photos)
     monkeypatch.chdir(tmp_path)
     quick = ("--seconds", "0.1") if program.endswith("cmt_bench") else ()
     result = run(runtime / Path(program).relative_to("build/runtime"), *arguments, *quick)

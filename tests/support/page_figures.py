@@ -289,9 +289,10 @@ def report_problems(pieces: list[Piece], report: Report) -> list[str]:
     """What the pieces of report.html or report.md say that is not in report.json."""
     rows = [report["baseline"], *report["results"]]
     machines = [row for machine in report.get("machines", []) for row in machine["results"]]
+    answering = [row for row in machines if "beside_torch" in row or "unknown_images" in row]
     by_heading = {
         "Every file compared": rows,
-        "Accuracy": [row for row in rows if row["accuracy"]],
+        "Accuracy": [row for row in [*rows, *answering] if row["accuracy"]],
         "Latency": [row for row in rows if row["latency_ms"]],
         "On this and other machines": machines,
     }
@@ -372,11 +373,27 @@ def report_problems(pieces: list[Piece], report: Report) -> list[str]:
                 said = [words.split()[-1] for words in piece.text.split(", ")]
                 return None if said == values else f"{piece.text} for {values}"
             return _sentence_problem(piece.text, strings, [] if streams else [row], streams)
-        named = [row for row in [*rows, *machines] if _names_row(piece.text, row)]
+        told = [*rows, *({**row, "accuracy": None} for row in machines)]
         limit = [report["gates"]["max_drop_pp"] or 0.0]
+        if "answering on" in piece.text:
+            told = answering
+            limit += _beside_the_export(report, answering)
+        named = [row for row in told if _names_row(piece.text, row)]
         return _sentence_problem(piece.text, strings, named, limit if named else general)
 
     return _problems(pieces, problem)
+
+
+def _beside_the_export(report: Report, answering: list[Row]) -> Iterator[float]:
+    """What sentences on a machine's answers may say beside its row's own figures."""
+    for row in answering:
+        for found in (row.get("beside_torch", {}), row.get("unknown_images", {})):
+            yield from (100 * (found.get("agreement") or 0), found.get("top1") or 0)
+            yield found.get("images", 0)
+        for exported in report["results"]:
+            if _name(exported) == _name(row) and row["accuracy"] and exported["accuracy"]:
+                drops = [one["accuracy"]["drop_pp"] or 0 for one in (row, exported)]
+                yield from (drops[1], abs(drops[0] - drops[1]), exported["accuracy"]["images"])
 
 
 def _class_by_class(report: Report) -> list[Row]:

@@ -22,8 +22,9 @@ from cmt.errors import GateError, InputError
 from cmt.export.pipeline import Bundle
 from cmt.measure import bench
 from cmt.measure.bench import Sweep
-from cmt.measure.latency import Timing
+from cmt.measure.disturbance import Usage
 from cmt.measure.rebuild import build_for_here, notes, why_none_is_built
+from cmt.measure.timing import Timing
 from cmt.measure.worker import burst
 from cmt.report.document import report_of
 from cmt.targets.base import SIMULATED
@@ -164,6 +165,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
             runner = LOADERS[runtime](path, threads, settings[name], len(batch))
             timings[name] = Timing(1.0, 2.0)
             timings[name].rounds.append(burst(runner, batch, 0.0, 1, timings[name].gpu_ms))
+            timings[name].usages.append(Usage(wall=1.0, cpu=1.0))
             timings[name].power_mw = {"VDD_IN": [4000, 5000]}
         return timings
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmt/error.hpp>
+#include <set>
 
 #include "backends.hpp"
 #include "translate.hpp"
@@ -29,6 +30,19 @@ const Backend* find_backend(const std::string& target) {
   const auto found = std::find_if(backends().begin(), backends().end(),
                                   [&](const Backend* one) { return one->target == target; });
   return found == backends().end() ? nullptr : *found;
+}
+
+/// Why a runtime's files do not run on a device here; nothing where they do, or none is named.
+std::optional<std::string> not_on_device(const Backend& backend, const std::string& device) {
+  if (device.empty()) return std::nullopt;
+  const auto devices = backend.devices == nullptr ? std::vector<std::string>{} : backend.devices();
+  std::string known;
+  for (const std::string& one : devices) {
+    if (one == device) return std::nullopt;
+    known += (known.empty() ? "" : ", ") + one;
+  }
+  return std::string(backend.target) + " has no device " + device +
+         " here: " + (known.empty() ? "there is no choice" : known);
 }
 
 /// A runtime's session whose exceptions leave as Errors.
@@ -93,10 +107,26 @@ void check_signature(const Manifest& manifest, const Artefact& artefact,
   }
 }
 
-std::optional<std::string> not_runnable(const Bundle& bundle, const Artefact& artefact) {
+void require_device(const Bundle& bundle, const std::string& device) {
+  std::set<std::string> reasons;
+  for (const Artefact& artefact : bundle.manifest().artefacts) {
+    const Backend* backend = find_backend(artefact.target);
+    if (backend == nullptr || backend->missing()) continue;
+    const auto reason = not_on_device(*backend, device);
+    if (!reason) return;
+    reasons.insert(*reason);
+  }
+  std::string all;
+  for (const std::string& reason : reasons) all += (all.empty() ? "" : "; ") + reason;
+  if (!all.empty()) throw InputError(all);
+}
+
+std::optional<std::string> not_runnable(const Bundle& bundle, const Artefact& artefact,
+                                        const std::string& device) {
   const Backend* backend = find_backend(artefact.target);
   if (backend == nullptr) return "cmt_runtime was built without a backend for " + artefact.target;
   if (auto reason = backend->missing()) return reason;
+  if (auto reason = not_on_device(*backend, device)) return reason;
   if (!backend->runs_native_code) return std::nullopt;
   const auto [library, version] = backend->version();
   if (artefact.built_with != library) {
@@ -107,20 +137,24 @@ std::optional<std::string> not_runnable(const Bundle& bundle, const Artefact& ar
          std::string("whoever signed the bundle, or say that unsigned engines are trusted");
 }
 
-std::optional<std::string> computes_otherwise(const Artefact& artefact) {
+std::optional<std::string> computes_otherwise(const Artefact& artefact, const std::string& device) {
   const auto ask = find_backend(artefact.target)->computes_otherwise;
   if (ask == nullptr) return std::nullopt;
-  return translated(artefact.file.path, [&] { return ask(artefact); });
+  return translated(artefact.file.path, [&] { return ask(artefact, device); });
 }
 
-std::shared_ptr<const Model> load_model(const Bundle& bundle, const Artefact& artefact,
-                                        int threads) {
-  if (const auto reason = not_runnable(bundle, artefact)) {
+bool runs_on_cpu(const Artefact& artefact) {
+  return !find_backend(artefact.target)->runs_native_code;
+}
+
+std::shared_ptr<const Model> load_model(const Bundle& bundle, const Artefact& artefact, int threads,
+                                        const std::string& device) {
+  if (const auto reason = not_runnable(bundle, artefact, device)) {
     throw InputError(artefact.file.path + ": " + *reason);
   }
   const std::string& file = artefact.file.path;
   return translated(file, [&] {
-    auto model = find_backend(artefact.target)->load(bundle, artefact, threads);
+    auto model = find_backend(artefact.target)->load(bundle, artefact, threads, device);
     return std::make_shared<GuardedModel>(file, std::move(model));
   });
 }

@@ -54,15 +54,28 @@ struct Signature {
 void check_signature(const Manifest& manifest, const Artefact& artefact,
                      const Signature& signature);
 
-/// Why this build cannot, or may not, run a file on this machine; nothing where it does.
-std::optional<std::string> not_runnable(const Bundle& bundle, const Artefact& artefact);
+/// The device that files run on by default, an engine apart.
+constexpr const char* kCpu = "CPU";
 
-/// How this machine computes a file that it can run, where that is not as the file's settings say.
-std::optional<std::string> computes_otherwise(const Artefact& artefact);
+/// Throws InputError, naming the devices that are, unless some runtime of this build that the
+/// bundle has files for has this one; empty is each one's default.
+void require_device(const Bundle& bundle, const std::string& device);
 
-/// Loads a file of the bundle; `threads` 0 takes all CPUs. Throws Errors alone.
-std::shared_ptr<const Model> load_model(const Bundle& bundle, const Artefact& artefact,
-                                        int threads);
+/// Why this build cannot, or may not, run a file on this machine and device; nothing where it does.
+std::optional<std::string> not_runnable(const Bundle& bundle, const Artefact& artefact,
+                                        const std::string& device = {});
+
+/// How a device computes a file that it can run, where that is not as the file's settings say.
+std::optional<std::string> computes_otherwise(const Artefact& artefact,
+                                              const std::string& device = {});
+
+/// Whether a file that this build runs does so on the CPU, where no device is named.
+bool runs_on_cpu(const Artefact& artefact);
+
+/// Loads a file of the bundle; `threads` 0 takes all CPUs, an empty device the default one. Throws
+/// Errors alone.
+std::shared_ptr<const Model> load_model(const Bundle& bundle, const Artefact& artefact, int threads,
+                                        const std::string& device = {});
 
 /// Name and version of the runtimes in this build.
 std::vector<std::pair<std::string, std::string>> backend_versions();

@@ -7,6 +7,7 @@
 
 #include "backend.hpp"
 #include "bundle.hpp"
+#include "golden.hpp"
 #include "preprocessing.hpp"
 #include "translate.hpp"
 
@@ -28,13 +29,13 @@ std::ptrdiff_t rank(const Artefact& artefact) {
 }
 
 /// The file that Options::artefact means.
-const Artefact& choose(const Bundle& bundle, const std::string& wanted) {
+const Artefact& choose(const Bundle& bundle, const std::string& wanted, const std::string& device) {
   const Artefact* best = nullptr;
   std::string known;
   std::string reason;
   for (const Artefact& artefact : bundle.manifest().artefacts) {
     const bool meant = wanted.empty() || wanted == artefact.precision || wanted == artefact.name();
-    if (const auto missing = not_runnable(bundle, artefact)) {
+    if (const auto missing = not_runnable(bundle, artefact, device)) {
       if (meant) reason = artefact.file.path + ": " + *missing;
       continue;
     }
@@ -53,9 +54,18 @@ std::shared_ptr<const Loaded> load(const std::filesystem::path& folder, const Op
     throw InputError(folder.string() + " gives feature maps, no classes: export it anew with " +
                      "--output logits");
   }
-  const Artefact& artefact = choose(bundle, options.artefact);
-  return std::make_shared<Loaded>(
-      Loaded{manifest, artefact.file.path, load_model(bundle, artefact, options.threads)});
+  require_device(bundle, options.device);
+  const Artefact& artefact = choose(bundle, options.artefact, options.device);
+  auto model = load_model(bundle, artefact, options.threads, options.device);
+  if (!options.device.empty()) {
+    const Check check = check_golden(bundle, artefact, options.device, [&] { return model; });
+    if (check.passed == false) {
+      throw InputError("device " + options.device +
+                       " does not compute what the bundle's files do: " + artefact.file.path + " " +
+                       check.detail + "; take another one");
+    }
+  }
+  return std::make_shared<Loaded>(Loaded{manifest, artefact.file.path, std::move(model)});
 }
 
 }  // namespace

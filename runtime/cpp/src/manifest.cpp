@@ -223,6 +223,14 @@ std::vector<Artefact> artefacts(const Json& entries, std::size_t outputs, std::s
   return found;
 }
 
+std::optional<AnswerFiles> answer_files(const Json& json) {
+  if (!json.contains("answers")) return std::nullopt;
+  const Json& answers = json.at("answers");
+  return AnswerFiles{file_entry(answers.at("images")), file_entry(answers.at("classes")),
+                     file_entry(answers.at("logits")),
+                     answers.at("folders").get<std::map<std::string, std::size_t>>()};
+}
+
 Manifest read_manifest(const Json& json) {
   Manifest manifest;
   manifest.preprocessing = preprocessing(json.at("input"));
@@ -236,6 +244,7 @@ Manifest read_manifest(const Json& json) {
   manifest.golden_photo = file_entry(golden.at("photo"));
   manifest.golden_pixels = file_entry(golden.at("pixels"));
   manifest.max_grey_levels = golden.at("max_grey_levels").get<int>();
+  manifest.answers = answer_files(json);
   manifest.files = collect_files(json);
   return manifest;
 }

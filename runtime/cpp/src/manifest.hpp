@@ -39,6 +39,14 @@ struct Artefact {
   std::string name() const { return target + "/" + precision; }
 };
 
+/// Torch's answers to the images of the export, as files; see `Answers`.
+struct AnswerFiles {
+  FileEntry images;
+  FileEntry classes;
+  FileEntry logits;
+  std::map<std::string, std::size_t> folders;  ///< name of a validation folder: its class
+};
+
 /// manifest.json; see bundle/schema/manifest.schema.json.
 struct Manifest {
   std::size_t batch = 0;
@@ -51,6 +59,7 @@ struct Manifest {
   FileEntry golden_photo;
   FileEntry golden_pixels;
   int max_grey_levels = 0;
+  std::optional<AnswerFiles> answers;  ///< none of feature maps, and in early bundles
   std::vector<FileEntry> files;  ///< each once, of all but the manifest, its hash and signature
 };
 

@@ -83,6 +83,10 @@ Array<std::uint8_t> parse_npy_bytes(const std::string& content, const std::strin
   return parse<std::uint8_t>(content, "|u1", name);
 }
 
+Array<std::int32_t> parse_npy_ints(const std::string& content, const std::string& name) {
+  return parse<std::int32_t>(content, "<i4", name);
+}
+
 Array<float> parse_npy_floats(const std::string& content, const std::string& name) {
   Array<float> array = parse<float>(content, "<f4", name);  // as all CPUs that OpenVINO knows
   const auto is_finite = [](float value) { return std::isfinite(value); };

@@ -127,14 +127,17 @@ std::unique_ptr<Session> OrtModel::make_session() const {
 
 std::optional<std::string> missing() { return std::nullopt; }
 
-std::shared_ptr<const Model> load(const Bundle& bundle, const Artefact& artefact, int threads) {
+std::shared_ptr<const Model> load(const Bundle& bundle, const Artefact& artefact, int threads,
+                                  const std::string& /*the CPU*/) {
   return std::make_shared<OrtModel>(bundle, artefact, threads);
 }
+
+std::vector<std::string> devices() { return {kCpu}; }
 
 std::pair<std::string, std::string> version() { return {"onnxruntime", Ort::GetVersionString()}; }
 
 }  // namespace
 
-const Backend kOnnxRuntime{"onnxruntime", missing, load, version};
+const Backend kOnnxRuntime{"onnxruntime", missing, load, version, false, nullptr, devices};
 
 }  // namespace cmt

@@ -45,6 +45,40 @@ std::shared_ptr<ov::Core> shared_core() {
   return core;
 }
 
+/// The device of OpenVINO's choice.
+constexpr const char* kAuto = "AUTO";
+
+bool has(const std::string& device, const std::string& capability) {
+  const auto known = shared_core()->get_property(device, ov::device::capabilities);
+  return std::find(known.begin(), known.end(), capability) != known.end();
+}
+
+bool asks_for_bf16(const Artefact& artefact) {
+  const auto hint = artefact.settings.find(ov::hint::inference_precision.name());
+  return hint != artefact.settings.end() && hint->second == "bf16";
+}
+
+/// The settings that a device takes, by the rules of `_properties` in targets/openvino.py.
+ov::AnyMap properties_for(const Artefact& artefact, int threads, const std::string& device) {
+  ov::AnyMap asked(artefact.settings.begin(), artefact.settings.end());
+  if (threads > 0) asked[ov::inference_num_threads.name()] = threads;
+  if (device == kCpu) return asked;
+  if (asks_for_bf16(artefact) && !has(device, "BF16")) {
+    asked[ov::hint::inference_precision.name()] = std::string("f32");
+  }
+  if (device == kAuto) {
+    asked["ENABLE_STARTUP_FALLBACK"] = false;
+    asked["ENABLE_RUNTIME_FALLBACK"] = false;
+    return asked;
+  }
+  ov::AnyMap taken;
+  for (const auto& property : shared_core()->get_property(device, ov::supported_properties)) {
+    const auto found = asked.find(property);
+    if (found != asked.end() && property.is_mutable()) taken.insert(*found);
+  }
+  return taken;
+}
+
 /// OpenVINO would ask the readers of all frameworks' formats about an IR that is none.
 void require_ir(const std::filesystem::path& path, const std::string& name) {
   if (path.extension() != ".xml" || std::ifstream(path).peek() == '<') return;
@@ -53,11 +87,11 @@ void require_ir(const std::filesystem::path& path, const std::string& name) {
 
 class OpenVinoModel : public Model {
  public:
-  OpenVinoModel(const Bundle& bundle, const Artefact& artefact, int threads) {
-    ov::AnyMap properties(artefact.settings.begin(), artefact.settings.end());
-    if (threads > 0) properties[ov::inference_num_threads.name()] = threads;
+  OpenVinoModel(const Bundle& bundle, const Artefact& artefact, int threads,
+                const std::string& device) {
     require_ir(bundle.path(artefact.file), artefact.file.path);
-    compiled_ = core_->compile_model(bundle.path(artefact.file).string(), "CPU", properties);
+    compiled_ = core_->compile_model(bundle.path(artefact.file).string(), device,
+                                     properties_for(artefact, threads, device));
     check_signature(bundle.manifest(), artefact, signature());
   }
 
@@ -91,19 +125,39 @@ class OpenVinoModel : public Model {
   ov::CompiledModel compiled_;
 };
 
+std::string or_cpu(const std::string& device) { return device.empty() ? kCpu : device; }
+
 std::optional<std::string> missing() { return std::nullopt; }
 
-std::shared_ptr<const Model> load(const Bundle& bundle, const Artefact& artefact, int threads) {
-  return std::make_shared<OpenVinoModel>(bundle, artefact, threads);
+std::shared_ptr<const Model> load(const Bundle& bundle, const Artefact& artefact, int threads,
+                                  const std::string& device) {
+  return std::make_shared<OpenVinoModel>(bundle, artefact, threads, or_cpu(device));
 }
 
-/// OpenVINO then takes float32 without a word.
-std::optional<std::string> computes_in_float32(const Artefact& artefact) {
-  const auto hint = artefact.settings.find(ov::hint::inference_precision.name());
-  if (hint == artefact.settings.end() || hint->second != "bf16") return std::nullopt;
-  const auto known = shared_core()->get_property("CPU", ov::device::capabilities);
-  if (std::find(known.begin(), known.end(), "BF16") != known.end()) return std::nullopt;
-  return "this CPU has no BF16 and computes it in float32";
+/// OpenVINO then takes another one without a word.
+std::optional<std::string> computes_otherwise_on(const Artefact& artefact,
+                                                 const std::string& asked) {
+  const std::string device = or_cpu(asked);
+  if (asks_for_bf16(artefact) && !has(device, "BF16")) {
+    return "this " + device + " has no BF16 and computes it in float32";
+  }
+  if (device != kCpu && !has(device, "FP32")) {
+    return "this " + device + " has no float32 and computes in FP16";
+  }
+  return std::nullopt;
+}
+
+/// As `devices` of targets/openvino.py.
+std::vector<std::string> devices() {
+  std::vector<std::string> found{kCpu};
+  const auto add = [&](const std::string& name) {
+    if (std::find(found.begin(), found.end(), name) == found.end()) found.push_back(name);
+  };
+  const auto available = shared_core()->get_available_devices();
+  for (const std::string& name : available) add(name);
+  for (const std::string& name : available) add(name.substr(0, name.find('.')));
+  found.emplace_back(kAuto);
+  return found;
 }
 
 std::pair<std::string, std::string> version() {
@@ -112,6 +166,6 @@ std::pair<std::string, std::string> version() {
 
 }  // namespace
 
-const Backend kOpenVino{"openvino", missing, load, version, false, computes_in_float32};
+const Backend kOpenVino{"openvino", missing, load, version, false, computes_otherwise_on, devices};
 
 }  // namespace cmt

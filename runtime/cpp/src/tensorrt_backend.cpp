@@ -235,7 +235,8 @@ std::optional<std::string> missing() {
   return std::string("no CUDA device (") + cudaGetErrorString(status) + ")";
 }
 
-std::shared_ptr<const Model> load(const Bundle& bundle, const Artefact& artefact, int /*threads*/) {
+std::shared_ptr<const Model> load(const Bundle& bundle, const Artefact& artefact, int /*threads*/,
+                                  const std::string& /*GPU 0*/) {
   return std::make_shared<TensorRtModel>(bundle, artefact);
 }
 

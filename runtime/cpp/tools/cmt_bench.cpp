@@ -6,8 +6,8 @@
 #include <cstdio>
 #include <iostream>
 
-#include "../src/backend.hpp"
-#include "../src/npy.hpp"
+#include "../src/golden.hpp"
+#include "accuracy.hpp"
 #include "command.hpp"
 #include "machine.hpp"
 #include "timing.hpp"
@@ -19,12 +19,15 @@ using Json = nlohmann::ordered_json;
 
 constexpr const char* kUsage =
     "usage: cmt_bench BUNDLE [--artefact NAME] [--seconds S] [--threads N] [--machine NAME] "
-    "[--json] [--trust KEY | --trust-unsigned]\n"
+    "[--device NAME] [--val-data FOLDER] [--json] [--trust KEY | --trust-unsigned]\n"
     "\n"
-    "Times the files that this build can run, in alternating bursts.\n"
+    "Times the files that this build can run, in alternating bursts. Exit status 1: the device\n"
+    "that is named does not answer the golden images as the exporting machine did.\n"
     "  --artefact NAME  only this one, such as openvino/int8\n"
     "  --seconds S      spent on each file; default: 5\n"
     "  --threads N      CPU threads; default: as tuned, or all\n"
+    "  --device NAME    of OpenVINO's, such as GPU, NPU, AUTO; default: the CPU\n"
+    "  --val-data FOLDER  images, class/name.jpg, on which accuracy is measured as well\n"
     "  --machine NAME   name of this machine; default: its host name\n"
     "  --json           print what report.json's `machines` holds of a machine\n";
 
@@ -70,9 +73,10 @@ int threads_of(const cmt::Artefact& artefact, int asked) {
   return cmt::tools::usable_cores();
 }
 
-Candidate load(const cmt::Bundle& bundle, const cmt::Artefact& artefact, int threads) {
+Candidate load(const cmt::Bundle& bundle, const cmt::Artefact& artefact, int threads,
+               const std::string& device) {
   const auto begin = Clock::now();
-  Candidate candidate{&artefact, cmt::load_model(bundle, artefact, threads), {}, {}};
+  Candidate candidate{&artefact, cmt::load_model(bundle, artefact, threads, device), {}, {}};
   candidate.session = candidate.model->make_session();
   candidate.timing.load = milliseconds_since(begin);
   const cmt::Manifest& manifest = bundle.manifest();
@@ -114,15 +118,22 @@ void measure(std::vector<Candidate>& candidates, double seconds) {
   }
 }
 
-Json row(const Candidate& candidate, const std::vector<Candidate>& all, std::size_t batch,
-         int threads) {
+/// How a file is run.
+struct Run {
+  std::size_t batch;
+  int threads;
+  std::string device;
+};
+
+Json row(const Candidate& candidate, const std::vector<Candidate>& all, const Run& run) {
   const cmt::Artefact& artefact = *candidate.artefact;
   const cmt::tools::Latency latency = candidate.timing.latency();
-  Json settings{{"threads", threads}, {"batch", batch}};
+  Json settings{{"threads", run.threads}, {"batch", run.batch}};
   for (const auto& [name, value] : artefact.settings) {
     if (name != kThreads) settings[name] = value;
   }
-  Json reasons{{"accuracy", "cmt_bench measures speed; see the exporting machine's row"},
+  if (!run.device.empty()) settings["device"] = run.device;
+  Json reasons{{"accuracy", "--val-data measures it; see the exporting machine's row"},
                {"speedup_vs_baseline", "there is no torch in this measurement"},
                {"peak_rss_mb", "all files were measured in one process"}};
   Json against_fp32;
@@ -151,7 +162,7 @@ Json row(const Candidate& candidate, const std::vector<Candidate>& all, std::siz
             {"first", candidate.timing.first},
             {"load", candidate.timing.load}}},
           {"timing", candidate.timing.quality()},
-          {"throughput_ips", static_cast<double>(batch) * 1000 / latency.mean},
+          {"throughput_ips", static_cast<double>(run.batch) * 1000 / latency.mean},
           {"speedup_vs_baseline", nullptr},
           {"speedup_vs_fp32_graph", against_fp32},
           {"peak_rss_mb", nullptr},
@@ -168,28 +179,100 @@ std::string machine_name(const cmt::tools::Arguments& arguments) {
   return given;
 }
 
+/// What files answer on the device that is named, if any; says which answer otherwise.
+bool answer_as_they_should(const cmt::Bundle& bundle, const std::vector<Candidate>& candidates,
+                           const std::string& device) {
+  bool all = true;
+  for (const Candidate& candidate : candidates) {
+    if (device.empty()) break;
+    const cmt::Check check =
+        cmt::check_golden(bundle, *candidate.artefact, device, [&] { return candidate.model; });
+    if (check.passed != false) continue;
+    std::cerr << "cmt_bench: device " << cmt::printable(device)
+              << " does not compute what the bundle's files do: "
+              << cmt::printable(candidate.artefact->file.path) << ' ' << check.detail
+              << "; take another --device\n";
+    all = false;
+  }
+  return all;
+}
+
+/// Accuracy by path; `images` of the machine's entry under an empty one.
+using Judged = std::map<std::string, Json>;
+
+std::optional<Judged> judge(const cmt::Bundle& bundle, const std::vector<Candidate>& candidates,
+                            const cmt::tools::Arguments& arguments, int threads) {
+  if (!arguments.has("val-data")) return std::nullopt;
+  std::vector<cmt::tools::Asked> asked;
+  for (const Candidate& one : candidates) asked.push_back({one.artefact, one.model});
+  const auto answered =
+      cmt::tools::measure_accuracy(bundle, arguments.text("val-data", ""), asked, threads);
+  for (const std::string& remark : answered.remarks) {
+    std::cerr << "warning: " << cmt::printable(remark) << '\n';
+  }
+  Judged judged{{"", answered.images}};
+  for (std::size_t i = 0; i < asked.size(); ++i) {
+    judged[asked[i].artefact->file.path] = answered.rows[i];
+  }
+  return judged;
+}
+
+void add_accuracy(const Judged& judged, const cmt::Artefact& artefact, Json* row) {
+  Json found = judged.at(artefact.file.path);
+  Json reasons = row->at("reasons");
+  reasons.erase("accuracy");
+  reasons.update(found["reasons"]);
+  row->update(found);
+  (*row)["reasons"] = reasons;
+}
+
+void print_accuracy(const Json& row) {
+  const Json& accuracy = row["accuracy"];
+  const std::string name =
+      cmt::printable(row["target"].get<std::string>() + " " + row["precision"].get<std::string>());
+  if (!accuracy.is_null()) {
+    std::printf("%s: top-1 %.2f %% of %zu images", name.c_str(), accuracy["top1"].get<double>(),
+                accuracy["images"].get<std::size_t>());
+    if (!accuracy["drop_pp"].is_null()) {
+      std::printf(", drop %+.2f [%+.2f, %+.2f] points", accuracy["drop_pp"].get<double>(),
+                  accuracy["drop_ci95"][0].get<double>(), accuracy["drop_ci95"][1].get<double>());
+    }
+    std::printf("\n");
+  }
+  if (row.contains("beside_torch")) {
+    std::printf("%s: %.2f %% of %zu images have torch's first answer\n", name.c_str(),
+                100 * row["beside_torch"]["agreement"].get<double>(),
+                row["beside_torch"]["images"].get<std::size_t>());
+  }
+}
+
 int bench(const cmt::tools::Arguments& arguments) {
   const std::string machine = machine_name(arguments);
   const double seconds = arguments.number("seconds", 5, 1e-3, 3600);
   const int threads = arguments.count("threads", 0, 1, 4096);
   const std::string wanted = arguments.text("artefact", "");
+  const std::string device = cmt::tools::device(arguments);
   const cmt::Bundle bundle(arguments.positional.front(), cmt::tools::trust(arguments));
+  cmt::require_device(bundle, device);
   std::vector<Candidate> candidates;
   for (const cmt::Artefact& artefact : bundle.manifest().artefacts) {
     if (!wanted.empty() && wanted != artefact.name() && wanted != artefact.precision) continue;
-    if (const auto reason = cmt::not_runnable(bundle, artefact)) {
+    if (const auto reason = cmt::not_runnable(bundle, artefact, device)) {
       std::cerr << "skipped " << cmt::printable(artefact.file.path) << ": "
                 << cmt::printable(*reason) << '\n';
       continue;
     }
-    candidates.push_back(load(bundle, artefact, threads_of(artefact, threads)));
+    candidates.push_back(load(bundle, artefact, threads_of(artefact, threads), device));
   }
   if (candidates.empty()) throw cmt::InputError("this build can run none of the bundle's files");
+  if (!answer_as_they_should(bundle, candidates, device)) return 1;
+  const auto judged = judge(bundle, candidates, arguments, threads);
   measure(candidates, seconds);
   Json rows = Json::array();
   for (const Candidate& candidate : candidates) {
-    rows.push_back(row(candidate, candidates, bundle.manifest().batch,
-                       threads_of(*candidate.artefact, threads)));
+    const Run run{bundle.manifest().batch, threads_of(*candidate.artefact, threads), device};
+    rows.push_back(row(candidate, candidates, run));
+    if (judged) add_accuracy(*judged, *candidate.artefact, &rows.back());
   }
   if (arguments.has("json")) {
     std::string command = "cmt_bench";
@@ -200,11 +283,12 @@ int bench(const cmt::tools::Arguments& arguments) {
       command.append(" --").append(name).append(value.empty() ? "" : " ");
       command.append(cmt::printable(value));
     }
-    const Json entry{{"machine", machine},
-                     {"measured", cmt::tools::timestamp()},
-                     {"command", command},
-                     {"environment", cmt::tools::describe_machine()},
-                     {"results", rows}};
+    Json entry{{"machine", machine},
+               {"measured", cmt::tools::timestamp()},
+               {"command", command},
+               {"environment", cmt::tools::describe_machine()}};
+    if (judged) entry["images"] = judged->at("");
+    entry["results"] = rows;
     std::cout << cmt::tools::to_text(entry, 1) << '\n';
     return 0;
   }
@@ -225,6 +309,7 @@ int bench(const cmt::tools::Arguments& arguments) {
                   ratio["ci95"][0].get<double>(), ratio["ci95"][1].get<double>());
     }
   }
+  for (const Json& r : rows) print_accuracy(r);
   if (const auto busy = candidates.front().timing.busy()) std::cerr << *busy << '\n';
   return 0;
 }
@@ -233,5 +318,7 @@ int bench(const cmt::tools::Arguments& arguments) {
 
 int main(int argc, char** argv) {
   return cmt::tools::run(
-      argc, argv, {kUsage, {"artefact", "seconds", "threads", "machine"}, {"json"}, 1}, bench);
+      argc, argv,
+      {kUsage, {"artefact", "seconds", "threads", "machine", "device", "val-data"}, {"json"}, 1},
+      bench);
 }

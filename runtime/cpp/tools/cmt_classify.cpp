@@ -10,13 +10,14 @@
 namespace {
 
 constexpr const char* kUsage =
-    "usage: cmt_classify BUNDLE IMAGE... [--artefact NAME] [--top-k N] [--threads N] [--json] "
-    "[--trust KEY | --trust-unsigned]\n"
+    "usage: cmt_classify BUNDLE IMAGE... [--artefact NAME] [--top-k N] [--threads N] "
+    "[--device NAME] [--json] [--trust KEY | --trust-unsigned]\n"
     "\n"
     "Prints the most probable classes of JPEG and PNG files.\n"
     "  --artefact NAME  int8, or openvino/int8; default: int8, else fp16, else fp32\n"
     "  --top-k N        classes per image; default: 5\n"
     "  --threads N      CPU threads; default: all\n"
+    "  --device NAME    of OpenVINO's, such as GPU, NPU, AUTO; default: the CPU\n"
     "  --json           one JSON object per line and image\n";
 
 void print_json(const std::string& path, const std::vector<cmt::Prediction>& predictions) {
@@ -39,7 +40,7 @@ void print_text(const std::string& path, const std::vector<cmt::Prediction>& pre
 int classify(const cmt::tools::Arguments& arguments) {
   const auto top_k = static_cast<std::size_t>(arguments.count("top-k", 5, 1, 1000000));
   const cmt::Options options{arguments.text("artefact", ""), arguments.count("threads", 0, 1, 4096),
-                             cmt::tools::trust(arguments)};
+                             cmt::tools::trust(arguments), cmt::tools::device(arguments)};
   cmt::Classifier classifier(arguments.positional.front(), options);
   std::cerr << "running " << cmt::printable(classifier.artefact()) << '\n';
   for (std::size_t i = 1; i < arguments.positional.size(); ++i) {
@@ -58,6 +59,6 @@ int classify(const cmt::tools::Arguments& arguments) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  return cmt::tools::run(argc, argv, {kUsage, {"artefact", "top-k", "threads"}, {"json"}, 2},
-                         classify);
+  return cmt::tools::run(
+      argc, argv, {kUsage, {"artefact", "top-k", "threads", "device"}, {"json"}, 2}, classify);
 }

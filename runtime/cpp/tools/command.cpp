@@ -99,6 +99,12 @@ Trust trust(const Arguments& arguments) {
   return {arguments.text(kTrust, ""), arguments.has(kTrustUnsigned)};
 }
 
+std::string device(const Arguments& arguments) {
+  std::string name = arguments.text("device", "");
+  if (arguments.has("device") && name.empty()) throw InputError("--device is empty: name one");
+  return name;
+}
+
 std::string to_text(const nlohmann::ordered_json& value, int indent) {
   return value.dump(indent, ' ', true, nlohmann::json::error_handler_t::replace);
 }

@@ -31,6 +31,9 @@ constexpr const char* kTrustUsage =
 /// Those options; every tool has them.
 Trust trust(const Arguments& arguments);
 
+/// The device of --device; empty without. Throws InputError for an empty name.
+std::string device(const Arguments& arguments);
+
 /// What a tool takes beside --help and those for trust: options with a value and without one.
 struct Usage {
   std::string text;

@@ -35,6 +35,9 @@ struct Options {
   std::string artefact;
   int threads = 0;  ///< CPU threads of the runtime; 0 takes all
   Trust trust = {};
+  /// Where it runs: of OpenVINO's, such as GPU, NPU or AUTO; empty takes the CPU, an engine GPU 0.
+  /// One that is named has to answer the golden images as the exporting machine did.
+  std::string device = {};
 };
 
 /// A bundle ready to classify images.
@@ -47,7 +50,8 @@ class Classifier {
  public:
   /// Opens a bundle, checks the sha256 of every file in it and loads one.
   /// Throws InputError that names the file if the bundle is not as it was written or not signed
-  /// as asked for, if its schema is newer, or if this build cannot run what is asked for.
+  /// as asked for, if its schema is newer, if this build cannot run what is asked for, or if the
+  /// device that is asked for answers otherwise than it should.
   explicit Classifier(const std::filesystem::path& bundle, const Options& options = {});
   Classifier(Classifier&& other) noexcept;
   Classifier& operator=(Classifier&& other) noexcept;

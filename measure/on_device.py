@@ -1,0 +1,265 @@
+"""What a bundle's files answer on this machine to images, beside torch's answers in the bundle.
+
+Images pass once, in shards: each is prepared, given to every file, and what the figures need of the
+answers is kept on disk. So memory does not grow with their number by more than some bytes each, and
+a run that was killed goes on behind its last shard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmt.bundle.reader import OpenBundle
+from cmt.bundle.torch_answers import KEPT, Answers, best, class_of, read_answers
+from cmt.calib_data.image_range import ImageRange
+from cmt.calib_data.limits import UnreadableImageError
+from cmt.calib_data.sources import FolderImages, ImageSource, bundled, choose, load_as
+from cmt.errors import GateError, InputError
+from cmt.files import cache_folder, is_own_folder, write_whole
+from cmt.targets.base import Runner, Task, run_all
+from cmt.targets.entries import Entry
+from cmt.targets.machine import package_versions
+from cmt.targets.registry import LOADERS, load_settings
+from cmt.targets.settings import Settings
+
+SHARD = 256
+"""Images held at a time: 39 MB at 224 pixels."""
+BUNDLED = "bundled"
+"""The name of the images that come with this program."""
+UNKNOWN = -1
+"""The row of an image that is not among torch's answers."""
+Shard = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class File:
+    """A file as it is asked: on one device, with settings of its own, at one batch.
+
+    Attributes:
+        for_unknown: only its first answers, to images that torch did not answer.
+    """
+
+    artefact: Entry
+    device: str | None
+    own: Settings
+    batch: int
+    for_unknown: bool = False
+
+    @property
+    def name(self) -> str:
+        """Tells it from the others of a run."""
+        return file_name(self.artefact["path"], self.device, self.batch)
+
+
+def file_name(path: str, device: str | None, batch: int) -> str:
+    """`File.name` of these."""
+    return " ".join([path, device or "", str(batch)])
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The images of a run that could be read, in their order, and what was answered.
+
+    Attributes:
+        places: (images,) in the source.
+        rows: (images,) among torch's answers, `UNKNOWN` for those that are not there.
+        labels: (images,) class indices; None where the images are in no class folders.
+        first: by file name, (images, k) classes, the best first; of a file `for_unknown`, one.
+        beside: by file name, (images, k) its logits of torch's classes.
+        answers: torch's.
+        skipped: a line for each image that could not be read.
+    """
+
+    source: ImageSource
+    places: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64] | None
+    first: Mapping[str, NDArray[np.int32]]
+    beside: Mapping[str, NDArray[np.float32]]
+    answers: Answers
+    skipped: Sequence[str]
+
+
+def open_images(where: str, image_range: ImageRange | None) -> ImageSource:
+    """A folder of images, or those that come with this program for `BUNDLED`."""
+    return bundled("validation") if where == BUNDLED else FolderImages(Path(where), image_range)
+
+
+def ask(
+    bundle: OpenBundle,
+    source: ImageSource,
+    count: int | None,
+    files: Sequence[File],
+    threads: int,
+    task: Task,
+    seed: int = 0,
+) -> Seen:
+    """Give `count` images of a source (all; see `choose`) to every file.
+
+    Raises:
+        InputError: a folder is no class of the bundle, or no image can be read.
+        GateError: a file answers with NaN or infinity.
+    """
+    answers, chosen = read_answers(bundle), choose(source, count, seed)
+    classes = None
+    if source.labels is not None:
+        labels = bundle.manifest["labels"]
+        wanted = {source.labels[i] for i in chosen}
+        classes = {i: class_of(source.class_names[i], answers, labels) for i in wanted}
+    folder = _progress(bundle, source, chosen, files, threads)
+    load = _once(lambda: {file.name: _load(bundle, file, threads) for file in files})
+    shards: list[Shard] = []
+    with task(f"answers of {len(files)} files to {len(chosen)} images", len(chosen)) as advance:
+        for number, begin in enumerate(range(0, len(chosen), SHARD)):
+            part = chosen[begin : begin + SHARD]
+            path = folder / f"{number}.npz"
+            if not path.exists():
+                made = _answer(bundle, source, part, files, load(), answers)
+                write_whole(path, _packed(made))
+            with np.load(path) as kept:
+                shards.append(dict(kept))
+            advance(len(part))
+    shutil.rmtree(folder, ignore_errors=True)
+    return _seen(source, answers, classes, files, shards)
+
+
+def _once(make: Callable[[], Any]) -> Callable[[], Any]:
+    """What makes something at its first call: a run that finds all shards loads no file."""
+    made: list[Any] = []
+
+    def get() -> Any:
+        if not made:
+            made.append(make())
+        return made[0]
+
+    return get
+
+
+def _load(bundle: OpenBundle, file: File, threads: int) -> Runner:
+    settings = load_settings(file.artefact, file.own, bundle.trusted, file.device)
+    path = bundle.file(file.artefact)
+    return LOADERS[file.artefact["target"]](path, threads, settings, file.batch)
+
+
+def _progress(
+    bundle: OpenBundle,
+    source: ImageSource,
+    chosen: NDArray[np.int64],
+    files: Sequence[File],
+    threads: int,
+) -> Path:
+    """The folder of finished shards of this very run, in the user's cache."""
+    identity = {
+        "files": [[f.name, f.artefact["sha256"], dict(f.own)] for f in files],
+        "input": bundle.manifest["input"],
+        "answers": bundle.manifest.get("answers"),
+        "images": [source.fingerprint(), chosen.tolist()],
+        "made with": [threads, package_versions(), SHARD],
+    }
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    folder = cache_folder() / "answers" / key
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if is_own_folder(folder):
+            return folder
+        problem = "it is another user's"
+    except OSError as error:
+        problem = error.strerror or str(error)
+    raise InputError(
+        f"cannot keep answers in {folder} ({problem}): set XDG_CACHE_HOME to a folder of yours"
+    )
+
+
+def _packed(shard: Shard) -> bytes:
+    file = BytesIO()
+    np.savez(file, **shard)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def _answer(
+    bundle: OpenBundle,
+    source: ImageSource,
+    places: NDArray[np.int64],
+    files: Sequence[File],
+    runners: Mapping[str, Runner],
+    answers: Answers,
+) -> Shard:
+    """What a shard's images are and what every file answers to them."""
+    read, pixels, skipped = [], [], []
+    for place in places:
+        try:
+            pixels.append(load_as(source, int(place), bundle.preprocessing.apply).made)
+            read.append(int(place))
+        except UnreadableImageError as error:
+            skipped.append(str(error))
+    digests = [bytes.fromhex(source.digest(place)) for place in read]
+    rows = np.array([answers.rows.get(digest, UNKNOWN) for digest in digests], np.int64)
+    shard: Shard = {
+        "places": np.array(read, np.int64),
+        "rows": rows,
+        "skipped": np.array(skipped, np.str_),
+    }
+    for i, file in enumerate(files) if read else ():
+        if file.for_unknown and UNKNOWN not in rows:
+            shard[f"first{i}"] = np.full((len(rows), 1), UNKNOWN, np.int32)
+            continue
+        logits = _logits(bundle, file, runners[file.name], np.stack(pixels), answers)
+        shard[f"first{i}"] = best(logits, 1 if file.for_unknown else KEPT)
+        if len(answers.classes):  # of unknown images, what comes here says nothing
+            shard[f"beside{i}"] = np.take_along_axis(logits, answers.classes[rows], 1)
+    return shard
+
+
+def _logits(
+    bundle: OpenBundle, file: File, runner: Runner, pixels: NDArray[np.uint8], answers: Answers
+) -> NDArray[np.float32]:
+    total = len(pixels)
+
+    def batches() -> Iterable[NDArray[Any]]:
+        for begin in range(0, total, file.batch):
+            places = np.arange(begin, begin + file.batch) % total
+            yield bundle.preprocessing.feed(pixels[places])
+
+    (logits, *_) = run_all(runner, batches(), total, lambda _: None)
+    if not np.isfinite(logits).all():
+        raise GateError(f"{file.artefact['path']} answers with NaN or infinity")
+    labels = len(bundle.manifest["labels"])
+    fits = logits.ndim == 2 and answers.classes.max(initial=0) < logits.shape[1]
+    if not fits or labels not in (0, logits.shape[1]):
+        raise InputError(
+            f"{file.artefact['path']} does not answer for the bundle's classes: export it again"
+        )
+    return logits
+
+
+def _seen(
+    source: ImageSource,
+    answers: Answers,
+    classes: Mapping[int, int] | None,
+    files: Sequence[File],
+    shards: Sequence[Shard],
+) -> Seen:
+    skipped = [str(line) for shard in shards for line in shard["skipped"]]
+    full = [shard for shard in shards if len(shard["places"])]
+    if not full:
+        raise InputError(f"no image of {source.description} can be decoded: {skipped[0]}")
+
+    def joined(name: str) -> NDArray[Any]:
+        return np.concatenate([shard[name] for shard in full])
+
+    places, labels = joined("places"), None
+    if source.labels is not None and classes is not None:
+        labels = np.array([classes[source.labels[place]] for place in places], np.int64)
+    first = {file.name: joined(f"first{i}") for i, file in enumerate(files)}
+    beside = {f.name: joined(f"beside{i}") for i, f in enumerate(files) if f"beside{i}" in full[0]}
+    return Seen(source, places, joined("rows"), labels, first, beside, answers, skipped)

@@ -1,0 +1,227 @@
+"""C++ on devices: refused by name where they answer otherwise, accurate to the image as Python."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from new_report import replace_report
+from PIL import Image
+
+from cmt.bundle.reader import open_bundle
+from cmt.bundle.writer import describe_file, write_manifest
+from cmt.calib_data.sources import FolderImages
+from cmt.export.pipeline import Bundle
+from cmt.measure.device_rows import Images, Measured, measure_accuracy
+from cmt.measure.on_device import File, file_name
+from cmt.measure.progress import ProgressBars
+from cmt.report.document import report_of
+
+QUICK = ("--seconds", "0.05", "--threads", "1")
+EXACT = ("top1", "top5", "images", "agreement")
+
+
+def run(program: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [program, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+
+@pytest.fixture
+def copy(openvino_bundle: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(openvino_bundle, tmp_path / "copy")
+
+
+@pytest.fixture
+def images(photos: Path, tmp_path: Path) -> Path:
+    """Photos of the export, two that it did not have, and a file that is no image."""
+    folder = shutil.copytree(photos, tmp_path / "images")
+    rng = np.random.default_rng(7)
+    for name in ("red/new.jpg", "blue/deeper/new.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        pixels = rng.integers(0, 256, (57, 91, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+    (folder / "blue" / "notes.txt").write_text("no image")
+    return folder
+
+
+def by_cpp(runtime: Path, folder: Path, *arguments: object) -> dict[str, Any]:
+    result = run(runtime / "cmt_bench", folder, *QUICK, "--machine", "c++", "--json", *arguments)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def by_python(folder: Path, images: Path) -> Measured:
+    """The same files, asked in this process."""
+    bundle = open_bundle(folder)
+    files = [File(entry, None, entry["settings"], 3) for entry in bundle.artefacts]
+    with ProgressBars(False) as progress:
+        return measure_accuracy(bundle, Images(FolderImages(images)), files, 1, progress.task)
+
+
+def beside(ours: dict[str, Any], theirs: Any) -> None:
+    """C++'s row has Python's figures."""
+    for name in EXACT:
+        assert ours["accuracy"][name] == theirs["accuracy"][name]
+    for name in ("drop_pp", "drop_ci95", "mcnemar_p", "resolvable_pp"):
+        assert ours["accuracy"][name] == pytest.approx(theirs["accuracy"][name], rel=1e-9)
+    for name in ("images", "agreement"):
+        assert ours["beside_torch"][name] == theirs["beside_torch"][name]
+    assert ours["beside_torch"]["max_rel"] == pytest.approx(
+        theirs["beside_torch"]["max_rel"], rel=1e-2, abs=1e-6
+    )
+    assert ours["unknown_images"] == theirs["unknown_images"]
+
+
+def test_a_folders_figures_are_pythons_to_the_image(
+    runtime: Path, copy: Path, images: Path, turn_answers: Callable[[Path], None]
+) -> None:
+    turn_answers(copy)
+    ours, theirs = by_cpp(runtime, copy, "--val-data", images), by_python(copy, images)
+    assert ours["images"] == theirs.images
+    assert ours["images"]["left_out"] == 1
+    assert (ours["images"]["images"], ours["images"]["unknown"]) == (22, 2)
+    for one in ours["results"]:
+        beside(one, theirs.rows[file_name(one["artefact"], None, 3)])
+        assert one["accuracy"]["agreement"] < 1
+    bundle = open_bundle(copy)
+    replace_report(bundle, {**report_of(bundle), "machines": [ours]})
+    assert "openvino int8, answering on c++: Top-1 is " in (copy / "report.md").read_text()
+
+
+@pytest.fixture
+def turn_answers() -> Callable[[Path], None]:
+    """Torch's first two classes exchanged for every third image."""
+
+    def turn(folder: Path) -> None:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        path = folder / "answers" / "classes.npy"
+        classes = np.load(path)
+        classes[::3] = classes[::3, ::-1]
+        np.save(path, classes)
+        manifest["answers"]["classes"] = describe_file(folder, path)
+        write_manifest(folder, manifest)
+
+    return turn
+
+
+def test_the_exports_own_images_give_the_exports_figures(
+    runtime: Path, uint8_bundle: Bundle, photos: Path
+) -> None:
+    exported = {row["artefact"]: row for row in uint8_bundle.report["results"]}
+    rows = by_cpp(runtime, uint8_bundle.path, "--val-data", photos)["results"]
+    assert {row["target"] for row in rows} >= {"openvino"}
+    for row in rows:
+        told = exported[row["artefact"]]["accuracy"]
+        assert [row["accuracy"][name] for name in EXACT] == [told[name] for name in EXACT]
+        assert "unknown_images" not in row
+
+
+def test_images_without_classes_or_torchs_answers_are_told_apart(
+    runtime: Path, copy: Path, stored_bundle: Path, photos: Path
+) -> None:
+    for row in by_cpp(runtime, copy, "--val-data", photos / "red")["results"]:
+        assert row["accuracy"] is None
+        assert row["beside_torch"]["images"] == 10
+    for row in by_cpp(runtime, stored_bundle, "--val-data", photos)["results"]:
+        assert row["accuracy"]["drop_pp"] is None
+        assert row["unknown_images"]["agreement"] is None  # it has no FP32 file
+
+
+def test_folders_and_answers_are_refused_as_python_does(
+    runtime: Path, copy: Path, photos: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(photos, tmp_path / "other")
+    (other / "red").rename(other / "green")
+    (tmp_path / "empty").mkdir()
+    for folder, words in (
+        (other, "has a folder 'green', which is no class of the bundle"),
+        (tmp_path / "none", "no image folder at"),
+        (tmp_path / "empty", "no images in"),
+    ):
+        result = run(runtime / "cmt_bench", copy, *QUICK, "--val-data", folder)
+        assert result.returncode == 2
+        assert words in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+    reseal(copy, "answers/classes.npy", lambda array: array[:3])
+    result = run(runtime / "cmt_bench", copy, *QUICK, "--val-data", photos)
+    assert result.returncode == 2
+    assert "do not belong together" in result.stderr
+
+
+def reseal(folder: Path, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """An array of the bundle changed, and its hash made anew wherever the manifest has it."""
+    path = folder / name
+    np.save(path, change(np.load(path)))
+    text = (folder / "manifest.json").read_text()
+    manifest = json.loads(text)
+
+    def renew(value: Any) -> None:
+        if isinstance(value, dict) and value.get("path") == name:
+            value |= describe_file(folder, path)
+        for item in value.values() if isinstance(value, dict) else value:
+            if isinstance(item, dict | list):
+                renew(item)
+
+    renew(manifest)
+    write_manifest(folder, manifest)
+
+
+def test_a_device_that_is_not_there_is_told_from_those_that_are(
+    runtime: Path, openvino_bundle: Path
+) -> None:
+    photo = openvino_bundle / "golden" / "photo.jpg"
+    for tool, more in (("cmt_check", ()), ("cmt_bench", ()), ("cmt_classify", (photo,))):
+        result = run(runtime / tool, openvino_bundle, *more, "--device", "TPU")
+        assert result.returncode == 2
+        assert ": openvino has no device TPU here: CPU" in result.stderr
+        assert result.stderr.rstrip().endswith("AUTO")
+        assert len(result.stderr.splitlines()) == 1
+
+
+def test_openvinos_own_choice_answers_as_the_cpu(runtime: Path, openvino_bundle: Path) -> None:
+    result = run(runtime / "cmt_check", openvino_bundle, "--device", "AUTO")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "ok      openvino/cmt_tiny.int8.xml on AUTO: differs by" in result.stdout
+    photo = openvino_bundle / "golden" / "photo.jpg"
+    usual, chosen = (
+        run(runtime / "cmt_classify", openvino_bundle, photo, *more)
+        for more in ((), ("--device", "AUTO"))
+    )
+    assert usual.stdout == chosen.stdout
+    rows = by_cpp(runtime, openvino_bundle, "--device", "AUTO")["results"]
+    assert {row["settings"]["device"] for row in rows} == {"AUTO"}
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "words"),
+    [
+        ("golden/openvino-int8-logits.npy", "openvino/cmt_tiny.int8.xml", "differs by"),
+        # Its own golden answers are kept; those of the FP32 file are others.
+        ("golden/openvino-fp32-logits.npy", "openvino/cmt_tiny.int8.xml", "has a cosine of -"),
+    ],
+)
+def test_a_device_that_answers_otherwise_is_refused_by_name(
+    runtime: Path, copy: Path, name: str, file: str, words: str
+) -> None:
+    """A device is wrong where a file does not answer as the bundle says: here the bundle does."""
+    reseal(copy, name, lambda logits: -logits)
+    checked = run(runtime / "cmt_check", copy, "--device", "CPU")
+    assert checked.returncode == 1
+    assert f"FAILED  {file} on CPU: {words}" in checked.stdout
+    timed = run(runtime / "cmt_bench", copy, *QUICK, "--device", "CPU", "--json")
+    assert timed.returncode == 1
+    assert not timed.stdout
+    assert f"device CPU does not compute what the bundle's files do: {file} {words}" in timed.stderr
+    photo = copy / "golden" / "photo.jpg"
+    asked = ("--artefact", "int8", "--device", "CPU")
+    classified = run(runtime / "cmt_classify", copy, photo, *asked)
+    assert classified.returncode == 2
+    assert "device CPU does not compute" in classified.stderr
+    # Without a device that is named, --verify and cmt_check alone compare.
+    assert run(runtime / "cmt_classify", copy, photo, "--artefact", "int8").returncode == 0
