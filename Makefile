@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 DEMO := demo
+# A line every nine seconds while what comes after it runs, which may say nothing for minutes.
+ALIVE = while sleep 9; do echo '  still installing'; done & alive=$$!; trap "kill $$alive" EXIT;
 # TensorRT-RTX, which builds engines without a GPU, has wheels for 64-bit x86 only.
 TENSORRT := $(if $(filter x86_64 AMD64,$(shell uname -m)),--target tensorrt)
 
@@ -97,7 +99,8 @@ clean:
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@echo 'installing into .venv'
+	@$(ALIVE) $(BIN)/python -m pip install --quiet --upgrade pip
+	@$(ALIVE) $(BIN)/python -m pip install --quiet --editable '.[dev]'
 	echo '$(CURDIR)' > "$$($(PACKAGES))/checkout.pth"  # for benchmarks/, which nobody installs
 	touch $@

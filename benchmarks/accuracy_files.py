@@ -31,7 +31,7 @@ from cmt.export.onnx_graph import export_onnx, simplify_onnx
 from cmt.export.options import ExportOptions
 from cmt.export.pipeline import export, source_digest
 from cmt.export.stages import Stages
-from cmt.measure.latency import ROUNDS, measure_alternately
+from cmt.measure.latency import MOST_ROUNDS, measure_alternately
 from cmt.measure.progress import ProgressBars
 from cmt.measure.statistics import paired_ratio
 from cmt.targets.base import SIMULATED, Array, run_all
@@ -150,6 +150,7 @@ class ImageSet:
                     self.options,
                     precisions=("fp16", "int8"),
                     val_count=64,  # judged here, on all
+                    tune=False,
                     bench_seconds=0.1,
                     max_drop=100.0,
                     out=folder / "bundle",
@@ -307,7 +308,7 @@ class ImageSet:
         timed = [contender for contender in contenders if contender.timed]
 
         def make(folder: Path) -> None:
-            with self.progress.task("timing", ROUNDS) as advance:
+            with self.progress.task("timing", MOST_ROUNDS) as advance:
                 timings = measure_alternately(
                     {c.name: (c.runtime, c.path) for c in timed},
                     self.validation.batch(1),

@@ -11,10 +11,12 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cmt.measure import worker
+import cmt.measure.worker as worker
+from cmt.measure.disturbance import between, usage
 from cmt.targets.base import Array, Runner
 from cmt.targets.reference import torch_network
 from cmt.targets.registry import LOADERS
@@ -78,7 +80,9 @@ def serve_throughput(path: str, threads: str, settings: str) -> None:
     first = time.perf_counter()
     _say({"load": (loaded - begin) * 1000, "first": (first - loaded) * 1000})
     for line in sys.stdin.buffer:
-        _say({"ms": [mean_interval(queue, batch, float(line))]})
+        before = usage()
+        ms = [mean_interval(queue, batch, float(line))]
+        _say({"ms": ms, "usage": asdict(between(before, usage()))})
     _say({"peak_rss_mb": worker.peak_rss_mb()})
 
 

@@ -247,6 +247,7 @@ class Files:
                         batch=batch,
                         calib_data=Path(images),
                         calib_count=CALIBRATION_IMAGES,
+                        tune=False,
                         bench_seconds=0.1,
                         max_drop=100,
                         out=folder / "bundle",

@@ -28,7 +28,7 @@ from benchmarks.contender_worker import THROUGHPUT
 from benchmarks.contenders import PEAK, Contender, Files, describe, fingerprint
 from benchmarks.other_networks import RIVAL_GROUPS
 from benchmarks.result_tables import make_tables, to_markdown, to_rich
-from cmt.measure.latency import ROUNDS, Worker, alternate
+from cmt.measure.latency import MOST_ROUNDS, Worker, alternate
 from cmt.measure.progress import ProgressBars
 from cmt.measure.statistics import paired_ratio
 from cmt.targets import machine
@@ -159,7 +159,7 @@ def run(
                 key = _key(contenders, run_with)
                 if title in done and done[title]["key"] == key:
                     continue
-                with progress.task(title, ROUNDS) as advance:
+                with progress.task(title, MOST_ROUNDS) as advance:
                     figures = measure_group(contenders, mode, results["threads"], seconds, advance)
                 done[title] = {
                     "title": title,

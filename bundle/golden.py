@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmt.bundle.arrays import read_array
-from cmt.bundle.manifest import Entry
 from cmt.bundle.reader import OpenBundle
-from cmt.errors import GateError, InputError, MachineError, is_out_of_memory
+from cmt.bundle.running import batch_of, joined, load, run_full, unusable
+from cmt.errors import InputError
 from cmt.targets.base import Array, Batch
-from cmt.targets.registry import LOADERS, computes_otherwise, load_settings, not_runnable
+from cmt.targets.entries import Entry, FileEntry
+from cmt.targets.registry import computes_otherwise, not_runnable
 
 IMAGES = 8
 """Prepared images in a bundle."""
@@ -88,7 +89,7 @@ def golden_images(bundle: OpenBundle) -> NDArray[np.uint8]:
     return _of_shape(images, (len(images), *bundle.preprocessing.size, 3), "golden.images")
 
 
-def _load(bundle: OpenBundle, entry: Entry, dtype: type[np.generic]) -> NDArray[Any]:
+def _load(bundle: OpenBundle, entry: FileEntry, dtype: type[np.generic]) -> NDArray[Any]:
     """An array file of the bundle: its hash is right, but whoever wrote both may be wrong."""
     try:
         return read_array(bundle.file(entry), dtype)
@@ -133,14 +134,8 @@ def check_artefact(bundle: OpenBundle, artefact: Entry, images: Batch, threads: 
     reason = computes_otherwise(artefact)
     if reason is not None and len(answers) == 1:
         return Check(path, None, f"{reason}, and the bundle has no answers in that: export again")
-    try:
+    with unusable(path):
         outputs = run_artefact(bundle, artefact, images, threads)
-    except (InputError, GateError, MachineError):
-        raise
-    except Exception as error:  # each runtime raises kinds of its own
-        if is_out_of_memory(error):
-            raise
-        raise InputError(f"{path} cannot be run ({error}): export the bundle again") from error
     if [array.shape for array in outputs] != [array.shape for array in answers[0]]:
         raise InputError(f"{path} has other outputs than its golden ones: export again")
     difference = min(_largest_difference(outputs, expected) for expected in answers)
@@ -172,14 +167,9 @@ def _largest_difference(outputs: list[Array], expected: list[Array]) -> float:
 
 def run_artefact(bundle: OpenBundle, artefact: Entry, images: Batch, threads: int) -> list[Array]:
     """A file's outputs on images as `Preprocessing.feed` gives them, in batches of its own size."""
-    size = bundle.manifest["input"]["shape"][0]
-    load, settings = LOADERS[artefact["target"]], load_settings(artefact, trusted=bundle.trusted)
-    runner = load(bundle.file(artefact), threads, settings, size)
-    parts = []
-    for begin in range(0, len(images), size):
-        # The batch is fixed, so the last one starts over with the first images.
-        parts.append(runner(images[np.arange(begin, begin + size) % len(images)]))
-    return [np.concatenate(arrays)[: len(images)] for arrays in zip(*parts, strict=True)]
+    size, runner = batch_of(bundle), load(bundle, artefact, threads)
+    begins = range(0, len(images), size)
+    return joined([run_full(runner, images[begin : begin + size], size) for begin in begins])
 
 
 def _relative_difference(ours: NDArray[Any], expected: NDArray[Any]) -> float:

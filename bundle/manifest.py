@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypedDict, cast
 
 import numpy as np
 
 from cmt import strict_json
 from cmt.calib_data.image_range import is_range
+from cmt.calib_data.preprocessing import Description
 from cmt.errors import InputError
+from cmt.targets.entries import Entry, FileEntry
 
 MANIFEST = "manifest.json"
 
@@ -31,26 +33,69 @@ DAMAGED = "{file} is damaged ({error}): copy the bundle again"
 SCHEMA = Path(__file__).parent / "schema" / "manifest.schema.json"
 
 
-Entry = dict[str, Any]
+class Input(Description):
+    name: str
 
 
-def file_entries(manifest: Any) -> Iterator[Entry]:
+class GoldenInputs(TypedDict):
+    images: FileEntry
+    photo: FileEntry
+    pixels: FileEntry
+    max_grey_levels: int
+
+
+class Calibration(TypedDict):
+    images: int
+    sha256: str | None
+
+
+class Licence(TypedDict):
+    toolchain: str
+    weights: str
+    images: str
+
+
+class _Manifest(TypedDict):
+    schema: int
+    variant: str
+    family: str
+    input: Input
+    outputs: list[str]
+    labels: list[str]
+    artefacts: list[Entry]
+    golden: GoldenInputs
+    reports: list[FileEntry]
+    calibration: Calibration
+    environment: Mapping[str, object]
+    licence: Licence
+
+
+class Manifest(_Manifest, total=False):
+    """manifest.json; `SCHEMA` says what each field means."""
+
+    exported: FileEntry
+    sbom: FileEntry
+    config: FileEntry
+    run: str
+
+
+def file_entries(manifest: Any) -> Iterator[FileEntry]:
     """Every mention of a file: wherever the manifest has a path and its sha256 together."""
     if isinstance(manifest, dict):
         if {"path", "sha256"} <= manifest.keys():
-            yield manifest
+            yield cast(FileEntry, manifest)
         manifest = list(manifest.values())
     if isinstance(manifest, list):
         for value in manifest:
             yield from file_entries(value)
 
 
-def files_of(manifest: dict[str, Any]) -> list[Entry]:
+def files_of(manifest: Manifest) -> list[FileEntry]:
     """Every file of a bundle once, however often the manifest names it."""
     return list({entry["path"]: entry for entry in file_entries(manifest)}.values())
 
 
-def parse_manifest(content: bytes) -> dict[str, Any]:
+def parse_manifest(content: bytes) -> Manifest:
     """The content of manifest.json; raises InputError for all that this version cannot follow."""
     manifest = parse_versioned(content, MANIFEST, VERSION, DAMAGED)
     problem = next(_problems(manifest), None)
@@ -59,7 +104,7 @@ def parse_manifest(content: bytes) -> dict[str, Any]:
     return manifest
 
 
-def _problems(manifest: dict[str, Any]) -> Iterator[str]:
+def _problems(manifest: Manifest) -> Iterator[str]:
     """What breaks the schema, then what a schema cannot say."""
     for error in _validator().iter_errors(manifest):
         yield f"{error.json_path}: {error.message}"
@@ -84,14 +129,14 @@ def _problems(manifest: dict[str, Any]) -> Iterator[str]:
         least, usual, most = artefact.get("batches", [described["shape"][0]] * 3)
         if not least <= usual == described["shape"][0] <= most:
             yield f"the batches of {artefact['path']} do not rise around the input's"
-        golden = artefact.get("golden", {})
+        golden: Mapping[str, Any] = artefact.get("golden", {})
         kinds = [golden[key] for key in ("outputs", "outputs_f32") if key in golden]
         if any(len(entries) != len(manifest["outputs"]) for entries in kinds):
             yield f"golden outputs of {artefact['path']} do not match the outputs"
 
 
-def _file_problems(manifest: dict[str, Any]) -> Iterator[str]:
-    known: dict[str, Entry] = {}
+def _file_problems(manifest: Manifest) -> Iterator[str]:
+    known: dict[str, dict[str, object]] = {}
     for entry in file_entries(manifest):
         described = {key: entry.get(key) for key in ("path", "bytes", "sha256")}
         if not follows("file", described):  # the environment may hold anything
@@ -120,7 +165,7 @@ def seal_of(manifest: bytes) -> bytes:
     return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n".encode()
 
 
-def parse_versioned(content: bytes, file: object, known: int, damaged: str) -> dict[str, Any]:
+def parse_versioned(content: bytes, file: object, known: int, damaged: str) -> Any:
     """A JSON object with a schema version, which is still to be held against its schema.
 
     Args:

@@ -9,13 +9,12 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cmt import strict_json
 from cmt.bundle.manifest import (
     MANIFEST,
     SEAL,
-    Entry,
+    Manifest,
     files_of,
     is_within,
     parse_manifest,
@@ -26,6 +25,7 @@ from cmt.bundle.replacing import newest, state_of
 from cmt.calib_data.preprocessing import Preprocessing
 from cmt.errors import InputError
 from cmt.files import sha256_file
+from cmt.targets.entries import Entry, FileEntry
 
 _MOST_TRIES, _BETWEEN_SECONDS = 50, 0.02
 
@@ -41,10 +41,10 @@ class OpenBundle:
     """
 
     path: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
     trusted: bool = False
 
-    def file(self, entry: Entry) -> Path:
+    def file(self, entry: FileEntry) -> Path:
         """Where a file of the manifest is just now."""
         return newest(self.path, entry["path"])
 
@@ -126,7 +126,7 @@ def read_text(folder: Path, name: str) -> bytes:
         refuse(name, str(error))
 
 
-def check_file(folder: Path, entry: Entry) -> None:
+def check_file(folder: Path, entry: FileEntry) -> None:
     """Raise InputError unless the file is there and the one that was written."""
     path = inside(folder, entry["path"])
     try:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmt import strict_json
-from cmt.bundle.manifest import MANIFEST
+from cmt.bundle.manifest import MANIFEST, Manifest
 from cmt.bundle.reader import OpenBundle
 from cmt.errors import InputError
 from cmt.files import read_regular
@@ -31,7 +31,7 @@ _LONGEST_KEY = 10_000
 _LONGEST_SIGNATURE = 200
 
 
-def sign(folder: Path, manifest: dict[str, Any], key: Ed25519PrivateKey) -> None:
+def sign(folder: Path, manifest: Manifest, key: Ed25519PrivateKey) -> None:
     """Write the signature of the bundle in `folder`."""
     content = _signed_bytes(manifest)
     text = base64.b64encode(key.sign(content)).decode()
@@ -103,7 +103,7 @@ def _ed25519() -> Any:
     return ed25519
 
 
-def _signed_bytes(manifest: dict[str, Any]) -> bytes:
+def _signed_bytes(manifest: Mapping[str, object]) -> bytes:
     """The manifest without its reports, in one way to write it."""
     content = {key: value for key, value in manifest.items() if key != "reports"}
     return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()

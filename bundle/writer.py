@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from cmt import strict_json
-from cmt.bundle.manifest import MANIFEST, SEAL, Entry, files_of, parse_manifest, seal_of
+from cmt.bundle.manifest import MANIFEST, SEAL, Manifest, files_of, parse_manifest, seal_of
 from cmt.bundle.reader import OpenBundle, read_text
 from cmt.bundle.replacing import replacing
 from cmt.errors import InputError
 from cmt.files import sha256_file
+from cmt.targets.entries import FileEntry
 
 
-def describe_file(root: Path, path: Path) -> Entry:
+def describe_file(root: Path, path: Path) -> FileEntry:
     """A file's entry in the manifest."""
     return {
         "path": path.relative_to(root).as_posix(),
@@ -24,7 +24,7 @@ def describe_file(root: Path, path: Path) -> Entry:
     }
 
 
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write manifest.json and its hash; last of all, for it says that the bundle is whole."""
     content = strict_json.dump(manifest).encode()
     (folder / MANIFEST).write_bytes(content)
@@ -43,7 +43,7 @@ def replacing_files(bundle: OpenBundle) -> Iterator[Path]:
     """
     from filelock import Timeout
 
-    def current_manifest() -> dict[str, Any]:
+    def current_manifest() -> Manifest:
         return parse_manifest(read_text(bundle.path, MANIFEST))
 
     def names() -> set[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,37 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 INTERPOLATIONS = ("bicubic", "bilinear")
 _PILLOW = "pillow-"
 LONGEST_ASPECT = 64
+
+
+class Resize(TypedDict):
+    rule: str
+    box: list[int]
+    filter: str
+    longest_aspect: int
+
+
+class Crop(TypedDict):
+    position: str
+    size: list[int]
+
+
+class _Stated(TypedDict, total=False):
+    image_range: list[float]
+
+
+class Description(_Stated):
+    """The manifest's `input` but for its name; `bundle/schema` says what each field means."""
+
+    shape: list[int]
+    dtype: str
+    layout: str
+    colour_order: str
+    exif_orientation: str
+    resize: Resize
+    crop: Crop
+    range: list[float]
+    mean: list[float]
+    std: list[float]
 
 
 @dataclass(frozen=True)
@@ -117,13 +148,15 @@ class Preprocessing:
         """(B, H, W, 3) uint8 -> what the exported files take; see `in_graph`."""
         return images if self.in_graph else self.normalise(images)
 
-    def describe(self, batch: int) -> dict[str, Any]:
+    def describe(self, batch: int) -> Description:
         """The manifest's `input` fields that repeat this preprocessing in any language.
 
         `bundle/schema/manifest.schema.json` says what each word stands for.
         """
         whole = self.in_graph
-        stated = {} if self.image_range is None else {"image_range": list(self.image_range)}
+        stated: _Stated = (
+            {} if self.image_range is None else {"image_range": list(self.image_range)}
+        )
         return {
             "shape": [batch, *self.size, 3] if whole else [batch, 3, *self.size],
             "dtype": "uint8" if whole else "float32",

@@ -229,15 +229,19 @@ class FolderImages:
         return list_hash([*lines, *map(show_range, filter(None, [self.image_range]))])
 
     def load(self, index: int) -> Image:
-        path = self._paths[index]
-        try:
-            return read_image(path, self.image_range)
-        except ImportError:
-            raise
-        except MemoryError as error:  # no reason to leave an image out
-            raise MemoryError(f"out of memory while decoding {printable(path)}") from error
-        except Exception as error:  # decoders raise many kinds for damaged files
-            raise UnreadableImageError(f"{printable(path)}: {printable(error)}") from error
+        return load_file(self._paths[index], self.image_range)
+
+
+def load_file(path: Path, image_range: ImageRange | None = None) -> Image:
+    """`decoding.read_image`; all that it refuses is an UnreadableImageError with the path."""
+    try:
+        return read_image(path, image_range)
+    except ImportError:
+        raise
+    except MemoryError as error:  # no reason to leave an image out
+        raise MemoryError(f"out of memory while decoding {printable(path)}") from error
+    except Exception as error:  # decoders raise many kinds for damaged files
+        raise UnreadableImageError(f"{printable(path)}: {printable(error)}") from error
 
 
 def _divide(root: Path) -> tuple[list[Path], Listing]:

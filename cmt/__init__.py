@@ -6,16 +6,19 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from cmt.errors import GateError, InputError, MachineError
+from cmt.errors import GateError, InputError, MachineError, export_extra
 from cmt.variants import FAMILIES, VARIANTS
 
 if TYPE_CHECKING:
+    __version__: str
+    from cmt.bundle.classifier import Classifier
     from cmt.checkpoints import load_model
     from cmt.rewrite import rewrite_for_inference
 
 __all__ = [
     "FAMILIES",
     "VARIANTS",
+    "Classifier",
     "GateError",
     "InputError",
     "MachineError",
@@ -31,13 +34,22 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
+_WHERE = {
+    "Classifier": "cmt.bundle.classifier",
+    "load_model": "cmt.checkpoints",
+    "rewrite_for_inference": "cmt.rewrite",
+}
+"""Where each name is that is imported when it is asked for."""
+
+
 def __getattr__(name: str) -> Any:
-    if name == "load_model":
-        from cmt.checkpoints import load_model
+    if name == "__version__":
+        from importlib.metadata import version
 
-        return load_model
-    if name == "rewrite_for_inference":
-        from cmt.rewrite import rewrite_for_inference
+        return version("cmt-export")
+    if name not in _WHERE:
+        raise AttributeError(f"module 'cmt' has no attribute '{name}'")
+    from importlib import import_module
 
-        return rewrite_for_inference
-    raise AttributeError(f"module 'cmt' has no attribute '{name}'")
+    with export_extra():
+        return getattr(import_module(_WHERE[name]), name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -26,8 +27,10 @@ from cmt.variants import (
     get_variant,
     parse_size,
 )
-from cmt.weight_files import read
+from cmt.weight_files import MEMORY, Weights, read
 
+_OF_CLASSES = ("labels", "wnids", "num_classes", "top1")
+"""Metadata that tells of the classes."""
 _POSITION = "stages.0.positions.0.table"
 
 
@@ -179,12 +182,14 @@ def load_model(
 
     Args:
         variant: ti, xs, s or b.
-        weights: a checkpoint file (see `weight_files.read`); None keeps the random initialisation.
-            Of a file that holds averaged weights as well, the average is taken.
+        weights: a checkpoint file (see `weight_files.read`), or `demo` for those that come along,
+            of ti; None keeps the random initialisation. Of a file that holds averaged weights as
+            well, the average is taken.
         img_size: input side, or (height, width), in pixels, multiples of 32. By default the
             size the weights were trained at, else the variant's own. Position tables are
             resized bicubically (`cmt.position`).
-        num_classes: must match the weights where both are given; 1000 without weights.
+        num_classes: for fine-tuning, another number of classes than the weights have: a classifier
+            that is new, which the notes say. 1000 without weights.
         family: 'official' (default without weights) or 'flyegle'; must match the weights.
         features: return the four stage maps (strides 4, 8, 16, 32) in place of logits.
         weights_key: which of the weights in the file, such as `state_dict`.
@@ -206,7 +211,7 @@ def load_model(
 
 def load_noted(
     variant: str,
-    weights: str | Path | None = None,
+    weights: str | Path | Weights | None = None,
     img_size: int | tuple[int, int] | None = None,
     num_classes: int | None = None,
     family: str | None = None,
@@ -214,31 +219,76 @@ def load_noted(
     features: bool = False,
     weights_key: str | None = None,
 ) -> CMT:
-    """`load_model`, whose caller says the notes."""
+    """`load_model`, whose caller says the notes; also of weights that are read already."""
     get_variant(variant)
     if img_size is not None:
         parse_size(img_size)
-    if weights is None:
-        classes = 1000 if num_classes is None else num_classes
-        return build(variant, family or OFFICIAL.name, img_size, classes, features).eval()
-    found = read(Path(weights), weights_key)
+    if isinstance(weights, Weights):
+        found, source = weights, MEMORY
+    else:
+        path, source = named_weights(weights or "random", variant), str(weights)
+        if path is None:
+            classes = 1000 if num_classes is None else num_classes
+            return build(variant, family or OFFICIAL.name, img_size, classes, features).eval()
+        found = read(path, weights_key)
     found_family = detect_family(found.state)
     found_variant = detect_variant(found.state, found_family)
     if found_variant != variant:
         raise InputError(
-            f"{weights} holds CMT-{found_variant} weights: use --variant {found_variant}"
+            f"{source} holds CMT-{found_variant} weights: use --variant {found_variant}"
         )
     if family not in (None, found_family.name):
-        raise InputError(f"{weights} is of the {found_family.name} family, not {family}")
-    classes = 0 if features else detect_classes(found.state, found_family)
-    if not features and num_classes not in (None, classes):
-        raise InputError(f"{weights} has {classes} classes, not {num_classes}")
-    trained_size = detect_size(found.state, found_family)
+        raise InputError(f"{source} is of the {found_family.name} family, not {family}")
+    return _network_of(found, variant, found_family, img_size, num_classes, features)
+
+
+def _network_of(
+    found: Weights,
+    variant: str,
+    family: Family,
+    img_size: int | tuple[int, int] | None,
+    num_classes: int | None,
+    features: bool,
+) -> CMT:
+    state = found.state
+    classes = 0 if features else detect_classes(state, family)
+    trained_size = detect_size(state, family)
     try:  # before there is a network: what weights claim to be may be of any size
-        _check_fit(found.state, get_variant(variant), found_family, trained_size, classes, features)
+        _check_fit(state, get_variant(variant), family, trained_size, classes, features)
     except InputError as error:
         raise InputError("; ".join([str(error), *found.notes])) from error
-    model = build(variant, found_family.name, img_size or trained_size, classes, features)
-    _fill(model, found.state, trained_size)
-    model.metadata, model.notes = found.metadata, tuple(found.notes)
+    wanted = classes if features or num_classes is None else num_classes
+    model = build(variant, family.name, img_size or trained_size, wanted, features)
+    model.metadata, notes = dict(found.metadata), list(found.notes)
+    if wanted != classes:
+        state = _without_classifier(state, family)
+        model.metadata = {k: v for k, v in found.metadata.items() if k not in _OF_CLASSES}
+        notes.append(
+            f"the classifier is new and not trained, for {wanted} classes: the weights' own is "
+            f"for {classes}"
+        )
+    _fill(model, state, trained_size)
+    model.notes = tuple(notes)
     return model.eval()
+
+
+def _without_classifier(state: State, family: Family) -> State:
+    own = {_entry(state, family, f"head.classifier.{part}")[0] for part in ("weight", "bias")}
+    return {key: value for key, value in state.items() if key not in own}
+
+
+def named_weights(weights: str | Path, variant: str) -> Path | None:
+    """The file that `demo` or a path stands for; None for `random`.
+
+    Raises:
+        InputError: there are no demo weights of this variant.
+    """
+    if weights == "random":
+        return None
+    if weights != "demo":
+        return Path(weights)
+    if variant != "ti":
+        raise InputError("demo weights exist for ti alone: give --weights a file, or 'random'")
+    # Beside the images that they were trained on, which this room knows nothing of.
+    (folder,) = find_spec("cmt.calib_data").submodule_search_locations  # type: ignore[union-attr, misc]
+    return Path(folder, "fashion_mnist", "cmt_ti.safetensors")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cmt.errors import InputError
 from cmt.layouts import MARKERS
+from cmt.network import METADATA
 from cmt.printing import printable
 
 TOP = "."
@@ -44,6 +45,7 @@ class Found:
         taken_off: the prefixes.
         left_out: entries that lie beside them and belong to no weights.
         averaged: these are an average of the weights that were trained.
+        metadata: that the network had which was saved by `state_dict()`.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Found:
     taken_off: tuple[str, ...]
     left_out: tuple[str, ...]
     averaged: bool
+    metadata: dict[str, str]
 
     def notes(self) -> list[str]:
         """A line for each way in which these are not just what the file holds."""
@@ -63,7 +66,7 @@ class Found:
         return lines
 
 
-def choose(content: object, key: str | None, source: object) -> tuple[dict[Any, Any], list[str]]:
+def choose(content: object, key: str | None, source: object) -> tuple[Found, list[str]]:
     """The weights in what a checkpoint held, and notes on how they were found.
 
     Args:
@@ -80,7 +83,7 @@ def choose(content: object, key: str | None, source: object) -> tuple[dict[Any, 
         _refuse_without_weights(content, source)
     if key is not None:
         chosen = _named(found, key, source)
-        return chosen.entries, chosen.notes()
+        return chosen, chosen.notes()
     averages = [one for one in found if one.averaged]
     lost = [] if averages else _averages(content)
     if lost:
@@ -89,7 +92,7 @@ def choose(content: object, key: str | None, source: object) -> tuple[dict[Any, 
             f"take what was not averaged with --weights-key, {_names(found)}"
         )
     chosen = _only(averages or found, source)
-    return chosen.entries, [*_choice(chosen, found), *chosen.notes()]
+    return chosen, [*_choice(chosen, found), *chosen.notes()]
 
 
 def _choice(chosen: Found, found: list[Found]) -> list[str]:
@@ -238,7 +241,21 @@ def _network(way: _Way, plain: dict[str, str], prefix: str, others: tuple[str, .
         taken_off=tuple(filter(None, (wrapper, prefix))),
         left_out=tuple(map(str, beside)),
         averaged=way.is_averaged or counter in way.value or _says_average(prefix),
+        metadata=_metadata(way.value, prefix),
     )
+
+
+def _metadata(state: Mapping, prefix: str) -> dict[str, str]:
+    """What `CMT.state_dict()` keeps beside the weights, where torch keeps versions of modules."""
+    modules = getattr(state, "_metadata", None)
+    for name, kept in modules.items() if isinstance(modules, Mapping) else ():
+        if not isinstance(name, str) or not isinstance(kept, Mapping) or METADATA not in kept:
+            continue
+        found = kept[METADATA]
+        here = _WRAPPERS.sub("", f"{name}." if name else "") == prefix
+        if here and isinstance(found, dict) and all(map(_is_text, [*found, *found.values()])):
+            return dict(found)
+    return {}
 
 
 def _is_text(key: object) -> bool:

@@ -1,5 +1,10 @@
 """The ways a run can end badly; the command line turns them into exit statuses."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class InputError(ValueError):
     """An argument or input file is unusable; the message says what to do (exit status 2)."""
@@ -11,6 +16,22 @@ class MachineError(RuntimeError):
 
 class GateError(RuntimeError):
     """A parity, accuracy or verification check failed (exit status 1)."""
+
+
+EXPORT_PACKAGES = ("torch", "safetensors", "onnx", "onnxscript", "onnxsim", "onnxruntime")
+"""What the `export` extra adds to the base install."""
+
+
+@contextmanager
+def export_extra() -> Iterator[None]:
+    """Says of a package that is missing within what brings it; still a ModuleNotFoundError."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if str(error.name).split(".")[0] not in EXPORT_PACKAGES:
+            raise
+        advice = f"{error.name} is not installed: pip install 'cmt-export[export]'"
+        raise ModuleNotFoundError(advice, name=error.name) from error
 
 
 OUT_OF_MEMORY = (

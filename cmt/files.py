@@ -92,6 +92,11 @@ def move(source: Path, place: Path) -> None:
     rename(source, place)
 
 
+def cache_folder() -> Path:
+    """What a user's later runs may use: `$XDG_CACHE_HOME/cmt-export` or `~/.cache/cmt-export`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cmt-export"
+
+
 def is_own_folder(path: Path) -> bool:
     """Whether this is a folder, no link to one, that this user made."""
     made = path.lstat()

@@ -6,6 +6,8 @@ channels), row-major. Everything is float32 unless the caller casts it.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -236,6 +238,10 @@ class PooledHead(nn.Module):
         return self.classifier(self.features(x.mean((2, 3))))
 
 
+METADATA = "cmt"
+"""Where a network's metadata is, in what its `state_dict()` keeps beside the weights."""
+
+
 class CMT(nn.Module):
     """The classifier, or with `features=True` the backbone of its four stage maps.
 
@@ -273,6 +279,12 @@ class CMT(nn.Module):
         )
         head = PooledHead if family.pool_first else ConvHead
         self.head = None if features else head(variant.dims[-1], num_classes)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        # Beside torch's versions of modules, which `torch.save` keeps and wrappers hand on.
+        if hasattr(destination, "_metadata"):
+            destination._metadata[prefix[:-1]][METADATA] = dict(self.metadata)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """x (B, 3, H, W), normalised -> logits (B, num_classes) or the four stage maps."""

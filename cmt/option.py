@@ -8,7 +8,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field
+from numbers import Integral, Real
 from typing import Any
+
+import numpy as np
 
 from cmt.errors import InputError
 
@@ -69,9 +72,22 @@ def check_options(options: Any) -> None:
         value = getattr(options, name)
         if value is None:
             continue
-        problem = about.check(value)
+        problem = _of_wrong_kind(about, value) or about.check(value)
         if problem is not None:
             raise InputError(f"{flag_of(name, about)} {problem}")
+
+
+_PLAIN_KINDS: dict[Any, tuple[Any, str]] = {
+    **dict.fromkeys((int, "batch"), (Integral, "a whole number")),
+    float: (Real, "a number"),
+    bool: ((bool, np.bool_), "True or False"),
+}
+
+
+def _of_wrong_kind(about: Option, value: Any) -> str | None:
+    """What is wrong with a value that no command line read, as `options.check` would trip over."""
+    expected, words = _PLAIN_KINDS.get(about.kind, (object, ""))
+    return None if isinstance(value, expected) else f"must be {words}, not {value!r}"
 
 
 def at_least(least: int, most: int | None = None) -> Callable[[Any], str | None]:

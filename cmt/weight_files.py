@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
+import json
+import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from cmt.containers import choose
@@ -22,6 +25,8 @@ from cmt.printing import printable
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _COUNTERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+MEMORY = "the network in memory"
+"""What weights that are in no file are called."""
 _ZIP = b"PK\x03\x04"
 """What torch tells its archives by."""
 
@@ -56,9 +61,32 @@ class Weights:
         notes: a line for each way in which the state is not just what the file holds.
     """
 
-    state: State
+    state: State = field(repr=False)
     metadata: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def sha256(self) -> str:
+        """Of all of it but the notes: the same for the same weights, wherever they are."""
+        digest = hashlib.sha256(json.dumps(self.metadata, sort_keys=True).encode())
+        for name, value in sorted(self.state.items()):
+            digest.update(f"\n{name} {value.dtype} {tuple(value.shape)} ".encode())
+            digest.update(value.contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+def in_memory(network: nn.Module) -> Weights:
+    """The weights of a network, or of what wraps one, copied as `read` gives a file's.
+
+    Raises:
+        InputError: no weights of a CMT, of whatever names `read` knows, or unusable ones.
+    """
+    state = network.state_dict()
+    for key, value in list(state.items()):
+        state[key] = value.detach().cpu()
+    found, notes = choose(state, None, MEMORY)
+    copied = {k: v.clone() for k, v in _clean(found.entries, MEMORY, math.inf).items()}
+    return Weights(copied, found.metadata, notes)
 
 
 def save_torch(content: object, path: Path) -> None:
@@ -92,8 +120,9 @@ def read(path: Path, key: str | None = None) -> Weights:
         raise InputError(f"{path} is empty: copy or download the weights again")
     is_safe = path.suffix == ".safetensors"
     content, metadata = _read_safetensors(path) if is_safe else (_read_pickle(path), {})
-    entries, notes = choose(content, key, path)
-    return Weights(_clean(entries, path), metadata, notes)
+    found, notes = choose(content, key, path)
+    state = _clean(found.entries, path, path.stat().st_size)
+    return Weights(state, metadata or found.metadata, notes)
 
 
 def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
@@ -157,10 +186,13 @@ def _refuse_compressed(entries: list[zipfile.ZipInfo], path: Path) -> None:
         )
 
 
-def _clean(entries: Mapping[Any, Any], path: Path) -> State:
-    """Cast to float32; refuse what is no plain, finite float tensor."""
+def _clean(entries: Mapping[Any, Any], path: object, room: float) -> State:
+    """Cast to float32; refuse what is no plain, finite float tensor.
+
+    Args:
+        room: bytes that all may take.
+    """
     out: State = {}
-    room = path.stat().st_size
     for key, value in entries.items():
         name = printable(key)
         plain = _plain(name, value, path)
@@ -179,7 +211,7 @@ def _clean(entries: Mapping[Any, Any], path: Path) -> State:
     return out
 
 
-def _plain(name: str, value: object, path: Path) -> Tensor:
+def _plain(name: str, value: object, path: object) -> Tensor:
     """The tensor without any attribute that stands in the place of a method."""
     if not isinstance(value, Tensor):
         raise InputError(f"{path}: entry '{name}' is no tensor: save the state dict alone")

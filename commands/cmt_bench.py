@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cmt.commands.console import print_table, say
+from cmt.commands.console import LOG, long_running, print_table, say, with_version
 from cmt.commands.parameters import COUNT, FOLDER, MEGABYTES, SECONDS
+from cmt.commands.trust import open_trusted, takes_trust
 from cmt.errors import GateError, InputError
 from cmt.printing import printable, visible
 
 if TYPE_CHECKING:
     from cmt.bundle.reader import OpenBundle
+    from cmt.report.rows import Machine
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 100})
@@ -41,11 +43,11 @@ if TYPE_CHECKING:
 @click.option(
     "--dla", type=click.IntRange(0, 1), help="TensorRT's build: DLA core; the GPU runs the rest."
 )
-@click.option("--trust", type=FOLDER, metavar="KEY", help="Ed25519 public key (PEM) of the signer.")
-@click.option("--expect-run", "runs", multiple=True, help="With --trust: the export it must be.")
+@takes_trust
 @click.option("--machine", help="Name of this machine in the report.  [default: its host name]")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as in report.json.")
-@click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
+@long_running
+@with_version
 def bench_cli(
     *,
     bundle: Path,
@@ -58,7 +60,7 @@ def bench_cli(
     runs: tuple[str, ...],
     machine: str | None,
     as_json: bool,
-    verbose: bool,
+    quiet: bool,
     **sweep: Any,
 ) -> int:
     """Measure a bundle's files on this machine and add the results to its report.
@@ -69,14 +71,14 @@ def bench_cli(
     bundle's ONNX files, checked and put in their place. So are those that others built, unless
     --trust has the key of who signed the bundle: engines are native code.
     """
-    from cmt.bundle.reader import open_bundle
+    from cmt.files import cache_folder
     from cmt.measure import bench
     from cmt.measure.progress import ProgressBars
     from cmt.measure.rebuild import build_for_here, notes, why_none_is_built
     from cmt.targets.machine import usable_cores
-    from cmt.targets.tensorrt.build import BuildSettings, timing_cache_folder
+    from cmt.targets.tensorrt.build import BuildSettings
 
-    opened = _trusted(open_bundle(bundle), trust, runs)
+    opened = open_trusted(bundle, trust, runs)
     if compatible or dla is not None:
         reason = "--verify builds none" if verify else why_none_is_built(opened)
         if reason is not None:
@@ -88,21 +90,22 @@ def bench_cli(
     machine = bench.check_machine(opened, machine)
     command = shlex.join(["cmt-bench", *sys.argv[1:]])
     building = BuildSettings(
-        workspace, opt_level, cache=timing_cache_folder(), compatible=compatible, dla=dla
+        workspace, opt_level, cache=cache_folder(), compatible=compatible, dla=dla
     )
-    with ProgressBars(not as_json) as progress:
+    with ProgressBars(not (as_json or quiet), log=LOG.lines) as progress:
         opened = build_for_here(opened, building, progress.task)
         entry = bench.measure(opened, bench.Sweep(**sweep), machine, command, progress.task)
     bench.save(opened, entry)
     if as_json:
         click.echo(json.dumps(entry, indent=1))
         return 0
-    _print_measured(entry, notes(opened))
-    click.echo(f"report: {visible(bundle / 'report.html')}")
+    if not quiet:
+        _print_measured(entry, notes(opened))
+        click.echo(f"report: {visible(bundle / 'report.html')}")
     return 0
 
 
-def _print_measured(entry: dict[str, Any], notes: list[str]) -> None:
+def _print_measured(entry: Machine, notes: list[str]) -> None:
     """The table of what was measured, and what is to be said of it."""
     from cmt.report import charts
     from cmt.report.terminal import machine_table
@@ -114,18 +117,6 @@ def _print_measured(entry: dict[str, Any], notes: list[str]) -> None:
         say(line)
     if (undrawn := charts.missing()) is not None:
         say(f"report.html has its charts in words alone: {undrawn}")
-
-
-def _trusted(bundle: OpenBundle, trust: Path | None, runs: tuple[str, ...]) -> OpenBundle:
-    if runs and trust is None:
-        raise InputError("--expect-run believes what the bundle says of itself: add --trust")
-    if trust is None:
-        return bundle
-    from cmt.bundle.signature import check, expect_run
-
-    bundle = check(bundle, trust)
-    expect_run(bundle, runs)
-    return bundle
 
 
 def _verify(bundle: OpenBundle, threads: int) -> int:

@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from cmt.commands.console import print_table, say
+from cmt import strict_json
+from cmt.commands.config import takes_config
+from cmt.commands.console import LOG, long_running, print_table, say, with_version
 from cmt.commands.parameters import declared_by
 from cmt.export.options import ExportOptions
-from cmt.printing import printable, visible
+from cmt.measure.progress import ProgressBars
+from cmt.printing import visible
+
+if TYPE_CHECKING:
+    from cmt.export.pipeline import Bundle
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 100})
 @declared_by(ExportOptions)
+@takes_config(ExportOptions)
 @click.option("--dry-run", is_flag=True, help="Say what would be built, and write nothing.")
-@click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
+@click.option("--json", "as_json", is_flag=True, help="Print what report.json holds.")
+@long_running
+@with_version
 def export_cli(
     *,
     fp16: bool,
     int8: bool,
     dry_run: bool,
-    verbose: bool,
+    as_json: bool,
+    quiet: bool,
     batch: tuple[int, tuple[int, int] | None],
     gpu_archs: tuple[str, ...] | None,
     **arguments: Any,
 ) -> int:
     """Export a CMT classifier, check every step against torch, and report cost and gain."""
-    from cmt.export.pipeline import export
-    from cmt.report.terminal import terminal_table
-
     # A run that was interrupted and resumed reports what one that was not would.
     command = shlex.join(["cmt-export", *(a for a in sys.argv[1:] if a != "--resume")])
     options = ExportOptions(
@@ -42,18 +50,41 @@ def export_cli(
         command=command,
         **arguments,
     )
-    if dry_run:
-        from cmt.export.preflight import preflight
+    shown = not (quiet or as_json)
+    with ProgressBars(shown, options.kind, options.resume, LOG.lines) as progress:
+        if dry_run:
+            return _rehearse(options, progress, as_json)
+        from cmt.export.pipeline import export
 
-        click.echo("\n".join(map(printable, preflight(options, show_progress=True))))
+        bundle = export(options, progress)
+    return _tell(bundle, shown, as_json)
+
+
+def _rehearse(options: ExportOptions, progress: ProgressBars, as_json: bool) -> int:
+    from cmt.export.preflight import preflight
+
+    lines = preflight(options, progress)
+    if as_json:
+        click.echo(json.dumps({"would_build": lines}, indent=1))
         return 0
-    bundle = export(options, show_progress=True)
-    print_table(terminal_table(bundle.report))
+    for line in lines:
+        say(line)
+    return 0
+
+
+def _tell(bundle: Bundle, shown: bool, as_json: bool) -> int:
+    from cmt.report.terminal import terminal_table
+
+    if as_json:
+        click.echo(strict_json.dump(bundle.report), nl=False)
+    if shown:
+        print_table(terminal_table(bundle.report))
     for warning in bundle.report["warnings"]:
         say(f"warning: {warning}", err=True)
     for line in bundle.report["gates"]["unconfirmed"]:
         say(f"not confirmed: {line}", err=True)
     for failure in bundle.failures:
         say(f"gate failed: {failure}", err=True)
-    click.echo(f"report: {visible(bundle.path / 'report.html')}")
+    if shown:
+        click.echo(f"report: {visible(bundle.path / 'report.html')}")
     return 1 if bundle.failures else 0

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from cmt.commands.console import print_table, say
+from cmt.commands.console import print_table, say, with_version
 from cmt.commands.parameters import FOLDER, Folder
+from cmt.commands.trust import check_trust, takes_trust
 from cmt.errors import GateError, InputError
+
+if TYPE_CHECKING:
+    from cmt.report.rows import Requirements
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 100})
@@ -22,12 +29,12 @@ from cmt.errors import GateError, InputError
     type=Folder(path_type=Path, file_okay=False),
     help="Write comparison.html, .md and .json here.",
 )
+@takes_trust
 @click.option(
-    "--trust", type=FOLDER, metavar="KEY", help="Ed25519 public key (PEM): signed rows alone."
+    "--junit", type=FOLDER, metavar="FILE", help="Write --require's results as JUnit XML."
 )
-@click.option("--expect-run", "runs", multiple=True, help="With --trust: the export it must be.")
 @click.option("--json", "as_json", is_flag=True, help="Print what comparison.json would hold.")
-@click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
+@with_version
 def report_cli(
     *,
     reports: tuple[str, ...],
@@ -38,13 +45,14 @@ def report_cli(
     out: Path | None,
     trust: Path | None,
     runs: tuple[str, ...],
+    junit: Path | None,
     as_json: bool,
-    verbose: bool,
 ) -> int:
     """Compare bundles, and what cmt-bench measured of them on other machines.
 
     BUNDLE is a bundle or a report.json; NAME is what to call the machine that exported it.
-    With --require, on every machine some file must keep all clauses, else the exit status is 1.
+    With --require, on every machine some file must keep all clauses, else the exit status is 1;
+    what fails is annotated on GitHub.
     Whoever may write to a bundle may write any figure into its report: --trust takes those alone
     that its signer measured. An older bundle of the same signer passes too; --expect-run tells it.
     """
@@ -52,13 +60,14 @@ def report_cli(
     from cmt.report.policy import parse_policy
 
     clauses = parse_policy(policy) if policy is not None else ()
-    if runs and trust is None:
-        raise InputError("--expect-run believes what the bundle says of itself: add --trust")
+    if junit is not None and not clauses:
+        raise InputError("--junit holds what --require finds: add --require")
+    check_trust(trust, runs)
     trusted = None if trust is None else comparison.Trust(trust, runs)
     merged = comparison.merge([comparison.read_source(r, trusted) for r in reports], mix_images)
     chosen = comparison.choose(merged, machines, files)
+    names = machines or comparison.machine_names(merged)
     if clauses:
-        names = machines or comparison.machine_names(merged)
         chosen = comparison.require(chosen, clauses, names)
     if out is not None:
         comparison_pages.write_comparison(chosen, out)
@@ -68,6 +77,24 @@ def report_cli(
         print_table(comparison_pages.terminal_table(chosen))
     for warning in chosen["warnings"]:
         say(f"warning: {warning}", err=True)
-    if clauses and chosen["requirements"]["failures"]:
-        raise GateError("; ".join(chosen["requirements"]["failures"]))
+    if chosen["requirements"] is not None:
+        _tell_ci(chosen["requirements"], names, junit)
     return 0
+
+
+def _tell_ci(required: Requirements, machines: Sequence[str], junit: Path | None) -> None:
+    """Raise GateError where a machine has no file that keeps every clause."""
+    from cmt.report import ci
+
+    if junit is not None:
+        try:
+            junit.write_text(ci.junit(required, machines), encoding="utf-8")
+        except OSError as error:
+            raise InputError(
+                f"cannot write {junit} ({error.strerror}): choose another --junit"
+            ) from error
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        for line in ci.github_annotations(required["failures"]):
+            say(line, err=True)
+    if required["failures"]:
+        raise GateError("; ".join(required["failures"]))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from cmt.commands.console import with_version
 from cmt.commands.parameters import RANGE
 from cmt.errors import InputError
 from cmt.printing import printable
@@ -53,6 +56,8 @@ if TYPE_CHECKING:
 @click.option("--freeze", type=click.IntRange(0, 4), default=0, help="Stem and stages kept fixed.")
 @click.option("--bf16", is_flag=True, help="Products in bfloat16.")
 @click.option("--seed", default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the result alone, as an object.")
+@with_version
 def train_cli(
     data: Path,
     val: Path,
@@ -68,6 +73,7 @@ def train_cli(
     freeze: int,
     bf16: bool,
     seed: int,
+    as_json: bool,
 ) -> None:
     """Train a CMT on a folder of images; stop and go on as you like.
 
@@ -96,7 +102,7 @@ def train_cli(
     if source.class_names != validation.class_names:
         raise InputError(f"{data} and {val} do not have the same classes")
     out.mkdir(parents=True, exist_ok=True)
-    with Display() as display:
+    with Display(partial(click.echo, err=True) if as_json else None) as display:
         run = Run(recipe, source, out, init, weights_key)
         _warn([f"{init}: {note}" for note in run.notes])
         if run.position is not None:
@@ -108,7 +114,11 @@ def train_cli(
         path = out / f"cmt_{variant}.safetensors"
         accuracy, result = _measure(run, validation, path, display)
     _warn(accuracy.remarks)
-    click.echo(f"top-1 {result}; weights in {path}")
+    if as_json:
+        found = {"top1": accuracy.top1, "images": accuracy.images, "weights": str(path)}
+        click.echo(json.dumps(found))
+    else:
+        click.echo(f"top-1 {result}; weights in {path}")
 
 
 def _measure(

@@ -10,11 +10,16 @@ from typing import NoReturn
 import click
 
 from cmt.commands.console import say
-from cmt.errors import GateError, InputError, MachineError, is_out_of_memory
+from cmt.errors import (
+    EXPORT_PACKAGES,
+    GateError,
+    InputError,
+    MachineError,
+    export_extra,
+    is_out_of_memory,
+)
 from cmt.printing import printable
 
-EXPORT_PACKAGES = ("torch", "safetensors", "onnx", "onnxscript", "onnxsim", "onnxruntime")
-"""What the `export` extra adds to the base install."""
 AGAIN = "the same command starts again"
 COMMANDS = {
     "cmt-export": (
@@ -22,6 +27,7 @@ COMMANDS = {
         "the same command with --resume goes on where it stopped",
     ),
     "cmt-bench": ("cmt.commands.cmt_bench:bench_cli", AGAIN),
+    "cmt-classify": ("cmt.commands.cmt_classify:classify_cli", AGAIN),
     "cmt-report": ("cmt.commands.cmt_report:report_cli", AGAIN),
     "cmt-train": (
         "cmt.commands.cmt_train:train_cli",
@@ -58,8 +64,9 @@ def run(name: str) -> NoReturn:
         signal.signal(number, stop)
     try:
         module, function = place.split(":")
-        command = getattr(import_module(module), function)
-        status = command.main(prog_name=name, standalone_mode=False)
+        with export_extra():
+            command = getattr(import_module(module), function)
+            status = command.main(prog_name=name, standalone_mode=False)
     except BaseException as error:
         del room
         # Native code and imports turn a KeyboardInterrupt into errors of their own.
@@ -82,7 +89,7 @@ def _explain(name: str, error: BaseException, again: str) -> NoReturn:
     except ModuleNotFoundError as error:
         if str(error.name).split(".")[0] not in EXPORT_PACKAGES:
             raise
-        _fail(name, f"{error.name} is not installed: pip install 'cmt-export[export]'", 2)
+        _fail(name, str(error), 2)
     except (OSError, MachineError, MemoryError) as error:  # a full disk, a killed process
         problem = str(error) or "out of memory"
         if isinstance(error, OSError) and error.errno is None:  # NumPy, of a file cut short

@@ -123,6 +123,8 @@ def _arguments(
         settings["help"] += f"  [default: {about.default}]"
     if about.kind is bool:
         settings["is_flag"] = True
+        if default is None:  # which of two flags is not given at all
+            settings |= {"default": None, "show_default": False}
     elif about.choices is not None:
         settings["type"] = click.Choice(about.choices())
     else:

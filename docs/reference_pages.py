@@ -18,6 +18,7 @@ from cmt.export.options import ExportOptions
 from cmt.export.pipeline import Bundle
 from cmt.option import options_of
 
+_CLASSIFIES = ("classify", "outputs", "share", "close")
 _SECTION = re.compile(r"(Args|Attributes|Raises|Returns):")
 _ENTRY = re.compile(r"    ([\w.*, ]+): (.*)")
 
@@ -57,6 +58,7 @@ def python_page() -> str:
     """What a program imports: `cmt`'s own names, `cmt.export.export` and its options."""
     own = {name: getattr(cmt, name) for name in cmt.__all__}
     named = {f"cmt.{name}": value for name, value in own.items() if callable(value)}
+    named |= {f"cmt.Classifier.{one}": getattr(cmt.Classifier, one) for one in _CLASSIFIES}
     parts = [_described(name, value) for name, value in named.items()]
     parts += [_described("cmt.export.export", export), *_options()]
     parts.append(_described("cmt.export.pipeline.Bundle", Bundle))

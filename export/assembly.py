@@ -7,22 +7,26 @@ import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cmt import strict_json
 from cmt.bundle.golden import IMAGES, MAX_GREY_LEVELS, TOLERANCES, make_photo
-from cmt.bundle.manifest import Entry
+from cmt.bundle.manifest import GoldenInputs, Manifest
 from cmt.bundle.sbom import build_sbom
 from cmt.bundle.signature import sign
 from cmt.bundle.writer import describe_file, write_manifest
 from cmt.calib_data.preprocessing import Preprocessing
 from cmt.export.graphs import GRAPHS, Candidate
 from cmt.export.onnx_graph import output_names
+from cmt.export.options import ExportOptions
 from cmt.export.summary import Results, build_manifest, build_report
+from cmt.export.toml import CONFIG, config_text
 from cmt.report.document import REPORT_FILES, write_report
+from cmt.report.rows import Report
 from cmt.targets.base import run_all
+from cmt.targets.entries import Built, Entry, FileEntry, Float32Answers, GoldenOutputs
 from cmt.targets.registry import LOADERS
 from cmt.targets.settings import PRECISION, built_settings
 
@@ -30,9 +34,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 
-def assemble(
-    results: Results, folder: Path, run: str, key: Ed25519PrivateKey | None
-) -> dict[str, Any]:
+def assemble(results: Results, folder: Path, run: str, key: Ed25519PrivateKey | None) -> Report:
     """Fill a new folder with all that belongs into the bundle; returns the report.
 
     Args:
@@ -57,9 +59,10 @@ def assemble(
     report = build_report(results, artefacts)
     write_report(report, folder)
     sbom = write_sbom(folder, inputs.weights_sha256)
-    manifest = {
+    manifest: Manifest = {
         **build_manifest(results, artefacts, golden, folder),
         "sbom": sbom,
+        "config": write_config(folder, results.options),
         "run": run,
     }
     if key is not None:
@@ -70,14 +73,21 @@ def assemble(
     return report
 
 
-def keep_exported(folder: Path) -> Entry:
+def keep_exported(folder: Path) -> FileEntry:
     """The report once more, where nothing adds to it and it can be signed; its manifest entry."""
     path = folder / "report.exported.json"
     shutil.copyfile(folder / REPORT_FILES[0], path)
     return describe_file(folder, path)
 
 
-def write_sbom(folder: Path, weights_sha256: str | None) -> Entry:
+def write_config(folder: Path, options: ExportOptions) -> FileEntry:
+    """The options as they were run; returns the file's manifest entry."""
+    path = folder / CONFIG
+    path.write_text(config_text(options), encoding="utf-8")
+    return describe_file(folder, path)
+
+
+def write_sbom(folder: Path, weights_sha256: str | None) -> FileEntry:
     """The bundle's bill of materials; returns its manifest entry."""
     path = folder / "sbom.cdx.json"
     path.write_text(strict_json.dump(build_sbom(weights_sha256)), encoding="utf-8")
@@ -90,7 +100,7 @@ def copy_artefacts(
     graphs: Mapping[str, Path],
     candidates: Sequence[Candidate],
     built: Mapping[str, Path],
-    golden: Mapping[str, Entry],
+    golden: Mapping[str, GoldenOutputs],
 ) -> list[Entry]:
     """Copy the ONNX graphs and the targets' files in; returns their manifest entries.
 
@@ -102,7 +112,7 @@ def copy_artefacts(
         if graph.file is None or name not in graphs:
             continue
         path = folder / "model" / graph.file.format(name=stem)
-        described = {"built_with": {"torch": version("torch")}, "built_for": []}
+        described: Built = {"built_with": {"torch": version("torch")}, "built_for": []}
         entries.append(_copy(folder, graphs[name], path, "onnx", graph.precision, described))
     for candidate in candidates:
         source = built[candidate.name]
@@ -119,7 +129,7 @@ def copy_artefacts(
 
 
 def _copy(
-    folder: Path, source: Path, path: Path, target: str, precision: str, built: dict[str, Any]
+    folder: Path, source: Path, path: Path, target: str, precision: str, built: Built
 ) -> Entry:
     path.parent.mkdir(exist_ok=True)
     shutil.copyfile(source, path)
@@ -128,7 +138,7 @@ def _copy(
 
 def write_golden_inputs(
     folder: Path, pixels: np.ndarray, preprocessing: Preprocessing
-) -> dict[str, Any]:
+) -> GoldenInputs:
     """Prepared images, and a photo with what preprocessing makes of it; the manifest's `golden`.
 
     Args:
@@ -142,9 +152,12 @@ def write_golden_inputs(
     make_photo(golden / "photo.jpg")
     with Image.open(golden / "photo.jpg") as photo:
         np.save(golden / "pixels.npy", preprocessing.apply(photo))
-    files = {"images": "images.npy", "photo": "photo.jpg", "pixels": "pixels.npy"}
-    entries = {key: describe_file(folder, golden / name) for key, name in files.items()}
-    return {**entries, "max_grey_levels": MAX_GREY_LEVELS}
+    return {
+        "images": describe_file(folder, golden / "images.npy"),
+        "photo": describe_file(folder, golden / "photo.jpg"),
+        "pixels": describe_file(folder, golden / "pixels.npy"),
+        "max_grey_levels": MAX_GREY_LEVELS,
+    }
 
 
 def float32_answers(results: Results, candidate: Candidate) -> list[np.ndarray] | None:
@@ -170,7 +183,7 @@ def write_golden_outputs(
     names: Sequence[str],
     outputs: Sequence[np.ndarray],
     in_float32: Sequence[np.ndarray] | None = None,
-) -> Entry:
+) -> GoldenOutputs:
     """What a file answered on the golden images; returns the `golden` of its manifest entry.
 
     Args:
@@ -178,17 +191,21 @@ def write_golden_outputs(
         outputs: one array (N, ...) each; the first few images are taken.
         in_float32: the same, of a file that is run in BF16, without it.
     """
-    kinds = {"outputs": ("", outputs)}
-    if in_float32 is not None:
-        kinds["outputs_f32"] = (".f32", in_float32)
-    entries: dict[str, list[Entry]] = {kind: [] for kind in kinds}
-    for kind, (ending, arrays) in kinds.items():
+
+    def written(arrays: Sequence[np.ndarray], ending: str) -> list[FileEntry]:
+        entries = []
         for name, array in zip(names, arrays, strict=True):
             file = f"{candidate.target.name}-{candidate.precision}-{name}{ending}.npy"
             np.save(folder / "golden" / file, array[:IMAGES])
-            entries[kind].append(describe_file(folder, folder / "golden" / file))
+            entries.append(describe_file(folder, folder / "golden" / file))
+        return entries
+
+    float32: Float32Answers = {}
+    if in_float32 is not None:
+        float32["outputs_f32"] = written(in_float32, ".f32")
     return {
-        **entries,
+        "outputs": written(outputs, ""),
+        **float32,
         "produced_by": candidate.target.runtime,
         "max_rel": TOLERANCES[candidate.precision],
     }

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cmt.calib_data.prepared import spread
 from cmt.export.context import Context
@@ -17,6 +17,7 @@ from cmt.quantize.choice import choose
 from cmt.quantize.ranges import METHODS, MSE, Histogram, load_histograms, save_histograms
 from cmt.quantize.recipe import Recipe
 from cmt.quantize.sensitivity import Array, errors, run_on, worst_first
+from cmt.report.rows import Calibration, Method
 
 if TYPE_CHECKING:
     import onnx
@@ -30,8 +31,6 @@ RANGE_IMAGES = 64
 FITTED = ", weights fitted"
 """What the report says behind the method of choosing ranges where `quantize.gptq` helped."""
 _ROUNDED = "rounded.npz"
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class RangeChoice:
 
     method: str = MSE
     rounded: Mapping[str, Rounded] | None = None
-    row: Row | None = None
+    row: Calibration | None = None
 
 
 def load_single(path: Path) -> onnx.ModelProto:
@@ -150,7 +149,7 @@ def _load_rounded(folder: Path) -> Mapping[str, Rounded] | None:
 
 def _compare_methods(
     context: Context, source: Source, learned: str | None, plain: Source | None
-) -> tuple[Row, dict[str, Rounded] | None]:
+) -> tuple[Calibration, dict[str, Rounded] | None]:
     """The report's row of a choice, and the fitted weights where these were chosen."""
     from cmt.quantize.qdq import insert_qdq
 
@@ -158,7 +157,7 @@ def _compare_methods(
     histograms = histograms_of(context, source)
     reference = answers(plain.load() if plain is not None else model)
     methods: Sequence[str] = [learned] if learned else METHODS
-    rows: list[Row] = []
+    rows: list[Method] = []
 
     def fit(method: str) -> dict[str, Rounded]:
         return _fit_weights(context, source, histograms, method)

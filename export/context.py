@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from cmt.calib_data.prepared import PreparedImages
 from cmt.export.images import Images
@@ -12,6 +10,7 @@ from cmt.export.inputs import Inputs
 from cmt.export.options import ExportOptions
 from cmt.export.stages import Stages
 from cmt.measure.progress import ProgressBars
+from cmt.targets.machine import Environment
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Context:
 
     options: ExportOptions
     inputs: Inputs
-    machine: Mapping[str, Any]
+    machine: Environment
     images: Images
     stages: Stages
     progress: ProgressBars

@@ -6,7 +6,6 @@ import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from cmt.export.images import CALIBRATION, FINE_TUNING, HELD_OUT
 from cmt.export.networks import Network, make_network
 from cmt.quantize.choice import choose
 from cmt.quantize.fine_tuning import (
+    EpochState,
     Histograms,
     fit_weights,
     held_out_error,
@@ -27,6 +27,7 @@ from cmt.quantize.fine_tuning import (
 )
 from cmt.quantize.ranges import METHODS, load_histograms, save_histograms
 from cmt.quantize.recipe import RECIPES, Recipe
+from cmt.report.rows import Scheme, Tuning
 from cmt.weight_files import save_torch
 
 _START, _TUNED = "start.pt", "state.pt"
@@ -52,13 +53,13 @@ class FineTuning:
         # Activations are fitted on calibration images, whatever the rest learns on.
         sets = dict.fromkeys([CALIBRATION, HELD_OUT, name])
         self._after = [REFERENCE, *(f"images/{images}" for images in sets)]
-        self.recipes: dict[str, dict[str, Any]] = {}
+        self.recipes: dict[str, Scheme] = {}
         """By recipe: each epoch's `training` error; the error on held-out images `held_out`, first
         by calibration alone; after how many epochs the network was `chosen`; and the `method` of
         choosing ranges that it learned with, the best before any epoch. Errors are mean square
         ones, relative to the teacher's outputs; None of an epoch that diverged, the last then."""
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> Tuning:
         """The report's `fine_tuning`."""
         return {
             "epochs": self._context.options.qat,
@@ -194,13 +195,13 @@ class FineTuning:
         return held_out_error(network, teacher, recipe, histograms, held_out, method)
 
     @property
-    def _inputs(self) -> dict[str, Any]:
+    def _inputs(self) -> dict[str, int]:
         return {"epochs": self._context.options.qat, "threads": self._context.threads}
 
     def _file(self, stage: str, name: str) -> Path:
         return self._context.stages.workspace / stage / name
 
-    def _load(self, network: Network, path: Path) -> dict[str, Any] | None:
+    def _load(self, network: Network, path: Path) -> EpochState | None:
         """Give a network the weights that a stage left; returns the rest of its state, if any."""
         state = torch.load(path, weights_only=True)
         network.load_state_dict(state.pop("network"))

@@ -12,19 +12,20 @@ import numpy as np
 
 from cmt.calib_data.prepared import spread
 from cmt.export.answers import PARITY_IMAGES, REFERENCE, Outputs, answers
-from cmt.export.calibration import Row
 from cmt.export.context import Context
 from cmt.export.graph_maker import GraphMaker
 from cmt.export.graphs import NONE, Candidate, short_hash, suffix
 from cmt.export.images import VALIDATION
-from cmt.measure.latency import ROUNDS, Timing, measure_alternately
+from cmt.measure.latency import MOST_ROUNDS, measure_alternately
 from cmt.measure.parity import compare_outputs, tolerance_for
-from cmt.measure.statistics import paired_ratio
-from cmt.measure.tune import tune
+from cmt.measure.timing import Timing, round_ratios
+from cmt.measure.tune import Search
 from cmt.quantize.search import Units
+from cmt.report.rows import Parity
 from cmt.targets.base import BuildRequest
+from cmt.targets.entries import Built
 from cmt.targets.reference import TORCH
-from cmt.targets.settings import PRECISION, Settings, built_settings
+from cmt.targets.settings import PRECISION, Settings, Tried, built_settings
 
 ARITHMETIC = "float arithmetic"
 """The unit of BF16 where a file says float; back to float32, it costs every operator of it."""
@@ -47,7 +48,7 @@ class FileMaker:
         target, precision, options = candidate.target, candidate.precision, self._context.options
         graph = self._graphs.file_graph(candidate.graph, units)
         after = [f"graph/{self._graphs.file_stage(candidate.graph, units)}"]
-        tuned = options.tune and target.tune_space is not None
+        tuned = options.tune is not False and target.tune_space is not None
 
         def make(folder: Path) -> None:
             request = BuildRequest(
@@ -60,31 +61,34 @@ class FileMaker:
             with self._context.progress.step(f"building {candidate.name}"):
                 info = target.build(request)
             if ARITHMETIC in units:
-                info["settings"][PRECISION] = "f32"
+                info["settings"] = {**info["settings"], PRECISION: "f32"}
             if tuned:
                 info["settings"], info["tuning"] = self._tune(candidate, request.path, info)
             (folder / "built.json").write_text(json.dumps(info))
 
         batches = options.batches or options.batch
         inputs: dict[str, Any] = {"batch": batches, "gpu_archs": options.gpu_archs}
-        if options.tune:
-            inputs |= {"tune": options.bench_seconds, "threads": self._context.threads}
+        if tuned:
+            inputs |= {
+                "tune": options.tune and options.bench_seconds,
+                "threads": self._context.threads,
+            }
             after.append("images/validation")
         return self._context.stages.run(_build_stage(candidate, units), inputs, make, after)
 
-    def _tune(
-        self, candidate: Candidate, path: Path, built: dict[str, Any]
-    ) -> tuple[Settings, list[dict[str, Any]]]:
-        with self._context.progress.task(f"tuning {candidate.name}", ROUNDS) as advance:
-            return tune(
-                candidate.target,
-                path,
-                self._batch(),
-                built["settings"],
-                self._context.threads,
-                self._context.options.bench_seconds,
-                advance,
-            )
+    def _tune(self, candidate: Candidate, path: Path, built: Built) -> tuple[Settings, list[Tried]]:
+        context = self._context
+        search = Search(
+            candidate.target,
+            path,
+            self._batch(),
+            built["settings"],
+            context.threads,
+            context.machine,
+        )
+        if context.options.tune:
+            return search.thorough(context.options.bench_seconds, context.progress.task)
+        return search.short(context.progress.task)
 
     def _batch(self) -> np.ndarray:
         """What files are timed with."""
@@ -120,7 +124,7 @@ class FileMaker:
         runtime = candidate.target.runtime
         return answers(self._context, name, runtime, path, stage, settings, on)
 
-    def parity(self, candidate: Candidate, units: Units, reference: Outputs) -> Row | None:
+    def parity(self, candidate: Candidate, units: Units, reference: Outputs) -> Parity | None:
         """The file's answers beside torch's; None of a graph, which has a row of its own."""
         if candidate.target.simulated:
             return None
@@ -142,12 +146,12 @@ class FileMaker:
 
         def make(folder: Path) -> None:
             title = f"timing {len(choices)} choices for {candidate.name}"
-            with context.progress.task(title, ROUNDS) as advance:
+            with context.progress.task(title, MOST_ROUNDS) as advance:
                 timings = measure_alternately(
                     files, self._batch(), context.threads, SLOWDOWN_SECONDS, advance, settings
                 )
-            medians = [[float(np.median(ms)) for ms in t.rounds] for t in timings.values()]
-            ratios = [paired_ratio(medians[0], other)["median"] for other in medians[1:]]
+            plain, *others = timings.values()
+            ratios = [float(np.median(round_ratios(plain, other))) for other in others]
             (folder / "slowdowns.json").write_text(json.dumps(ratios))
 
         after = ["images/validation", *dict.fromkeys(stage for _, stage in places)]
@@ -177,7 +181,7 @@ class FileMaker:
 
         def make(folder: Path) -> None:
             title = f"timing {len(files)} files alternately"
-            with context.progress.task(title, ROUNDS) as advance:
+            with context.progress.task(title, MOST_ROUNDS) as advance:
                 timings = measure_alternately(
                     files,
                     self._batch(),
@@ -193,7 +197,7 @@ class FileMaker:
         inputs = {"seconds": options.bench_seconds, "threads": context.threads}
         folder = context.stages.run("timing", inputs, make, after)
         content = json.loads((folder / "timings.json").read_text())
-        return {name: Timing(**timing) for name, timing in content.items()}
+        return {name: Timing.from_json(timing) for name, timing in content.items()}
 
 
 def _build_stage(candidate: Candidate, units: Units) -> str:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from cmt.export.answers import Outputs
-from cmt.export.calibration import Row
 from cmt.export.context import Context
 from cmt.export.file_maker import ARITHMETIC, FileMaker
 from cmt.export.graphs import NONE, Candidate, converted_graph
@@ -21,6 +20,7 @@ from cmt.export.unit_sensitivity import Sensitivity
 from cmt.measure.statistics import compare
 from cmt.quantize.search import Lever, Search, Units, by_gain, pareto
 from cmt.quantize.sensitivity import answers_changed, relative_error
+from cmt.report.rows import Fallback, Found, PartErrors, Point
 from cmt.targets.settings import PRECISION
 
 TIMED_UNITS = 8
@@ -66,7 +66,7 @@ class Verdict:
     """
 
     units: Units = NONE
-    entry: Row | None = None
+    entry: Fallback | None = None
     warning: str | None = None
 
 
@@ -79,7 +79,7 @@ class UnitError:
     macs: int
 
 
-def unit_errors(rows: Iterable[Mapping[str, Any]]) -> dict[str, UnitError]:
+def unit_errors(rows: Iterable[PartErrors]) -> dict[str, UnitError]:
     """By unit, from the rows of `Sensitivity.units`."""
     return {
         row["unit"]: UnitError(
@@ -116,7 +116,7 @@ def levers_of(
 
 def fall_back(
     trial: Trial, levers: Mapping[str, Lever], limits: Limits, start: float
-) -> tuple[Units, Row]:
+) -> tuple[Units, Found]:
     """The units that it takes to keep the limit, or that do best; and what was tried.
 
     Args:
@@ -144,29 +144,27 @@ def fall_back(
 
 def _points(
     trial: Trial, levers: Mapping[str, Lever], search: Search, start: float, chosen: Units
-) -> list[Row]:
+) -> list[Point]:
     """A row for each choice that was tried, the first one with nothing in float."""
     tried = list(search.tried)
     times = trial.slowdowns(tried[1:]) if tried[1:] else []
-    slowdowns = [None] * len(tried) if times is None else [1.0, *times]
+    slowdowns = None if times is None else [1.0, *times]
+    sizes = [trial.size(units) for units in tried]
+    best = pareto(list(zip(search.tried.values(), slowdowns or sizes, strict=True)))
     drops = {NONE: start, **search.confirmed}
-    rows: list[Row] = []
-    for units, slowdown in zip(tried, slowdowns, strict=True):
-        drop = drops.get(units)
-        rows.append(
-            {
-                "float": sorted(units),
-                "float_layers": sum(levers[unit].layers for unit in units),
-                "changed": search.tried[units],
-                "drop_pp": drop if drop is None or np.isfinite(drop) else None,
-                "slowdown": slowdown,
-                "bytes": trial.size(units),
-                "chosen": units == chosen,
-            }
-        )
-    costs = [row["bytes"] if times is None else row["slowdown"] for row in rows]
-    best = pareto([(row["changed"], cost) for row, cost in zip(rows, costs, strict=True)])
-    return [{**row, "pareto": on} for row, on in zip(rows, best, strict=True)]
+    return [
+        {
+            "float": sorted(units),
+            "float_layers": sum(levers[unit].layers for unit in units),
+            "changed": search.tried[units],
+            "drop_pp": drop if np.isfinite(drop := drops.get(units, np.nan)) else None,
+            "slowdown": None if slowdowns is None else slowdowns[i],
+            "bytes": sizes[i],
+            "chosen": units == chosen,
+            "pareto": best[i],
+        }
+        for i, units in enumerate(tried)
+    ]
 
 
 class FileTrial:
@@ -253,7 +251,7 @@ def judge(
     not_timed = None if target.not_timed is None else target.not_timed()
     levers, cost = levers_of(errors, trial, not_timed)
     units, found = fall_back(trial, levers, Limits(options.max_drop, options.gate_minutes), start)
-    entry = {
+    entry: Fallback = {
         "target": target.name,
         "precision": candidate.precision,
         "ranking_images": len(expected),

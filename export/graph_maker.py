@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from cmt.calib_data.prepared import PreparedImages, spread
 from cmt.export.answers import PARITY_IMAGES, REFERENCE, Outputs
 from cmt.export.calibration import (
     RangeChoice,
-    Row,
     Source,
     calibrate,
     calibration_stage,
@@ -41,6 +40,7 @@ from cmt.quantize.graft import PREFIX, goes_back, is_fitted_unit, restore_gelu
 from cmt.quantize.ranges import Histogram
 from cmt.quantize.recipe import OPENVINO, RECIPES
 from cmt.quantize.search import Units
+from cmt.report.rows import Parity
 from cmt.targets.base import run_all
 from cmt.targets.reference import torch_runner
 from cmt.targets.registry import LOADERS, TARGETS
@@ -249,13 +249,13 @@ class GraphMaker:
 
     # Parity
 
-    def parity(self, graphs: Iterable[tuple[str, Units]]) -> dict[str, Row]:
+    def parity(self, graphs: Iterable[tuple[str, Units]]) -> dict[str, Parity]:
         """By stage, the rows of these graphs as files are built from them, and of their sources.
 
         Graphs that no file is made of any more, because all of their fitted activations went back,
         are held to nothing and have no row.
         """
-        rows: dict[str, Row] = {}
+        rows: dict[str, Parity] = {}
         for name, units in graphs:
             for stage in self._lineage(name, units):
                 folder = self.context.stages.workspace / "graph" / stage
@@ -271,9 +271,7 @@ class GraphMaker:
         stages = [stage_name(source, units) for source in sources]
         return list(dict.fromkeys([*stages, self.file_stage(name, units)]))
 
-    def _parity(
-        self, stage: str, graph: Graph, path: Path, images: PreparedImages
-    ) -> Mapping[str, Any]:
+    def _parity(self, stage: str, graph: Graph, path: Path, images: PreparedImages) -> Parity:
         options, threads = self.context.options, self.context.threads
         places = spread(len(self._reference[0]), PARITY_IMAGES)
         runner = LOADERS[graph.runtime](path, threads)

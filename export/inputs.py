@@ -11,16 +11,16 @@ from cmt import strict_json
 from cmt.bundle.manifest import follows
 from cmt.calib_data.image_range import ImageRange
 from cmt.calib_data.preprocessing import Preprocessing
-from cmt.calib_data.sources import BUNDLED, FASHION_LABELS, FolderImages, ImageSource, bundled
-from cmt.checkpoints import load_noted
+from cmt.calib_data.sources import FASHION_LABELS, FolderImages, ImageSource, bundled
+from cmt.checkpoints import load_noted, named_weights
 from cmt.errors import InputError
 from cmt.export.class_order import match_classes
 from cmt.export.options import BUNDLED_VAL_COUNT, ExportOptions
 from cmt.files import sha256_file
 from cmt.network import CMT
 from cmt.printing import printable
+from cmt.weight_files import MEMORY, Weights
 
-DEMO_WEIGHTS = BUNDLED / "cmt_ti.safetensors"
 UNLABELLED_COUNT = 64
 """Images looked at where there are no labels: enough for parity and golden outputs."""
 
@@ -31,8 +31,9 @@ class Inputs:
 
     Attributes:
         model: the reference network, evaluation mode.
-        weights_source: `demo`, `random` or the file's path, and which of its weights if told.
-        weights_sha256: of the weight file; None for random weights.
+        weights_source: `demo`, `random`, the file's path, and which of its weights if told, or
+            `weight_files.MEMORY`.
+        weights_sha256: of the weight file, or of `weight_files.Weights`; None for random weights.
         class_names: from the weights' metadata, else from the validation folders, else empty.
         validation: images that every file is checked and measured on.
         validation_count: how many of them; None for all.
@@ -63,9 +64,11 @@ class Inputs:
 def resolve(options: ExportOptions, needs_calibration: bool) -> Inputs:
     """Load the weights and open the images; raises InputError for whatever does not fit."""
     default = "demo" if options.variant == "ti" else "random"
-    source = default if options.weights is None else str(options.weights)
-    path = _weights_path(source, options.variant)
-    model = _load(options, path)
+    held = options.weights if isinstance(options.weights, Weights) else None
+    source = default if options.weights is None else MEMORY if held else str(options.weights)
+    path = None if held else named_weights(source, options.variant)
+    model = _load(options, held or path)
+    is_random = held is None and path is None
     _refuse_one_output(model, source)
     labels, names = _known_labels(model)
     fits_bundled = labels == FASHION_LABELS
@@ -77,7 +80,7 @@ def resolve(options: ExportOptions, needs_calibration: bool) -> Inputs:
     inputs = Inputs(
         model=model,
         weights_source=": ".join(filter(None, [source, options.weights_key])),
-        weights_sha256=None if path is None else sha256_file(path),
+        weights_sha256=held.sha256 if held else None if path is None else sha256_file(path),
         class_names=_shown(labels or (validation.class_names if label_map else ())),
         preprocessing=preprocessing,
         validation=validation,
@@ -93,10 +96,10 @@ def resolve(options: ExportOptions, needs_calibration: bool) -> Inputs:
     # FP16 sets no ranges, but the accuracy gate chooses on them.
     chosen_on = options.precisions and (options.calib_data is not None or fits_bundled)
     if needs_calibration or chosen_on:
-        inputs.calibration = _calibration(options, fits_bundled or path is None, image_range)
+        inputs.calibration = _calibration(options, fits_bundled or is_random, image_range)
     sources = (inputs.validation, inputs.calibration, inputs.tuning)
     inputs.warnings += dict.fromkeys(line for s in sources if s is not None for line in s.remarks)
-    if path is None:
+    if is_random:
         inputs.warnings.append(
             "the weights are random: files and latencies are real, answers mean nothing"
         )
@@ -112,23 +115,13 @@ def _preprocessing(options: ExportOptions, model: CMT) -> Preprocessing:
     )
 
 
-def _weights_path(source: str, variant: str) -> Path | None:
-    if source == "random":
-        return None
-    if source != "demo":
-        return Path(source)
-    if variant != "ti":
-        raise InputError("demo weights exist for ti alone: give --weights a file, or 'random'")
-    return DEMO_WEIGHTS
-
-
-def _load(options: ExportOptions, path: Path | None) -> CMT:
+def _load(options: ExportOptions, weights: Path | Weights | None) -> CMT:
     import torch
 
     torch.manual_seed(options.seed)
     return load_noted(
         options.variant,
-        path,
+        weights,
         options.img_size,
         features=options.output == "features",
         weights_key=options.weights_key,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cmt.calib_data.image_range import ImageRange, check_range
 from cmt.errors import InputError
@@ -15,6 +16,9 @@ from cmt.targets.base import PRECISIONS
 from cmt.targets.machine import usable_cores
 from cmt.targets.registry import TARGETS
 from cmt.variants import VARIANTS, get_variant, parse_size
+
+if TYPE_CHECKING:
+    from cmt.weight_files import Weights
 
 BUNDLED_VAL_COUNT = 2000
 """Validation images of the bundled set unless told otherwise: minutes, not tens of minutes."""
@@ -79,7 +83,7 @@ class ExportOptions:
         },
         check=_known_precisions,
     )
-    weights: str | Path | None = option(
+    weights: str | Path | Weights | None = option(
         "Checkpoint file, 'demo' or 'random'.",
         value=None,
         default="demo for ti, random for the others",
@@ -174,7 +178,13 @@ class ExportOptions:
         kind="archs",
         flag="--gpu-arch",
     )
-    tune: bool = option("Search OpenVINO's fastest settings by measuring.", value=False, kind=bool)
+    tune: bool | None = option(
+        "OpenVINO's fastest settings: a longer search, or none.",
+        value=None,
+        kind=bool,
+        flag="--tune/--no-tune",
+        default="a search of ten seconds",
+    )
     threads: int | None = option(
         "CPU threads of every runtime.",
         value=None,
@@ -236,6 +246,21 @@ class ExportOptions:
     def identity(self) -> str:
         """The same for a run and for the one that goes on with it, however they are written."""
         return repr(replace(self, out=None, resume=False, force=False, command=""))
+
+    @property
+    def kind(self) -> str:
+        """The same for runs that take about as long on one machine."""
+        alike = replace(
+            self,
+            weights=None,
+            weights_key=None,
+            calib_data=self.calib_data and Path(),
+            val_data=self.val_data and Path(),
+            qat_data=self.qat_data and Path(),
+            sign=None,
+            seed=0,
+        )
+        return hashlib.sha256(alike.identity.encode()).hexdigest()[:16]
 
     @property
     def thread_count(self) -> int:

@@ -20,7 +20,7 @@ from cmt.bundle import placing, signature
 from cmt.errors import GateError, InputError
 from cmt.export.answers import Outputs, reference_answers, reference_network
 from cmt.export.assembly import assemble
-from cmt.export.calibration import Row, Source
+from cmt.export.calibration import Source
 from cmt.export.class_order import order_warning
 from cmt.export.context import Context
 from cmt.export.file_maker import FileMaker
@@ -38,7 +38,8 @@ from cmt.measure.parity import require
 from cmt.measure.progress import ProgressBars
 from cmt.quantize.search import Units
 from cmt.report.document import REPORT_FILES
-from cmt.targets.machine import cuts_int8_sums, describe
+from cmt.report.rows import Parity, Report
+from cmt.targets.machine import Hardware, cuts_int8_sums, describe
 from cmt.targets.registry import get_target, plug_in_versions
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Bundle:
     """A finished export: its folder, its report, and the gates it failed."""
 
     path: Path
-    report: dict[str, Any]
+    report: Report
 
     @property
     def failures(self) -> list[str]:
@@ -58,8 +59,12 @@ class Bundle:
         return self.report["gates"]["failures"]
 
 
-def export(options: ExportOptions, show_progress: bool = False) -> Bundle:
+def export(options: ExportOptions, progress: ProgressBars | None = None) -> Bundle:
     """Run an export and return its bundle, complete at `options.bundle`.
+
+    Args:
+        progress: shows it; the caller's, who may show before this module is imported.
+            None shows nothing.
 
     Raises:
         InputError: options or input files will not do; nothing is left behind.
@@ -69,10 +74,10 @@ def export(options: ExportOptions, show_progress: bool = False) -> Bundle:
             `Bundle.failures` says so.
     """
     with placing.locked(options.bundle):
-        return _export(options, show_progress)
+        return _export(options, progress or ProgressBars(False))
 
 
-def _export(options: ExportOptions, show_progress: bool) -> Bundle:
+def _export(options: ExportOptions, progress: ProgressBars) -> Bundle:
     placing.recover(options.bundle)
     finished = placing.finished_run(options.bundle) if options.resume else None
     placing.check_destination(options.bundle, options.force or finished is not None)
@@ -84,8 +89,7 @@ def _export(options: ExportOptions, show_progress: bool) -> Bundle:
     placing.check_destination(options.bundle, options.force)
     workspace = placing.Workspace(options.bundle, options.resume)
     try:
-        with ProgressBars(show_progress) as progress:
-            results = run(start(plan, workspace.folder, progress), plan.candidates)
+        results = run(start(plan, workspace.folder, progress), plan.candidates)
         report = assemble(results, workspace.folder / "bundle", plan.identity, plan.key)
         placing.place(workspace.folder / "bundle", options.bundle)
     except InputError:
@@ -259,14 +263,14 @@ def _parity(
     files: FileMaker,
     units: Mapping[Candidate, Units],
     reference: Outputs,
-) -> list[Row]:
+) -> list[Parity]:
     """The rows of all arrows to the files."""
     rows = graphs.parity([(PLAIN, NONE), *((c.graph, kept) for c, kept in units.items())])
     own = (files.parity(c, kept, reference) for c, kept in units.items())
     return [*rows.values(), *(row for row in own if row is not None)]
 
 
-def _require_all(rows: Sequence[Row], warnings: Sequence[str]) -> None:
+def _require_all(rows: Sequence[Parity], warnings: Sequence[str]) -> None:
     """Raise GateError for a row that failed, with what speaks against the calibration images."""
     try:
         for row in rows:
@@ -294,7 +298,7 @@ def class_order_warnings(context: Context, reference: Outputs) -> list[str]:
     return order_warning(reference[0], labels, folders)
 
 
-def cpu_warnings(candidates: Sequence[Candidate], cpu: Mapping[str, Any]) -> list[str]:
+def cpu_warnings(candidates: Sequence[Candidate], cpu: Hardware) -> list[str]:
     """A warning where this CPU's INT8 answers are not those of the CPUs that files are for."""
     files = [c.name for c in candidates if c.precision == "int8" and c.target.not_timed is None]
     if not files or not cuts_int8_sums(cpu):

@@ -42,7 +42,7 @@ class Layer:
         return recipe.is_int8([f"{self.path}.weight"], self.depthwise)
 
 
-def preflight(options: ExportOptions, show_progress: bool = False) -> list[str]:
+def preflight(options: ExportOptions, progress: ProgressBars | None = None) -> list[str]:
     """Trace, quantise and parse what would be built, on a few images, in a folder that goes again.
 
     Returns lines for people. Raises InputError for whatever the export itself would refuse, an
@@ -51,11 +51,8 @@ def preflight(options: ExportOptions, show_progress: bool = False) -> list[str]:
     plan = make_plan(options)
     candidates, inputs = plan.candidates, plan.inputs
     check_destination(options.bundle, options.force or options.resume)
-    with (
-        tempfile.TemporaryDirectory(prefix="cmt-dry-run-") as folder,
-        ProgressBars(show_progress) as progress,
-    ):
-        context = start(_few(plan), Path(folder), progress)
+    with tempfile.TemporaryDirectory(prefix="cmt-dry-run-") as folder:
+        context = start(_few(plan), Path(folder), progress or ProgressBars(False))
         graphs = rehearse(context, candidates)
         for candidate in candidates:
             check = candidate.target.unsupported

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ class Stages:
         common: what every stage depends on (versions, seed), JSON-serialisable.
     """
 
-    def __init__(self, workspace: Path, common: dict[str, Any]) -> None:
+    def __init__(self, workspace: Path, common: Mapping[str, Any]) -> None:
         self.workspace = workspace
         self._common = common
         self._finished: dict[str, tuple[str, str]] = {}
@@ -36,7 +36,7 @@ class Stages:
     def run(
         self,
         name: str,
-        inputs: dict[str, Any],
+        inputs: Mapping[str, Any],
         make: Callable[[Path], None],
         after: Sequence[str] = (),
     ) -> Path:

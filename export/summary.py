@@ -8,29 +8,47 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from cmt.bundle.manifest import VERSION as MANIFEST_VERSION
+from cmt.bundle.manifest import GoldenInputs, Manifest
 from cmt.bundle.writer import describe_file
 from cmt.calib_data.prepared import PreparedImages
 from cmt.export.answers import Outputs
-from cmt.export.calibration import Row
 from cmt.export.confirmation import gates
 from cmt.export.context import Context
 from cmt.export.graphs import Candidate
 from cmt.export.inputs import Inputs
 from cmt.export.onnx_graph import INPUT_NAME, PIXELS_NAME, output_names
 from cmt.export.options import ExportOptions
-from cmt.measure.latency import Timing
 from cmt.measure.statistics import by_class, compare
+from cmt.measure.timing import Timing, speedup
 from cmt.network import count_macs
 from cmt.printing import printable
 from cmt.report.document import REPORT_FILES
-from cmt.report.document import VERSION as REPORT_VERSION
+from cmt.report.rows import (
+    UNTIMED,
+    Accuracy,
+    Calibration,
+    Changed,
+    Extras,
+    Fallback,
+    Images,
+    Parity,
+    PartErrors,
+    Ran,
+    Report,
+    Row,
+    Speed,
+    Tuning,
+)
+from cmt.report.upgrade import VERSION as REPORT_VERSION
+from cmt.targets.entries import Entry
 from cmt.targets.machine import NO_PEAK_RSS
 from cmt.targets.reference import TORCH
-from cmt.targets.settings import settings_of_run
+from cmt.targets.settings import Settings, settings_of_run
 
 CHANGED_IMAGES = 4
 """Of each kind, lost and gained, that a row shows."""
@@ -60,15 +78,15 @@ class Results:
     graphs: Mapping[str, Path]
     built: Mapping[str, Path]
     stem: str
-    fine_tuning: Row | None
+    fine_tuning: Tuning | None
     reference: Outputs
     outputs: Mapping[str, Outputs]
     timings: Mapping[str, Timing]
-    parity: list[Row]
-    calibration: list[Row]
-    sensitivity: list[Row] | None
+    parity: list[Parity]
+    calibration: list[Calibration]
+    sensitivity: list[PartErrors] | None
     no_sensitivity: str | None
-    fallbacks: list[Row]
+    fallbacks: list[Fallback]
     warnings: list[str]
 
     @property
@@ -88,7 +106,7 @@ class Results:
         return self.context.images.calibration
 
 
-def build_report(results: Results, artefacts: Sequence[Row]) -> Row:
+def build_report(results: Results, artefacts: Sequence[Entry]) -> Report:
     """The content of report.json (see `report/schema/report.schema.json`)."""
     model, options = results.inputs.model, results.options
     rows = [_row(results, candidate, artefacts) for candidate in results.candidates]
@@ -106,11 +124,7 @@ def build_report(results: Results, artefacts: Sequence[Row]) -> Row:
             "parameters": sum(p.numel() for p in model.parameters()),
             "macs": count_macs(model, model.img_size),
         },
-        "images": {
-            **_images(results.validation, results.calibration_images),
-            **_left_out(results.inputs),
-            "ranking": results.context.images.held_out_count,
-        },
+        "images": _images(results),
         **_given(fine_tuning=results.fine_tuning),
         "warnings": results.warnings,
         "gates": gates(rows, options.max_drop, options.confirm),
@@ -121,13 +135,13 @@ def build_report(results: Results, artefacts: Sequence[Row]) -> Row:
         **_given(sensitivity_reason=results.no_sensitivity),
         "calibration": results.calibration,
         "fallbacks": results.fallbacks,
-        "environment": dict(results.context.machine),
+        "environment": results.context.machine,
     }
 
 
-def _given(**fields: object) -> Row:
+def _given(**fields: object) -> Extras:
     """The fields that have a value."""
-    return {name: value for name, value in fields.items() if value is not None}
+    return cast(Extras, {name: value for name, value in fields.items() if value is not None})
 
 
 def _baseline(results: Results) -> Row:
@@ -135,7 +149,7 @@ def _baseline(results: Results) -> Row:
         "bytes": "the network is held in memory, not in a file of the bundle",
         "speedup_vs_fp32_graph": "this is no exported graph",
     }
-    row = {
+    return {
         "target": TORCH,
         "precision": "fp32",
         "artefact": None,
@@ -147,10 +161,9 @@ def _baseline(results: Results) -> Row:
         **_settings(results, TORCH, {}),
         "reasons": reasons,
     }
-    return row
 
 
-def _row(results: Results, candidate: Candidate, artefacts: Sequence[Row]) -> Row:
+def _row(results: Results, candidate: Candidate, artefacts: Sequence[Entry]) -> Row:
     reasons: dict[str, str] = {}
     own = (candidate.target.name, candidate.precision)
     files = [a for a in artefacts if (a["target"], a["precision"]) == own]
@@ -172,7 +185,7 @@ def _row(results: Results, candidate: Candidate, artefacts: Sequence[Row]) -> Ro
     }
 
 
-def _changes(results: Results, outputs: Outputs) -> Row:
+def _changes(results: Results, outputs: Outputs) -> Changed:
     """The row's `changes`; nothing where there are no labels to tell right from wrong."""
     if results.inputs.not_labelled is not None:
         return {}
@@ -190,7 +203,7 @@ def _changes(results: Results, outputs: Outputs) -> Row:
         "changes": {
             "lost": len(lost),
             "gained": len(gained),
-            "classes": [{"name": name(row.pop("index")), **row} for row in classes],
+            "classes": [{"name": name(index), **row} for index, row in classes],
             "images": [
                 {
                     "key": printable(results.validation.keys[i]),
@@ -215,21 +228,21 @@ def _thumbnail(pixels: np.ndarray) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _settings(results: Results, name: str, own: Row) -> Row:
+def _settings(results: Results, name: str, own: Settings) -> Ran:
     """The row's `settings`, and what else its runtime tells."""
     asked = settings_of_run(own, results.options.thread_count, results.options.batch)
     timing = results.timings.get(name)
     return {"settings": asked} if timing is None else timing.settings(asked)
 
 
-def _accuracy(results: Results, outputs: Outputs, reasons: dict[str, str]) -> Row | None:
+def _accuracy(results: Results, outputs: Outputs, reasons: dict[str, str]) -> Accuracy | None:
     if results.inputs.not_labelled is not None:
         reasons["accuracy"] = results.inputs.not_labelled
         return None
     labels = results.validation.labels
     assert labels is not None
-    accuracy = asdict(compare(outputs[0], results.reference[0], labels))
-    return {**accuracy, "drop_ci95": list(accuracy["drop_ci95"])}
+    accuracy = compare(outputs[0], results.reference[0], labels)
+    return cast(Accuracy, {**asdict(accuracy), "drop_ci95": list(accuracy.drop_ci95)})
 
 
 def _speed(
@@ -238,10 +251,9 @@ def _speed(
     plain: str | None,
     reasons: dict[str, str],
     candidate: Candidate | None = None,
-) -> Row:
+) -> Speed:
     """The row's measurements of time and memory; `plain` names the FP32 graph to compare with."""
-    fields = ("latency_ms", "throughput_ips", "speedup_vs_baseline", "speedup_vs_fp32_graph")
-    speed: Row = dict.fromkeys((*fields, "peak_rss_mb"))
+    speed: Speed = {**UNTIMED}
     if name not in results.timings:
         assert candidate is not None
         assert candidate.target.not_timed is not None
@@ -250,17 +262,23 @@ def _speed(
     timing = results.timings[name]
     latency = timing.latency
     speed["latency_ms"] = latency
+    speed["timing"] = timing.quality
     speed["throughput_ips"] = results.options.batch * 1000 / latency["mean"]
-    speed["speedup_vs_baseline"] = results.timings[TORCH].latency["p50"] / latency["p50"]
+    speed["speedup_vs_baseline"] = speedup(timing, results.timings[TORCH])
     if plain is not None:
-        speed["speedup_vs_fp32_graph"] = results.timings[plain].latency["p50"] / latency["p50"]
+        speed["speedup_vs_fp32_graph"] = speedup(timing, results.timings[plain])
+    if timing.busy is not None:
+        fields = ("speedup_vs_baseline", "speedup_vs_fp32_graph")
+        reasons |= {field: timing.busy for field in fields if field not in reasons}
     speed["peak_rss_mb"] = timing.peak_rss_mb
     if timing.peak_rss_mb is None:
         reasons["peak_rss_mb"] = NO_PEAK_RSS
     return speed
 
 
-def _images(validation: PreparedImages, calibration: PreparedImages | None) -> Row:
+def _images(results: Results) -> Images:
+    validation, calibration = results.validation, results.calibration_images
+    given = results.inputs.calibration
     return {
         "validation": len(validation),
         "validation_available": validation.available,
@@ -271,19 +289,15 @@ def _images(validation: PreparedImages, calibration: PreparedImages | None) -> R
         "calibration_skipped": 0 if calibration is None else len(calibration.skipped),
         "calibration_sha256": None if calibration is None else calibration.sha256,
         "calibration_source": None if calibration is None else calibration.description,
+        "validation_left_out": results.inputs.validation.left_out,
+        "calibration_left_out": 0 if given is None else given.left_out,
+        "ranking": results.context.images.held_out_count,
     }
 
 
-def _left_out(inputs: Inputs) -> Row:
-    """How many files of the images' folders are not used."""
-    calibration = inputs.calibration
-    return {
-        "validation_left_out": inputs.validation.left_out,
-        "calibration_left_out": 0 if calibration is None else calibration.left_out,
-    }
-
-
-def build_manifest(results: Results, artefacts: Sequence[Row], golden: Row, folder: Path) -> Row:
+def build_manifest(
+    results: Results, artefacts: Sequence[Entry], golden: GoldenInputs, folder: Path
+) -> Manifest:
     """The content of manifest.json.
 
     Args:
@@ -309,7 +323,7 @@ def build_manifest(results: Results, artefacts: Sequence[Row], golden: Row, fold
             "images": 0 if calibration is None else len(calibration),
             "sha256": None if calibration is None else calibration.sha256,
         },
-        "environment": dict(results.context.machine),
+        "environment": results.context.machine,
         "licence": {
             "toolchain": "MIT",
             "weights": _weights_licence(results.inputs),

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from cmt.calib_data.prepared import spread
-from cmt.export.calibration import Row, answers_of, load_single, ranges_stage
+from cmt.export.calibration import answers_of, load_single, ranges_stage
 from cmt.export.context import Context
 from cmt.export.graph_maker import GraphMaker
 from cmt.export.graphs import EXACT, GRAPHS, NONE, Candidate, converted_graph, float_graph
 from cmt.quantize.sensitivity import Array, measure, worst_first
+from cmt.report.rows import LayerErrors, PartErrors
 from cmt.targets.base import SIMULATED, run_all
 from cmt.targets.registry import LOADERS
 
@@ -25,7 +26,9 @@ gate counts changed answers on all of them."""
 BY_LAYER = ("layer", "sqnr_db", "kl", "changed")
 """Fields of the rows of a unit's `by_layer`; fitted activations are of no layer and have none."""
 
-Alone = Iterator[tuple[Row, "onnx.ModelProto", Array]]
+Part = Mapping[str, object]
+"""What a row says of which part it is of."""
+Alone = Iterator[tuple[Part, "onnx.ModelProto", Array]]
 """The row of each part, the graph with it alone converted, and the logits of the graph without."""
 Answers = Callable[["onnx.ModelProto"], Array]
 
@@ -36,10 +39,10 @@ class Sensitivity:
     def __init__(self, context: Context, graphs: GraphMaker) -> None:
         self._context, self._graphs = context, graphs
 
-    def report_rows(self, candidates: Sequence[Candidate]) -> list[Row]:
+    def report_rows(self, candidates: Sequence[Candidate]) -> list[PartErrors]:
         """What the report says of every INT8 recipe among the candidates, worst first."""
         names = dict.fromkeys(converted_graph(c) for c in candidates if c.precision == "int8")
-        rows = []
+        rows: list[PartErrors] = []
         for name in names:
             if name is not None:
                 by_layer = self._by_layer(name)
@@ -48,7 +51,7 @@ class Sensitivity:
                 ]
         return sorted(rows, key=worst_first)
 
-    def units(self, name: str) -> list[Row]:
+    def units(self, name: str) -> list[PartErrors]:
         """A row for each unit of the converted graph `name`."""
         graph = self._graphs.plan(name)
         assert graph.source is not None
@@ -78,10 +81,10 @@ class Sensitivity:
         return json.loads((folder / "sensitivity.json").read_text())
 
     @property
-    def _inputs(self) -> Row:
+    def _inputs(self) -> dict[str, int]:
         return {"threads": self._context.threads, "images": SENSITIVITY_IMAGES}
 
-    def _by_layer(self, name: str) -> dict[str, list[Row]]:
+    def _by_layer(self, name: str) -> dict[str, list[LayerErrors]]:
         """`by_layer` of each unit of the Q/DQ graph `name`."""
         import onnx
 
@@ -101,7 +104,11 @@ class Sensitivity:
         folder = self._context.stages.run(f"layers/{name}", self._inputs, make, after)
         rows = json.loads((folder / "layers.json").read_text())
         return {
-            unit: [{key: row[key] for key in BY_LAYER} for row in rows if row["layer"] in names]
+            unit: [
+                cast(LayerErrors, {k: row[k] for k in BY_LAYER})
+                for row in rows
+                if row["layer"] in names
+            ]
             for unit, names in units.items()
         }
 
@@ -125,7 +132,7 @@ class Sensitivity:
                 row = {"recipe": source.recipe.name, "unit": unit, "layers": 0, "macs": 0}
                 yield row, restore_gelu(model, exact, set(fitted) - {unit}), reference
 
-    def _alone(self, name: str, answers: Answers, rows: dict[str, Row]) -> Alone:
+    def _alone(self, name: str, answers: Answers, rows: Mapping[str, Part]) -> Alone:
         """Of a Q/DQ graph.
 
         Args:

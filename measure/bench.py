@@ -8,23 +8,22 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import numpy as np
 
 from cmt.bundle.golden import golden_images
-from cmt.bundle.manifest import Entry
 from cmt.bundle.reader import OpenBundle
 from cmt.bundle.writer import replacing_files
 from cmt.errors import InputError
-from cmt.measure.latency import ROUNDS, Timing, measure_alternately
+from cmt.measure.latency import MOST_ROUNDS, measure_alternately
+from cmt.measure.timing import Timing, speedup
 from cmt.report.document import put_report, report_of
+from cmt.report.rows import UNTIMED, Machine, Row
 from cmt.targets.base import Task
+from cmt.targets.entries import Entry
 from cmt.targets.machine import NO_PEAK_RSS, describe, hardware, usable_cores
 from cmt.targets.registry import TARGETS, load_settings, not_runnable
-from cmt.targets.settings import CUDA_GRAPH, STREAMS, THREADS, callers, settings_of_run
-
-Row = dict[str, Any]
+from cmt.targets.settings import CUDA_GRAPH, STREAMS, THREADS, Settings, callers, settings_of_run
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def measure(
     machine: str,
     command: str,
     task: Task,
-) -> Row:
+) -> Machine:
     """Measure every file that this machine can run; returns the report's entry of a machine.
 
     Args:
@@ -112,7 +111,7 @@ class _Run:
     """
 
     artefact: Entry
-    own: Row
+    own: Settings
     reason: str | None
 
 
@@ -145,10 +144,10 @@ def _measure_point(
             name: load_settings(run.artefact, run.own, bundle.trusted)
             for name, run in ready.items()
         }
-        with task(f"timing {len(files)} files: {title}", ROUNDS) as advance:
+        with task(f"timing {len(files)} files: {title}", MOST_ROUNDS) as advance:
             timings = measure_alternately(files, inputs, threads, sweep.seconds, advance, settings)
     plain = {
-        (runs[name].artefact["target"], runs[name].own.get(CUDA_GRAPH)): timing.latency["p50"]
+        (runs[name].artefact["target"], runs[name].own.get(CUDA_GRAPH)): timing
         for name, timing in timings.items()
         if runs[name].artefact["precision"] == "fp32"
     }
@@ -178,7 +177,7 @@ def _runs(
     ]
 
 
-def _settings(artefact: Entry, streams: int | None, tuned: bool) -> Row:
+def _settings(artefact: Entry, streams: int | None, tuned: bool) -> Settings:
     """The file's own settings; the tuned number of threads unless the sweep names others."""
     own = {k: v for k, v in artefact["settings"].items() if tuned or k != THREADS}
     return own if streams is None else {**own, STREAMS: streams}
@@ -201,15 +200,15 @@ def _not_measured(
 def _row(
     bundle: OpenBundle,
     artefact: Entry,
-    settings: Row,
+    settings: Settings,
     timing: Timing | None,
-    plain: float | None,
+    plain: Timing | None,
     reason: str | None,
 ) -> Row:
     """A row of the report; the accuracy stands in the exporting machine's.
 
     Args:
-        plain: median latency of the FP32 file beside it, where there is one.
+        plain: of the FP32 file beside it, where there is one.
     """
     reasons = {
         "accuracy": "cmt-bench measures speed; see the exporting machine's row",
@@ -227,11 +226,7 @@ def _row(
         ),
         "measured_by": None if reason else artefact["target"],
         "accuracy": None,
-        "latency_ms": None,
-        "throughput_ips": None,
-        "speedup_vs_baseline": None,
-        "speedup_vs_fp32_graph": None,
-        "peak_rss_mb": None,
+        **UNTIMED,
         "settings": settings,
         "reasons": reasons,
     }
@@ -242,13 +237,16 @@ def _row(
         return row
     assert timing is not None
     latency = timing.latency
-    row |= timing.settings(settings)
+    row = {**row, **timing.settings(settings)}
     row["latency_ms"] = latency
+    row["timing"] = timing.quality
     row["throughput_ips"] = callers(settings) * settings["batch"] * 1000 / latency["mean"]
     if plain is None:
         reasons["speedup_vs_fp32_graph"] = "the FP32 file was not measured beside it"
+    elif timing.busy is not None:
+        reasons["speedup_vs_fp32_graph"] = timing.busy
     else:
-        row["speedup_vs_fp32_graph"] = plain / latency["p50"]
+        row["speedup_vs_fp32_graph"] = speedup(timing, plain)
     row["peak_rss_mb"] = timing.peak_rss_mb
     if timing.gpu_ms:
         row["gpu_ms"] = float(np.median(timing.gpu_ms))
@@ -259,7 +257,7 @@ def _row(
     return row
 
 
-def save(bundle: OpenBundle, entry: Row) -> None:
+def save(bundle: OpenBundle, entry: Machine) -> None:
     """Put a machine's entry into the bundle's report, in place of its earlier one.
 
     Raises:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,49 +17,22 @@ import numpy as np
 
 import cmt
 from cmt.errors import MachineError
+from cmt.measure.disturbance import Usage, disturbed
 from cmt.measure.power import sampled
-from cmt.measure.statistics import summarise_latency
-from cmt.targets.base import Batch, Compiled
-from cmt.targets.settings import Settings, as_compiled
+from cmt.measure.timing import FEWEST_ROUNDS, Timing, interval, round_ratios
+from cmt.targets.base import Batch
+from cmt.targets.settings import Settings
 
-ROUNDS = 8
+ROUNDS = 9
+"""The fewest; `alternate` says when there are more."""
+MOST_ROUNDS = 3 * ROUNDS
+NARROW = 0.03
+"""An interval of this share of a ratio is narrow enough."""
 WARM_UP_SECONDS = 0.5
-
-
-@dataclass
-class Timing:
-    """What one file's worker measured; milliseconds and MB.
-
-    Attributes:
-        gpu_ms: of engines, what the GPU took for each run without the copies to it and back.
-        power_mw: on a Jetson, what each rail drew meanwhile, as `measure.power.sampled` adds it.
-        compiled: what the runtime made of the file; None where it does not tell.
-    """
-
-    load: float
-    first: float
-    rounds: list[list[float]] = field(default_factory=list)
-    peak_rss_mb: float | None = None
-    gpu_ms: list[float] = field(default_factory=list)
-    power_mw: dict[str, list[int]] = field(default_factory=dict)
-    compiled: Compiled | None = None
-
-    def settings(self, asked: Settings) -> dict[str, Any]:
-        """The report's `settings` and, where the runtime tells, `otherwise` and `layers`.
-
-        Args:
-            asked: of `settings_of_run`.
-        """
-        if self.compiled is None:
-            return {"settings": dict(asked)}
-        settings, otherwise = as_compiled(asked, self.compiled["settings"])
-        layers = {"int8_in_file": self.compiled["int8_in_file"], "run": self.compiled["layers"]}
-        return {"settings": settings, "layers": layers, "otherwise": otherwise}
-
-    @property
-    def latency(self) -> dict[str, Any]:
-        """The report's `latency_ms` over all rounds."""
-        return summarise_latency([ms for one in self.rounds for ms in one], self.first, self.load)
+SPINS = "3000"
+"""Of torch's threads while they wait for each other. With GNU OpenMP's own 300,000, and more so
+with a tenth of it, two threads beside two busy loops keep the CPU from each other: 37 ms become 150
+to 3,000. So few cost a quiet machine 1 % (CMT-Ti, AMD EPYC, 2 CPUs); to wait without any, 28 %."""
 
 
 class Worker:
@@ -91,6 +64,7 @@ class Worker:
             # Python looks for modules in the current folder first, and the user's may hold
             # a cmt.py of their own.
             cwd=Path(cmt.__file__).parents[1],
+            env={"GOMP_SPINCOUNT": SPINS, **os.environ},
         )
         self.timing = Timing(0.0, 0.0)
 
@@ -125,6 +99,7 @@ class Worker:
         self._send(f"{seconds}\n".encode())
         answer = self._receive()
         self.timing.gpu_ms += answer.get("gpu_ms", [])
+        self.timing.usages.append(Usage(**answer["usage"]))
         return answer["ms"]
 
     def finish(self) -> None:
@@ -152,48 +127,80 @@ def measure_alternately(
     advance: Callable[[int], None],
     settings: Mapping[str, Settings] | None = None,
     other_batches: Mapping[str, Batch] | None = None,
+    most_rounds: int = MOST_ROUNDS,
 ) -> dict[str, Timing]:
-    """Time every file for about `seconds`, in alternating bursts (A B C C B A A B C ...).
+    """Time every file in alternating bursts (A B C C B A A B C ...).
+
+    For about `seconds`, in `ROUNDS`, and longer until `alternate` has enough.
 
     Args:
         files: name -> (runtime, file), runtimes as in `targets.registry.LOADERS`.
         batch: the input of every run, as the files take it.
         threads: of each runtime; only one process runs at a time.
-        advance: called with 1 after each of the `ROUNDS`.
+        advance: called with the rounds that are over, of `most_rounds`.
         settings: by name, for the files that do not take their runtime's default settings.
         other_batches: by name, for the files that take another input.
+        most_rounds: how many there may be.
     """
     batches, own = other_batches or {}, settings or {}
     start = {
         name: partial(Worker, runtime, path, batches.get(name, batch), threads, own.get(name))
         for name, (runtime, path) in files.items()
     }
-    return alternate(start, seconds, advance)
+    return alternate(start, seconds, advance, most_rounds)
 
 
 def alternate(
-    start: Mapping[str, Callable[[], Worker]], seconds: float, advance: Callable[[int], None]
+    start: Mapping[str, Callable[[], Worker]],
+    seconds: float,
+    advance: Callable[[int], None],
+    most_rounds: int = MOST_ROUNDS,
 ) -> dict[str, Timing]:
     """`measure_alternately` for workers that may differ in anything.
+
+    After `ROUNDS` it ends as soon as enough rounds were undisturbed and each file's ratio to the
+    first one is `NARROW`, at the latest after `most_rounds`.
 
     Args:
         start: by name, starts the worker; each is loaded before the next one starts.
     """
     with ExitStack() as stack:
-        workers: dict[str, Worker] = {}
-        for name, make in start.items():
-            workers[name] = make()
-            stack.callback(workers[name].kill)
-            workers[name].load()
-            workers[name].burst(WARM_UP_SECONDS)
-            workers[name].timing.gpu_ms.clear()
-        order = list(workers.values())
-        for _ in range(ROUNDS):
-            for worker in order:
-                with sampled(worker.timing.power_mw):
-                    worker.timing.rounds.append(worker.burst(seconds / ROUNDS))
-            order.reverse()  # so that nobody always follows the same neighbour
+        workers: list[Worker] = []
+        for make in start.values():
+            worker = make()
+            workers.append(worker)
+            stack.callback(worker.kill)
+            worker.load()
+            worker.burst(WARM_UP_SECONDS)
+            worker.timing.gpu_ms.clear()
+            worker.timing.usages.clear()
+        timings = [worker.timing for worker in workers]
+        while not enough(timings, most_rounds):
+            _round(workers, seconds / ROUNDS)
             advance(1)
-        for worker in workers.values():
+        advance(most_rounds - len(timings[0].rounds))
+        for worker in workers:
             worker.finish()
-        return {name: worker.timing for name, worker in workers.items()}
+        return dict(zip(start, timings, strict=True))
+
+
+def _round(workers: Sequence[Worker], seconds: float) -> None:
+    timings = [worker.timing for worker in workers]
+    # Every other time backwards, so that nobody always follows the same neighbour.
+    for worker in workers if len(timings[0].rounds) % 2 == 0 else reversed(workers):
+        with sampled(worker.timing.power_mw):
+            worker.timing.rounds.append(worker.burst(seconds))
+    noted = disturbed([timing.usages[-1] for timing in timings])
+    for timing in timings:
+        timing.disturbed.append(noted)
+
+
+def enough(timings: Sequence[Timing], most_rounds: int = MOST_ROUNDS) -> bool:
+    """Whether an alternation of these files may end, see `alternate`."""
+    first, done = timings[0], len(timings[0].rounds)
+    if done < ROUNDS or done >= most_rounds:
+        return done >= most_rounds
+    return len(first.quiet) >= FEWEST_ROUNDS and all(
+        high <= (1 + NARROW) * low
+        for low, high in (interval(round_ratios(timing, first)) for timing in timings[1:])
+    )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cmt.errors import GateError
+from cmt.report.rows import Parity
 
 Outputs = Sequence[NDArray[np.float32]]
 
@@ -55,7 +55,7 @@ def tolerance_for(precision: str, arithmetic: str | None = None) -> Tolerance:
 
 def compare_outputs(
     stage: str, outputs: Outputs, reference: Outputs, tolerance: Tolerance
-) -> dict[str, Any]:
+) -> Parity:
     """One row of the report's `parity`: the worst figure over all outputs.
 
     Args:
@@ -101,7 +101,7 @@ def _cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     return float(((x * y).sum(1) / np.maximum(norms, 1e-30)).min())
 
 
-def require(row: dict[str, Any]) -> None:
+def require(row: Parity) -> None:
     """Raise GateError that names the arrow unless the parity row passed."""
     if not row["passed"]:
         raise GateError(

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from cmt.bundle.golden import check_artefact, golden_images
-from cmt.bundle.manifest import Entry
 from cmt.bundle.reader import OpenBundle, open_bundle
 from cmt.bundle.writer import describe_file, replacing_files, write_manifest
 from cmt.errors import GateError
 from cmt.targets.base import OnDevice, Task
+from cmt.targets.entries import Built, Entry, FileEntry
 from cmt.targets.machine import usable_cores
 from cmt.targets.registry import TARGETS, distrusted, missing_runtime
 
@@ -43,7 +43,8 @@ def build_for_here(bundle: OpenBundle, settings: Any, task: Task) -> OpenBundle:
             path = folder / artefact["path"]
             path.parent.mkdir(parents=True)
             info = maker.build(bundle.file(graph), path, artefact, settings, task)
-            entry = _checked(bundle, artefact, path, info) | describe_file(folder, path)
+            checked = _checked(bundle, artefact, path, info)
+            entry: Entry = {**checked, **describe_file(folder, path)}
             manifest = open_bundle(bundle.path).manifest  # another process may have put a report in
             entries = [entry if a["path"] == entry["path"] else a for a in manifest["artefacts"]]
             bundle = replace(bundle, manifest={**manifest, "artefacts": entries})
@@ -88,11 +89,17 @@ def _graph_of(bundle: OpenBundle, artefact: Entry) -> Entry:
     return next(a for a in artefacts if (a["target"], a["precision"]) == wanted)
 
 
-def _checked(bundle: OpenBundle, artefact: Entry, path: Path, info: Entry) -> Entry:
+def _checked(bundle: OpenBundle, artefact: Entry, path: Path, info: Built) -> Entry:
     """The entry of a file that was built, once it has answered as it should."""
-    kept = {key: artefact[key] for key in ("target", "precision", "settings", "golden")}
-    described = {**describe_file(path.parent, path), "path": str(path.absolute())}
-    entry = {**kept, **info, **described}
+    described: FileEntry = {**describe_file(path.parent, path), "path": str(path.absolute())}
+    entry: Entry = {
+        "target": artefact["target"],
+        "precision": artefact["precision"],
+        "settings": artefact["settings"],
+        "golden": artefact["golden"],
+        **info,
+        **described,
+    }
     batch = bundle.preprocessing.feed(golden_images(bundle))
     check = check_artefact(bundle, entry, batch, usable_cores())
     if not check.passed:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cmt.errors import GateError, InputError
 from cmt.report.figures import QUANTILES
+from cmt.report.rows import ClassCounts, Latency
 
 TOP_K = 5
 # Two-sided 95 % quantile of the standard normal distribution.
@@ -212,7 +213,7 @@ def images_to_confirm(lost: int, gained: int, images: int, limit: float) -> int 
 
 def summarise_latency(
     milliseconds: Sequence[float], first: float | None, load: float | None
-) -> dict[str, Any]:
+) -> Latency:
     """The report's `latency_ms` of one file.
 
     Args:
@@ -241,29 +242,24 @@ def by_class(
     logits: NDArray[np.float32],
     baseline_logits: NDArray[np.float32],
     labels: NDArray[np.integer[Any]],
-) -> list[dict[str, Any]]:
-    """Top-1 of every class that has images, the one that lost most first.
+) -> list[tuple[int, ClassCounts]]:
+    """Top-1 of every class that has images, by its index, the one that lost most first.
 
     Args:
         logits, baseline_logits: (images, classes), the same images in the same order.
         labels: (images,) class indices.
-
-    Returns:
-        For each: `index`, `images`, and the percent of them answered right, `baseline_top1` and
-        `top1`.
     """
     right, before = logits.argmax(1) == labels, baseline_logits.argmax(1) == labels
-    rows = [
-        {
-            "index": int(index),
+    rows: dict[int, ClassCounts] = {
+        int(index): {
             "images": int(mine.sum()),
             "baseline_top1": 100 * float(before[mine].mean()),
             "top1": 100 * float(right[mine].mean()),
         }
         for index in np.unique(labels)
         for mine in [labels == index]
-    ]
-    return sorted(rows, key=lambda row: row["top1"] - row["baseline_top1"])
+    }
+    return sorted(rows.items(), key=lambda item: item[1]["top1"] - item[1]["baseline_top1"])
 
 
 def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:

@@ -1,56 +1,124 @@
-"""A short measured search for the settings that a file runs fastest with here."""
+"""A measured search for the settings that a file runs fastest with on this machine."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from cmt.measure.latency import measure_alternately
-from cmt.measure.statistics import paired_ratio
-from cmt.targets.base import Batch, Target
-from cmt.targets.settings import Settings
+from cmt.files import cache_folder, sha256_file, write_whole
+from cmt.measure.latency import MOST_ROUNDS, ROUNDS, measure_alternately
+from cmt.measure.timing import Timing, speedup
+from cmt.targets.base import Batch, Target, Task
+from cmt.targets.machine import Environment, hardware
+from cmt.targets.settings import Settings, Tried
 
-CLEARLY = 1.02
-"""A change has to be this much faster; less is within what two compilations of one file differ."""
+SHORT_CHOICES = 3
+SHORT_SECONDS = 0.5
+"""Of each choice in the short search: three files of three choices take about ten seconds, half of
+them for loading."""
+
+Tuned = tuple[Settings, list[Tried]]
+"""The settings, and a row for each choice, the untuned one first."""
 
 
-def tune(
-    target: Target,
-    path: Path,
-    batch: Batch,
-    settings: Settings,
-    threads: int,
-    seconds: float,
-    advance: Callable[[int], None],
-) -> tuple[Settings, list[dict[str, Any]]]:
-    """The fastest settings for one file, and what every choice took.
+@dataclass(frozen=True)
+class Search:
+    """A file, and what it can be run with.
 
-    Args:
+    Attributes:
         target: with a `tune_space`.
         path: a file of it.
         batch: its input.
         settings: what it would run with untuned.
         threads: the most that may be used.
-        seconds: spent on each choice, in alternating bursts.
-        advance: called with 1 after each of `measure.latency.ROUNDS`.
-
-    Returns:
-        the settings, and a row {"settings", "p50_ms"} for each choice, the untuned one first.
+        machine: this one, a `targets.machine.describe`.
     """
-    assert target.tune_space is not None
-    space = target.tune_space(settings, threads)
-    files = {str(i): (target.name, path) for i in range(len(space))}
-    named = {str(i): choice for i, choice in enumerate(space)}
-    timings = measure_alternately(files, batch, threads, seconds, advance, named)
-    # By round, which the machine's drift meets alike.
-    medians = {name: [float(np.median(ms)) for ms in t.rounds] for name, t in timings.items()}
-    speedups = [paired_ratio(medians[name], medians["0"])["median"] for name in named]
-    best = int(np.argmax(speedups))
-    rows = [
-        {"settings": choice, "p50_ms": timings[name].latency["p50"]}
-        for name, choice in named.items()
-    ]
-    return (space[best] if speedups[best] > CLEARLY else settings), rows
+
+    target: Target
+    path: Path
+    batch: Batch
+    settings: Settings
+    threads: int
+    machine: Environment
+
+    @property
+    def space(self) -> list[Settings]:
+        """All choices, the untuned one first."""
+        assert self.target.tune_space is not None
+        return list(self.target.tune_space(self.settings, self.threads))
+
+    def short(self, task: Task) -> Tuned:
+        """The nearest choices, for ten seconds; of a file, on a machine, once.
+
+        A choice is near that changes one setting; fewer threads than half are seldom the best.
+        """
+        first, *others = self.space
+        near = [c for c in others if sum(c[key] != first[key] for key in first) == 1]
+        choices = [first, *near][:SHORT_CHOICES]
+        memory = cache_folder() / "tuning" / f"{self._identity(choices)}.json"
+        known = _remembered(memory, len(choices))
+        if known is None:
+            timings = self._time(choices, SHORT_SECONDS, ROUNDS, task)
+            known = fastest(timings), [timing.latency["p50"] for timing in timings]
+            if timings[0].busy is None:
+                memory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                write_whole(memory, json.dumps(known).encode())
+        return self._tuned(choices, *known)
+
+    def thorough(self, seconds: float, task: Task) -> Tuned:
+        """All choices, each for `seconds` in alternating bursts, or longer until they differ."""
+        timings = self._time(self.space, seconds, MOST_ROUNDS, task)
+        times = [timing.latency["p50"] for timing in timings]
+        return self._tuned(self.space, fastest(timings), times)
+
+    def _tuned(self, choices: Sequence[Settings], best: int, times: Sequence[float]) -> Tuned:
+        pairs = zip(choices, times, strict=True)
+        rows: list[Tried] = [{"settings": choice, "p50_ms": p50} for choice, p50 in pairs]
+        return (self.settings if best == 0 else choices[best]), rows
+
+    def _time(
+        self, choices: Sequence[Settings], seconds: float, rounds: int, task: Task
+    ) -> list[Timing]:
+        files = {str(i): (self.target.name, self.path) for i in range(len(choices))}
+        named = {str(i): choice for i, choice in enumerate(choices)}
+        with task(f"finding settings for {self.path.name}", rounds) as advance:
+            timings = measure_alternately(
+                files, self.batch, self.threads, seconds, advance, named, most_rounds=rounds
+            )
+        return list(timings.values())
+
+    def _identity(self, choices: Sequence[Settings]) -> str:
+        """Of everything that decides which choice is the fastest."""
+        files = sorted(self.path.parent.glob(f"{self.path.stem}.*"))
+        what = [
+            [sha256_file(file) for file in files],
+            hardware(self.machine),
+            self.machine["packages"],
+            self.threads,
+            np.shape(self.batch),
+            [dict(choice) for choice in choices],
+        ]
+        return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+
+
+def fastest(timings: Sequence[Timing]) -> int:
+    """Which of one alternation to take: the first unless another one is faster for certain."""
+    found = [speedup(timing, timings[0]) for timing in timings]
+    lows = [0.0 if one is None else one["ci95"][0] for one in found]
+    best = int(np.argmax(lows))
+    return best if lows[best] > 1 else 0
+
+
+def _remembered(memory: Path, choices: int) -> tuple[int, list[float]] | None:
+    """Which choice was the fastest and what each took; None for what was not found before."""
+    try:
+        best, times = json.loads(memory.read_bytes())
+        known = (int(best), [float(time) for time in times])
+    except (OSError, ValueError, TypeError):
+        return None
+    return known if len(known[1]) == choices and 0 <= known[0] < choices else None

@@ -6,8 +6,9 @@ One process per file keeps thread pools and memory apart. Protocol, one JSON lin
 the worker reads {"dtype", "shape", "bytes"} and that many bytes, the input of every run, and
 answers {"first", "load"} in ms and "compiled", what the runtime made of the file
 (`targets.base.Compiled`) or null where it does not tell; for every line with a number of seconds it
-runs for that long and answers {"ms": [...], "gpu_ms": [...]}, the latter empty but for engines; at
-the end of input it writes {"peak_rss_mb"} and stops.
+runs for that long and answers {"ms": [...], "gpu_ms": [...], "usage": {...}}: the second is empty
+but for engines, the third a `measure.disturbance.Usage`; at the end of input it writes
+{"peak_rss_mb"} and stops.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ import json
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cmt.measure.disturbance import between, usage
 from cmt.targets.base import Batch, Runner
 from cmt.targets.registry import LOADERS
 from cmt.targets.settings import callers
@@ -98,12 +101,9 @@ def main(runtime: str, path: str, threads: str, settings: str) -> None:
     _say({"load": (loaded - begin) * 1000, "first": (first - loaded) * 1000, "compiled": made})
     for line in sys.stdin.buffer:
         gpu_ms: list[float] = []
-        _say(
-            {
-                "ms": burst(runner, batch, float(line), callers(properties or {}), gpu_ms),
-                "gpu_ms": gpu_ms,
-            }
-        )
+        before = usage()
+        ms = burst(runner, batch, float(line), callers(properties or {}), gpu_ms)
+        _say({"ms": ms, "gpu_ms": gpu_ms, "usage": asdict(between(before, usage()))})
     _say({"peak_rss_mb": peak_rss_mb()})
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -221,6 +221,13 @@ def _rounding(levels: Levels) -> Callable[[nn.Module, tuple[Tensor]], Tensor]:
     )
 
 
+class EpochState(TypedDict):
+    """What an epoch leaves beside the network."""
+
+    optimiser: dict[str, Any]
+    error: float
+
+
 def train_epoch(
     network: nn.Module,
     teacher: nn.Module,
@@ -232,9 +239,9 @@ def train_epoch(
     epoch: int,
     epochs: int,
     seed: int,
-    state: dict[str, Any] | None,
+    state: EpochState | None,
     advance: Callable[[int], None],
-) -> dict[str, Any]:
+) -> EpochState:
     """One pass over the images, each mirrored or not; changes the network in place.
 
     Everything random comes from the seed and the epoch, so that epochs may run in processes of
@@ -249,8 +256,8 @@ def train_epoch(
         state: what the epoch before returned; None for the first.
 
     Returns:
-        `optimiser`, for the next epoch, and `error`, the mean over the epoch of the square error
-        of the outputs relative to the teacher's.
+        for the next epoch, with the `error`, the mean over this one of the square error of the
+        outputs relative to the teacher's.
     """
     learning = _learning_parameters(network)
     optimiser = torch.optim.Adam(learning, lr=LEARNING_RATE)

@@ -8,13 +8,14 @@ to the unit alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from cmt.quantize.error_row import Errors
 from cmt.targets.onnxruntime import run_each
 
 Array = NDArray[np.float32]
@@ -52,7 +53,7 @@ def answers_changed(logits: Array, reference: Array) -> float:
     return float(((logits.argmax(1) != reference.argmax(1)) | broken).mean())
 
 
-def errors(logits: Array, reference: Array) -> dict[str, float | None]:
+def errors(logits: Array, reference: Array) -> Errors:
     """`sqnr_db` and `kl` of the softmax (None beyond all bounds), and `changed`.
 
     Args:
@@ -69,7 +70,7 @@ def errors(logits: Array, reference: Array) -> dict[str, float | None]:
     }
 
 
-def worst_first(row: dict[str, Any]) -> float:
+def worst_first(row: Errors) -> float:
     """The key that sorts rows of `errors`: decibels, none at all below all."""
     return -np.inf if row["sqnr_db"] is None else row["sqnr_db"]
 
@@ -80,7 +81,7 @@ def _log_softmax(logits: Array) -> NDArray[np.float64]:
 
 
 def measure(
-    graphs: Iterable[tuple[dict[str, Any], onnx.ModelProto, Array]],
+    graphs: Iterable[tuple[Mapping[str, object], onnx.ModelProto, Array]],
     run: Run,
     progress: Callable[[int], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
@@ -91,7 +92,7 @@ def measure(
             logits of the same graph without.
         progress: called with 1 after each.
     """
-    rows = []
+    rows: list[Any] = []
     for part, graph, reference in graphs:
         rows.append({**part, **errors(run(graph), reference), "images": len(reference)})
         progress(1)

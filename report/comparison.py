@@ -7,8 +7,8 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 from cmt.bundle.manifest import MANIFEST, refuse
 from cmt.bundle.reader import open_bundle, read_text
@@ -25,13 +25,20 @@ from cmt.report.document import (
 )
 from cmt.report.figures import decimal, is_simulated, row_name
 from cmt.report.policy import Clause
-from cmt.targets.machine import HARDWARE, hardware
+from cmt.report.rows import (
+    ComparedRow,
+    Comparison,
+    Machine,
+    MeasuredRow,
+    Origin,
+    Report,
+    Row,
+    SourceRow,
+)
+from cmt.targets.machine import Hardware, hardware
 from cmt.targets.settings import CUDA_GRAPH, STREAMS
 
 VERSION = 1
-
-Report = dict[str, Any]
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,7 @@ def _read_trusted(path: Path, trust: Trust) -> tuple[Report, tuple[str, ...]]:
     return parse_report(content, path / entry["path"]), (left_out,) if added else ()
 
 
-def merge(sources: Sequence[Source], mix_images: bool = False) -> Report:
+def merge(sources: Sequence[Source], mix_images: bool = False) -> Comparison:
     """The content of comparison.json: every row of every report, with its machine's name.
 
     Rows of cmt-bench take the accuracy of the same file in the same report, and say where from.
@@ -120,11 +127,11 @@ def merge(sources: Sequence[Source], mix_images: bool = False) -> Report:
     """
     warnings = [line for source in sources for line in source.warnings]
     warnings += _image_warnings(sources, mix_images)
-    rows: list[Row] = []
+    rows: list[ComparedRow] = []
     for i, source in enumerate(sources):
         for row in _source_rows(source):
             if not any(_same_measurement(row, other) for other in rows):
-                rows.append({"report": i, **row})
+                rows.append({"report": i, **row, "name": _file_name(row)})
     _refuse_same_names(rows)
     _name(rows)
     return {
@@ -136,7 +143,7 @@ def merge(sources: Sequence[Source], mix_images: bool = False) -> Report:
     }
 
 
-def _describe(source: Source) -> Row:
+def _describe(source: Source) -> SourceRow:
     report = source.report
     return {
         "path": str(source.path),
@@ -174,19 +181,22 @@ def _image_warnings(sources: Sequence[Source], mix_images: bool) -> list[str]:
     return [f"accuracies are of different validation images: {which}"]
 
 
-def _source_rows(source: Source) -> Iterator[Row]:
+def _source_rows(source: Source) -> Iterator[MeasuredRow]:
     report = source.report
-    common = {"variant": report["variant"], "weights_sha256": report["weights"]["sha256"]}
-    here = {"machine": source.machine, "measured": report["created"], **common}
-    accuracies = {}
+    here = _origin(source, report, source.machine, report["created"])
+    accuracies: dict[tuple[str, str], Row] = {}
     for row in (report["baseline"], *report["results"]):
         accuracies[row["target"], row["precision"]] = row
-        own = {"accuracy_from": _accuracy_from(source, row), **row, "simulated": is_simulated(row)}
-        yield {**here, **_machine(report), **own}
+        yield {
+            **here,
+            "accuracy_from": _accuracy_from(source, row),
+            **row,
+            "simulated": is_simulated(row),
+        }
     for entry in report.get("machines", []):
-        there = {"machine": printable(entry["machine"]), "measured": entry["measured"], **common}
+        there = _origin(source, entry, printable(entry["machine"]), entry["measured"])
         for row in entry["results"]:
-            merged = {**there, **_machine(entry), "accuracy_from": None, **row, "simulated": False}
+            merged: MeasuredRow = {**there, "accuracy_from": None, **row, "simulated": False}
             origin = accuracies.get((row["target"], row["precision"]))
             if origin is not None and origin["artefact"] == row["artefact"] and origin["accuracy"]:
                 merged["accuracy_from"] = _accuracy_from(source, origin)
@@ -196,20 +206,31 @@ def _source_rows(source: Source) -> Iterator[Row]:
             yield merged
 
 
-def _machine(entry: Report) -> Row:
-    return {key: entry["environment"][key] for key in HARDWARE}
+def _origin(source: Source, entry: Report | Machine, machine: str, measured: str) -> Origin:
+    network, where = source.report, entry["environment"]
+    return {
+        "machine": machine,
+        "measured": measured,
+        "variant": network["variant"],
+        "weights_sha256": network["weights"]["sha256"],
+        "cpu": where["cpu"],
+        "cpu_flags": where["cpu_flags"],
+        "cores": where["cores"],
+        "memory_gb": where["memory_gb"],
+        "gpu": where["gpu"],
+    }
 
 
 def _accuracy_from(source: Source, row: Row) -> str | None:
     return f"{source.machine}, {row['measured_by']}" if row["accuracy"] else None
 
 
-def _same_measurement(row: Row, other: Row) -> bool:
+def _same_measurement(row: MeasuredRow, other: ComparedRow) -> bool:
     return all(value == other.get(key) for key, value in row.items())
 
 
-def _refuse_same_names(rows: Sequence[Row]) -> None:
-    known: dict[str, Row] = {}
+def _refuse_same_names(rows: Sequence[ComparedRow]) -> None:
+    known: dict[str, ComparedRow] = {}
     for row in rows:
         first = known.setdefault(row["machine"], row)
         if hardware(row) != hardware(first):
@@ -220,19 +241,22 @@ def _refuse_same_names(rows: Sequence[Row]) -> None:
             )
 
 
-def _hardware(row: Row) -> str:
+def _hardware(row: Hardware) -> str:
     return f"{row['cpu']}, {row['cores']} cores, {decimal(row['memory_gb'])} GB"
 
 
-def _name(rows: Sequence[Row]) -> None:
-    """Give each row a `name`: variant, file, and those settings that its machine varied.
+def _file_name(row: MeasuredRow) -> str:
+    return f"{row['variant']} {row_name(row)}" + (" *" if is_simulated(row) else "")
+
+
+def _name(rows: Sequence[ComparedRow]) -> None:
+    """Add to each row's `name` those settings that its machine varied.
 
     Rows of one machine that would still have one name say their weights, then their time.
     """
+    file = itemgetter("machine", "variant", "weights_sha256", "target", "precision", "artefact")
     for row in rows:
-        name = f"{row['variant']} {row_name(row)}" + (" *" if is_simulated(row) else "")
-        identity = ("machine", "variant", "weights_sha256", "target", "precision", "artefact")
-        same = [r["settings"] for r in rows if all(r[key] == row[key] for key in identity)]
+        same = [other["settings"] for other in rows if file(other) == file(row)]
         settings = (
             ("batch", "batch"),
             ("threads", "threads"),
@@ -244,7 +268,7 @@ def _name(rows: Sequence[Row]) -> None:
             for key, title in settings
             if len({one.get(key, 1) for one in same}) > 1
         ]
-        row["name"] = ", ".join([name, *varied])
+        row["name"] = ", ".join([row["name"], *varied])
     _tell_apart(rows, lambda row: f"weights {(row['weights_sha256'] or 'random')[:8]}")
     _tell_apart(rows, lambda row: f"measured {row['measured']}")
     seen: Counter[tuple[str, str]] = Counter()
@@ -254,7 +278,7 @@ def _name(rows: Sequence[Row]) -> None:
             row["name"] += f", row {number}"
 
 
-def _tell_apart(rows: Sequence[Row], words: Callable[[Row], str]) -> None:
+def _tell_apart(rows: Sequence[ComparedRow], words: Callable[[ComparedRow], str]) -> None:
     """Add the words to the names of a machine's rows that have one name but not one word."""
     said: dict[tuple[str, str], set[str]] = {}
     for row in rows:
@@ -264,14 +288,14 @@ def _tell_apart(rows: Sequence[Row], words: Callable[[Row], str]) -> None:
             row["name"] += f", {words(row)}"
 
 
-def choose(comparison: Report, machines: Sequence[str], files: Sequence[str]) -> Report:
+def choose(comparison: Comparison, machines: Sequence[str], files: Sequence[str]) -> Comparison:
     """The comparison with the rows of these machines and files (`openvino/int8`) alone.
 
     Raises:
         InputError: a name that no row has.
     """
 
-    def kept(row: Row) -> bool:
+    def kept(row: ComparedRow) -> bool:
         return (not machines or row["machine"] in machines) and (not files or _file(row) in files)
 
     rows = comparison["rows"]
@@ -293,12 +317,14 @@ def _file(row: Row) -> str:
     return f"{row['target']}/{row['precision']}"
 
 
-def machine_names(comparison: Report) -> list[str]:
+def machine_names(comparison: Comparison) -> list[str]:
     """The machines that rows are of, each once."""
     return list(dict.fromkeys(row["machine"] for row in comparison["rows"]))
 
 
-def require(comparison: Report, clauses: Sequence[Clause], machines: Sequence[str]) -> Report:
+def require(
+    comparison: Comparison, clauses: Sequence[Clause], machines: Sequence[str]
+) -> Comparison:
     """The comparison with its `requirements`: on each machine, some file keeps every clause.
 
     Where none does, every clause that fails is named, file by file.
@@ -326,7 +352,7 @@ def require(comparison: Report, clauses: Sequence[Clause], machines: Sequence[st
     }
 
 
-def to_json(comparison: Report) -> str:
+def to_json(comparison: Comparison) -> str:
     """The text of comparison.json.
 
     Raises:
@@ -337,9 +363,9 @@ def to_json(comparison: Report) -> str:
     return json.dumps(comparison, indent=1, allow_nan=False)
 
 
-def files_by_machine(comparison: Report) -> dict[str, list[Row]]:
+def files_by_machine(comparison: Comparison) -> dict[str, list[ComparedRow]]:
     """The rows of exported files, by machine."""
-    found: dict[str, list[Row]] = {}
+    found: dict[str, list[ComparedRow]] = {}
     for row in comparison["rows"]:
         if row["artefact"] is not None:
             found.setdefault(row["machine"], []).append(row)

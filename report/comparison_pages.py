@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cmt.errors import InputError
 from cmt.report.comparison import files_by_machine, machine_names, to_json
@@ -16,14 +16,17 @@ from cmt.report.figures import (
     decimal,
     drop_text,
     is_simulated,
+    latency,
     megabytes,
     milliseconds,
+    missing_fields,
     p50,
     percent,
-    ratio,
     run_time,
+    speedup_text,
 )
 from cmt.report.render import render
+from cmt.report.rows import ComparedRow, Comparison
 from cmt.report.tables import Column, Table
 from cmt.report.terminal import table_of_text
 from cmt.report.verdict import over_limit
@@ -33,9 +36,6 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 FILES = ("comparison.json", "comparison.md", "comparison.html")
-
-Report = dict[str, Any]
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Page:
     method: tuple[str, ...]
 
 
-def build_page(comparison: Report) -> Page:
+def build_page(comparison: Comparison) -> Page:
     """The page of a comparison."""
     rows = comparison["rows"]
     machines = machine_names(comparison)
@@ -82,11 +82,11 @@ def build_page(comparison: Report) -> Page:
     )
 
 
-def _headlines(comparison: Report) -> Iterator[str]:
+def _headlines(comparison: Comparison) -> Iterator[str]:
     """For each machine, variant, batch and number of streams the fastest file within its limit."""
     for machine, rows in files_by_machine(comparison).items():
         for variant in dict.fromkeys(row["variant"] for row in rows):
-            fastest: dict[tuple[int | None, int], Row] = {}
+            fastest: dict[tuple[int | None, int], ComparedRow] = {}
             for row in sorted(rows, key=lambda row: p50(row) or 0):
                 limit = comparison["reports"][row["report"]]["max_drop_pp"]
                 timed = row["variant"] == variant and p50(row) is not None
@@ -99,7 +99,7 @@ def _headlines(comparison: Report) -> Iterator[str]:
             yield from (f"{machine}: {_advice(row, several)}" for row in fastest.values())
 
 
-def _advice(row: Row, several_streams: bool) -> str:
+def _advice(row: ComparedRow, several_streams: bool) -> str:
     """What to ship; where numbers of streams differ, with what each of them is for."""
     rate = ""
     if several_streams:
@@ -107,12 +107,12 @@ def _advice(row: Row, several_streams: bool) -> str:
         who = "one caller" if number == 1 else f"{number} callers at once"
         rate = f" for {who}, {decimal(row['throughput_ips'])} images/s"
     speedup = row["speedup_vs_baseline"]
-    faster = "" if speedup is None else f", {ratio(speedup)} as fast as torch"
+    faster = "" if speedup is None else f", {speedup_text(speedup)} as fast as torch"
     cost = f"top-1 drop {drop_text(row['accuracy'])}" if row["accuracy"] else "no accuracy"
     return f"ship {row['name']}, {run_time(row)}{rate}{faster}, {cost}."
 
 
-def _requirement_lines(comparison: Report) -> Iterator[tuple[str, str]]:
+def _requirement_lines(comparison: Comparison) -> Iterator[tuple[str, str]]:
     """(tone, words) of each."""
     required = comparison["requirements"]
     if required is not None:
@@ -121,7 +121,7 @@ def _requirement_lines(comparison: Report) -> Iterator[tuple[str, str]]:
         yield from (("good", f"{name} keeps {clauses}") for name in required["kept_by"])
 
 
-def _summary(rows: Sequence[Row]) -> Table:
+def _summary(rows: Sequence[ComparedRow]) -> Table:
     speeds = ("p50 ms", "p99 ms", "vs torch", "vs FP32")
     return Table(
         "Every file on every machine. Speed-ups are ratios within one machine's alternating run; "
@@ -130,6 +130,7 @@ def _summary(rows: Sequence[Row]) -> Table:
             Column("File", False),
             Column("Machine", False),
             *map(Column, ("Top-1 %", "Drop, points", *speeds, "Size")),
+            Column("Speed of", False),
             Column("Accuracy from", False),
         ),
         tuple(
@@ -139,10 +140,11 @@ def _summary(rows: Sequence[Row]) -> Table:
                 percent(row["accuracy"] and row["accuracy"]["top1"]),
                 "baseline" if row["artefact"] is None else drop_text(row["accuracy"]),
                 milliseconds(p50(row)),
-                milliseconds(row["latency_ms"] and row["latency_ms"]["p99"]),
-                ratio(row["speedup_vs_baseline"]),
-                ratio(row["speedup_vs_fp32_graph"]),
+                milliseconds(latency(row, "p99")),
+                speedup_text(row["speedup_vs_baseline"]),
+                speedup_text(row["speedup_vs_fp32_graph"]),
                 megabytes(row["bytes"]),
+                _speed_of(row),
                 row["accuracy_from"] or NOT_MEASURED,
             )
             for row in rows
@@ -150,7 +152,14 @@ def _summary(rows: Sequence[Row]) -> Table:
     )
 
 
-def terminal_table(comparison: Report) -> RichTable:
+def _speed_of(row: ComparedRow) -> str:
+    """How many images at a time, and how many inferences."""
+    streams = callers(row["settings"])
+    at_once = f" x {streams}" if streams > 1 else ""
+    return f"batch {row['settings'].get('batch', NOT_MEASURED)}{at_once}"
+
+
+def terminal_table(comparison: Comparison) -> RichTable:
     """The comparison in at most 80 columns."""
     rows = comparison["rows"]
     notes = []
@@ -159,12 +168,13 @@ def terminal_table(comparison: Report) -> RichTable:
     if any(row["accuracy"] is None or row["latency_ms"] is None for row in rows):
         notes.append(f"{NOT_MEASURED}: not measured, --json says why")
     return table_of_text(
-        ("machine", "file"),
+        ("machine", "file", "speed of"),
         ("drop [95 %]", "p50 ms", "size"),
         [
             (
                 row["machine"],
                 row["name"],
+                _speed_of(row),
                 "baseline" if row["artefact"] is None else drop_text(row["accuracy"]),
                 milliseconds(p50(row)),
                 megabytes(row["bytes"]),
@@ -175,12 +185,12 @@ def terminal_table(comparison: Report) -> RichTable:
     )
 
 
-def _missing(rows: Sequence[Row]) -> Table | None:
+def _missing(rows: Sequence[ComparedRow]) -> Table | None:
     lines = [
         (row["name"], row["machine"], field, row["reasons"][field])
         for row in rows
         for field in ("accuracy", "latency_ms")
-        if row[field] is None
+        if field in missing_fields(row)
     ]
     if not lines:
         return None
@@ -193,7 +203,7 @@ def _missing(rows: Sequence[Row]) -> Table | None:
     )
 
 
-def _reports(comparison: Report) -> Table:
+def _reports(comparison: Comparison) -> Table:
     titles = ("Report", "Machine", "Created", "Weights", "Validation images", "sha256")
     return Table(
         "Where the rows come from.",
@@ -212,7 +222,7 @@ def _reports(comparison: Report) -> Table:
     )
 
 
-def _method(rows: Sequence[Row]) -> tuple[str, ...]:
+def _method(rows: Sequence[ComparedRow]) -> tuple[str, ...]:
     lines = [
         "Each report says how its figures were taken; nothing is measured or estimated here.",
         "cmt-bench measures speed. The accuracy beside it is that of the same file on the machine "
@@ -225,7 +235,7 @@ def _method(rows: Sequence[Row]) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def write_comparison(comparison: Report, folder: Path) -> None:
+def write_comparison(comparison: Comparison, folder: Path) -> None:
     """Write comparison.json, comparison.md and comparison.html into a folder.
 
     Raises:

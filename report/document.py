@@ -18,14 +18,15 @@ from cmt.bundle.writer import describe_file, write_manifest
 from cmt.errors import InputError
 from cmt.report import figures, pages
 from cmt.report.render import render
+from cmt.report.rows import Report, Row
+from cmt.report.upgrade import VERSION, upgrade
 
 SCHEMAS = Path(__file__).parent / "schema"
-VERSION = 1
 DAMAGED = "{file} is no report.json ({error}): copy it again"
 REPORT_FILES = ("report.json", "report.md", "report.html")
 
 
-def read_report(file: Path) -> dict[str, Any]:
+def read_report(file: Path) -> Report:
     """A report.json; raises InputError, naming the file, for one that `validate` refuses."""
     try:
         content = strict_json.read(file)
@@ -38,9 +39,9 @@ def read_report(file: Path) -> dict[str, Any]:
     return parse_report(content, file)
 
 
-def parse_report(content: bytes, file: object = "report.json") -> dict[str, Any]:
+def parse_report(content: bytes, file: object = "report.json") -> Report:
     """`read_report` of a file's content."""
-    report = parse_versioned(content, file, VERSION, DAMAGED)
+    report = upgrade(parse_versioned(content, file, VERSION, DAMAGED))
     try:
         validate(report)
     except InputError as error:
@@ -48,11 +49,12 @@ def parse_report(content: bytes, file: object = "report.json") -> dict[str, Any]
     return report
 
 
-def validate(report: dict[str, Any]) -> None:
+def validate(report: Report) -> None:
     """Raise InputError, naming the place, unless the report keeps every promise of its format.
 
     Beyond the schema: no NaN or infinity, a reason for every null measurement, gates that
-    agree with their failures, intervals in order, and no speed from a simulated run.
+    agree with their failures, intervals in order that hold their figure, and no speed from a
+    simulated run.
     """
     try:
         plain = json.loads(json.dumps(report))
@@ -63,7 +65,7 @@ def validate(report: dict[str, Any]) -> None:
         raise InputError(f"the report is unusable: {problem}")
 
 
-def _problems(report: dict[str, Any]) -> Iterator[str]:
+def _problems(report: Report) -> Iterator[str]:
     yield from _not_finite(report, "report")
     yield from schema_problems("report", report)
     yield from _gate_problems(report)
@@ -107,7 +109,7 @@ def schema_problems(name: str, value: Any) -> Iterator[str]:
         yield f"{error.json_path.replace('$', name, 1)}: {error.message}"
 
 
-def _gate_problems(report: dict[str, Any]) -> Iterator[str]:
+def _gate_problems(report: Report) -> Iterator[str]:
     gates = report["gates"]
     checked = any(row["accuracy"] is not None for row in report["results"])
     if gates["passed"] != (not gates["failures"] if checked or gates["failures"] else None):
@@ -123,18 +125,21 @@ def _gate_problems(report: dict[str, Any]) -> Iterator[str]:
         yield f"gates.passed, but parity failed at '{failed[0]}'"
 
 
-def _row_problems(place: str, row: dict[str, Any]) -> Iterator[str]:
+def _row_problems(place: str, row: Row) -> Iterator[str]:
     for field in figures.missing_fields(row):
         if not row["reasons"].get(field, "").strip():
             yield f"{place}.{field} is null and {place}.reasons does not say why"
     bounds = row["accuracy"] and row["accuracy"]["drop_ci95"]
     if bounds and bounds[0] > bounds[1]:
         yield f"{place}.accuracy.drop_ci95 runs from high to low"
+    for speedup in (row["speedup_vs_baseline"], row["speedup_vs_fp32_graph"]):
+        if speedup and not speedup["ci95"][0] <= speedup["ratio"] <= speedup["ci95"][1]:
+            yield f"{place}: a speed-up of {speedup['ratio']} is not within its interval"
     if figures.is_simulated(row) and row["latency_ms"] is not None:
         yield f"{place} is simulated: its latency is not the target's"
 
 
-def write_report(report: dict[str, Any], folder: Path) -> None:
+def write_report(report: Report, folder: Path) -> None:
     """Write report.json, report.md and report.html; nothing is written unless all three can be.
 
     Raises:
@@ -162,22 +167,22 @@ def _write_texts(files: dict[str, str], folder: Path) -> None:
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
 
 
-def render_markdown(report: dict[str, Any]) -> str:
+def render_markdown(report: Report) -> str:
     """The report as GitHub-flavoured Markdown."""
     return render("report.md.j2", pages.build_page(report))
 
 
-def render_html(report: dict[str, Any]) -> str:
+def render_html(report: Report) -> str:
     """The report as one self-contained HTML file: no scripts, nothing loaded from elsewhere."""
     return render("report.html.j2", pages.build_page(report))
 
 
-def report_of(bundle: OpenBundle) -> dict[str, Any]:
+def report_of(bundle: OpenBundle) -> Report:
     """The report.json of a bundle; raises InputError where it breaks its schema."""
     return read_report(newest(bundle.path, REPORT_FILES[0]))
 
 
-def put_report(bundle: OpenBundle, report: dict[str, Any], folder: Path) -> None:
+def put_report(bundle: OpenBundle, report: Report, folder: Path) -> None:
     """Write a report, and a bundle's manifest with its hashes, into a folder."""
     write_report(report, folder)
     entries = [describe_file(folder, folder / file) for file in REPORT_FILES]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from cmt.printing import printable
 from cmt.report import charts
 from cmt.report.figures import decimal, interval, megabytes, milliseconds, percent, points
+from cmt.report.rows import Accuracy, Report, Row
 from cmt.report.tables import all_rows, marked_name
-from cmt.report.verdict import Report, Row
 from cmt.targets.base import PRECISIONS
 
 
@@ -58,15 +59,16 @@ _STAGE = ", stage "
 
 def sensitivity_charts(report: Report) -> Iterable[Chart]:
     """A chart for each recipe: its roles, worst first, and their stages."""
-    entries = [row for row in report["sensitivity"] or () if row["sqnr_db"] is not None]
-    for recipe in dict.fromkeys(row["recipe"] for row in entries):
+    units = report["sensitivity"] or ()
+    entries = [(row, error) for row in units if (error := row["sqnr_db"]) is not None]
+    for recipe in dict.fromkeys(row["recipe"] for row, _ in entries):
         roles: dict[str, charts.Role] = {}
-        for row in entries:
+        for row, error in entries:
             if row["recipe"] == recipe:
                 name, _, stage = row["unit"].partition(_STAGE)
                 number = int(stage) if stage.isdecimal() else 0
                 role = roles.setdefault(name, charts.Role(_letter(len(roles)), [], []))
-                role.points.append((number, row["sqnr_db"]))
+                role.points.append((number, error))
                 layers = [layer["sqnr_db"] for layer in row.get("by_layer", ())]
                 role.layers.extend(
                     (number, decibels) for decibels in layers if decibels is not None
@@ -113,7 +115,7 @@ def _letter(number: int) -> str:
     return (_letter(head - 1) if head else "") + chr(ord("A") + last)
 
 
-def _top1_interval(accuracy: Row) -> tuple[float, float] | None:
+def _top1_interval(accuracy: Accuracy) -> tuple[float, float] | None:
     """The interval of the drop, laid around the baseline's top-1."""
     if accuracy["drop_pp"] is None or accuracy["drop_ci95"] is None:
         return None
@@ -124,7 +126,8 @@ def _top1_interval(accuracy: Row) -> tuple[float, float] | None:
 
 def _mark(letter: str, entry: Entry) -> charts.Mark:
     row = entry.row
-    accuracy, latency = row["accuracy"] or {}, row["latency_ms"] or {}
+    accuracy: Mapping[str, Any] = row["accuracy"] or {}
+    latency: Mapping[str, Any] = row["latency_ms"] or {}
     interval = accuracy.get("drop_ci95")
     precision = row["precision"]
     return charts.Mark(
@@ -134,7 +137,7 @@ def _mark(letter: str, entry: Entry) -> charts.Mark:
         p50=latency.get("p50"),
         quantiles=latency.get("quantiles"),
         top1=accuracy.get("top1"),
-        top1_interval=_top1_interval(accuracy) if accuracy and entry.series else None,
+        top1_interval=_top1_interval(row["accuracy"]) if row["accuracy"] and entry.series else None,
         drop=accuracy.get("drop_pp"),
         drop_interval=(interval[0], interval[1]) if interval else None,
         bytes=row["bytes"],
@@ -182,7 +185,7 @@ def draw_charts(entries: Sequence[Entry], limit: float | None) -> tuple[Chart, .
     found = []
     both = [pair for pair in named if pair[1].p50 is not None and pair[1].top1 is not None]
     if both:
-        accuracies = [entry.row["accuracy"] for entry, _ in both]
+        accuracies = [one for entry, _ in both if (one := entry.row["accuracy"])]
         # Rounded: sums of decimal fractions differ in their last bits.
         baselines = {round(a["top1"] + (a["drop_pp"] or 0), 6) for a in accuracies}
         floor = baselines.pop() - limit if limit is not None and len(baselines) == 1 else None

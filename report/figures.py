@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any
 
+from cmt.report.rows import Accuracy, Fallback, Row, Speedup
 from cmt.targets.base import SIMULATED
-
-Report = dict[str, Any]
-
-
-Row = dict[str, Any]
-
 
 NOT_MEASURED = "n/a"
 QUANTILES = tuple(range(0, 101, 5))
@@ -92,6 +87,20 @@ def ratio(value: float) -> str:
 
 
 @_or_missing
+def speedup_text(value: Speedup) -> str:
+    """The ratio with its interval."""
+    low, high = value["ci95"]
+    return f"{ratio(value['ratio'])} [{low:.2f}, {high:.2f}]"
+
+
+@_or_missing
+def speedup_interval(value: Speedup) -> str:
+    """The interval alone, where there is little room."""
+    low, high = value["ci95"]
+    return f"{low:.2f}-{high:.2f}"
+
+
+@_or_missing
 def megabytes(value: float) -> str:
     """Bytes as MB with one decimal."""
     return f"{value / 1e6:.1f} MB"
@@ -109,7 +118,7 @@ def decimal(value: float) -> str:
     return f"{value:,.1f}"
 
 
-def row_name(row: Row) -> str:
+def row_name(row: Row | Fallback) -> str:
     """How sentences and tables call a row."""
     return f"{row['target']} {row['precision']}"
 
@@ -124,22 +133,28 @@ def interval(bounds: Sequence[float] | None) -> str:
     return f" [{points(bounds[0])}, {points(bounds[1])}]" if bounds else ""
 
 
-def drop_text(accuracy: dict[str, Any] | None) -> str:
+def drop_text(accuracy: Accuracy | None) -> str:
     """The drop with its interval, as far as they were measured."""
     if accuracy is None or accuracy["drop_pp"] is None:
         return NOT_MEASURED
     return points(accuracy["drop_pp"]) + interval(accuracy["drop_ci95"])
 
 
-def resolvable(accuracy: dict[str, Any]) -> str:
+def resolvable(accuracy: Accuracy) -> str:
     """The smallest true drop that the images would show, rounded up; early reports have none."""
     value = accuracy.get("resolvable_pp")
     return NOT_MEASURED if value is None else f"{math.ceil(100 * value) / 100:.2f}"
 
 
+def latency(row: Row, figure: str) -> float | None:
+    """A figure of the row's `latency_ms`, where it was measured."""
+    found: Mapping[str, Any] = row["latency_ms"] or {}
+    return found.get(figure)
+
+
 def p50(row: Row) -> float | None:
     """The median latency in ms, where it was measured."""
-    return row["latency_ms"]["p50"] if row["latency_ms"] else None
+    return latency(row, "p50")
 
 
 def run_time(row: Row) -> str:
@@ -156,10 +171,11 @@ def reason(row: Row, field: str) -> str:
 
 def missing_fields(row: Row) -> dict[str, str]:
     """Field name -> plain name of every measurement of the row that is null."""
-    missing = {name: plain for name, plain in _MEASUREMENTS.items() if row[name] is None}
+    fields: Mapping[str, Any] = row
+    missing = {name: plain for name, plain in _MEASUREMENTS.items() if fields[name] is None}
     for group, details in _DETAILS.items():
         for name, plain in details.items():
-            if row[group] is not None and row[group][name] is None:
+            if fields[group] is not None and fields[group][name] is None:
                 missing[f"{group}.{name}"] = plain
     return missing
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from cmt.report.drawn import Chart, report_charts, sensitivity_charts
 from cmt.report.figures import count, day_and_time
+from cmt.report.rows import Report
 from cmt.report.tables import (
     Table,
     accuracy_table,
@@ -29,15 +30,14 @@ from cmt.report.tables import (
     worst_classes_table,
 )
 from cmt.report.verdict import (
-    SAME_SPEED,
     Finding,
-    Report,
     findings,
     headline,
     is_simulated,
     unconfirmed,
 )
 from cmt.targets.base import SIMULATED
+from cmt.targets.machine import Environment
 
 
 @dataclass(frozen=True)
@@ -162,8 +162,11 @@ def _method(report: Report) -> tuple[str, ...]:
         "all files alternate (A B C C B A ...), so that a drifting machine is fair to all. "
         "Warm-up runs are left out; the first run and the loading time stand on their own. "
         "Images/s is the batch over the mean latency.",
-        "Speed-ups are ratios of median latencies from the same alternating run. Between "
-        f'{1 - SAME_SPEED:.2f} and {1 + SAME_SPEED:.2f} the verdict says "about as fast".',
+        "Speed-ups are medians of the ratios of median latencies, round by round. Their interval "
+        "covers the median in at least 95 % of cases (sign test) and another start of the process "
+        "(2 % on either side). Rounds in which a file waited for more than a tenth of the time for "
+        "CPUs that others had are counted and left out; where too few are left, no speed-up is "
+        "given.",
         "Drop: the baseline's top-1 minus the file's, paired image by image; positive is worse. "
         "The 95 % interval is Agresti and Min's adjusted Wald interval (Statistics in Medicine "
         "24, 2005), the p exact two-sided McNemar. An interval that holds zero means that these "
@@ -185,7 +188,7 @@ def _method(report: Report) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _cores(environment: Mapping[str, Any]) -> str:
+def _cores(environment: Environment) -> str:
     quota = environment.get("cpu_quota")
     limit = "" if quota is None else f", of a quota of {quota:g} CPUs' time"
     return f"{environment['cores']}{limit}"
@@ -209,7 +212,7 @@ def _environment(report: Report) -> tuple[tuple[str, str], ...]:
             ", ".join(filter(None, (environment["gpu"], environment.get("gpu_power")))) or "none",
         ),
         ("Platform", environment["platform"]),
-        ("Python", environment["python"]),
+        ("Python", environment["python"] or "none"),
         ("Seed", str(environment["seed"])),
     )
 

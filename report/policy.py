@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from cmt.errors import InputError
 from cmt.report.figures import NOT_MEASURED, count, decimal, milliseconds, percent, points, ratio
 
-Row = dict[str, Any]
+Row = Mapping[str, Any]
+"""A row of a comparison, asked for fields by name."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,20 @@ METRICS = {
     "size": Metric(None, "bytes", ("MB",), decimal, 1e6),
     "memory": Metric(None, "peak_rss_mb", ("MB",), decimal),
     "throughput": Metric(None, "throughput_ips", ("ips",), decimal),
-    "speedup": Metric(None, "speedup_vs_baseline", ("x",), ratio),
+    "speedup": Metric("speedup_vs_baseline", "ratio", ("x",), ratio),
+    "speedup_lower": Metric("speedup_vs_baseline", "ci95", ("x",), ratio, index=0),
+    "batch": Metric("settings", "batch", ("images",), _whole),
 }
-_OPERATORS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
-_CLAUSE = re.compile(r"\s*(\w+)\s*(<=|>=|<|>)\s*([+-]?\d+(?:\.\d+)?)\s*([a-zA-Z%]*)\s*", re.ASCII)
+COUNTS = ("batch", "images")
+"""Figures that may equal a number."""
+_OPERATORS = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "<": operator.lt,
+    ">": operator.gt,
+    "=": operator.eq,
+}
+_CLAUSE = re.compile(r"\s*(\w+)\s*(<=|>=|<|>|=)\s*([+-]?\d+(?:\.\d+)?)\s*([a-zA-Z%]*)\s*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -107,7 +118,8 @@ def parse_policy(text: str) -> tuple[Clause, ...]:
 
 def _parse_clause(text: str) -> Clause:
     match = _CLAUSE.fullmatch(text)
-    if match is None or not math.isfinite(float(match[3])):
+    measured = match is not None and match[1] not in COUNTS and match[2] == "="
+    if match is None or measured or not math.isfinite(float(match[3])):
         raise InputError(
             f"--require: '{text.strip()}' is no clause such as p50<=6ms; separate them by commas"
         )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from cmt.quantize.error_row import Errors
 from cmt.report.figures import (
     NOT_MEASURED,
     count,
     day_and_time,
     decimal,
     drop_text,
+    is_simulated,
+    latency,
     megabytes,
     milliseconds,
     missing_fields,
@@ -23,8 +26,10 @@ from cmt.report.figures import (
     resolvable,
     row_name,
     share,
+    speedup_text,
 )
-from cmt.report.verdict import Report, Row, is_simulated, ranking_images
+from cmt.report.rows import ClassChange, Machine, PartErrors, Report, Row, Speedup
+from cmt.report.verdict import ranking_images
 from cmt.targets.settings import CUDA_GRAPH, PRECISION, STREAMS
 
 SENSITIVITY_ROWS = 20
@@ -82,8 +87,8 @@ def summary_table(report: Report) -> Table:
                 percent(row["accuracy"] and row["accuracy"]["top1"]),
                 "baseline" if row is baseline else drop_text(row["accuracy"]),
                 milliseconds(p50(row)),
-                "baseline" if row is baseline else ratio(row["speedup_vs_baseline"]),
-                ratio(row["speedup_vs_fp32_graph"]),
+                "baseline" if row is baseline else speedup_text(row["speedup_vs_baseline"]),
+                speedup_text(row["speedup_vs_fp32_graph"]),
                 megabytes(row["bytes"]),
             )
             for row in all_rows(report)
@@ -92,7 +97,7 @@ def summary_table(report: Report) -> Table:
 
 
 def accuracy_table(report: Report) -> Table | None:
-    measured = [row for row in all_rows(report) if row["accuracy"]]
+    measured = [(row, found) for row in all_rows(report) if (found := row["accuracy"])]
     if not measured:
         return None
     return Table(
@@ -106,15 +111,15 @@ def accuracy_table(report: Report) -> Table | None:
         tuple(
             (
                 marked_name(row),
-                percent(row["accuracy"]["top1"]),
-                percent(row["accuracy"]["top5"]),
-                count(row["accuracy"]["images"]),
-                share(row["accuracy"]["agreement"]),
-                p_value(row["accuracy"]["mcnemar_p"]),
-                "baseline" if row is report["baseline"] else resolvable(row["accuracy"]),
+                percent(found["top1"]),
+                percent(found["top5"]),
+                count(found["images"]),
+                share(found["agreement"]),
+                p_value(found["mcnemar_p"]),
+                "baseline" if row is report["baseline"] else resolvable(found),
                 row["measured_by"] or NOT_MEASURED,
             )
-            for row in measured
+            for row, found in measured
         ),
     )  # fmt: skip
 
@@ -144,8 +149,8 @@ def latency_table(report: Report) -> Table | None:
         tuple(
             (
                 marked_name(row),
-                *(milliseconds(row["latency_ms"][name]) for name in names),
-                count(row["latency_ms"]["iterations"]),
+                *(milliseconds(latency(row, name)) for name in names),
+                count(latency(row, "iterations")),
                 decimal(row["throughput_ips"]),
                 decimal(row["peak_rss_mb"]),
                 settings_text(row),
@@ -155,8 +160,14 @@ def latency_table(report: Report) -> Table | None:
     )
 
 
-def machines_table(machines: Iterable[Report]) -> Table:
-    """The rows of the report's `machines`; the last column names the machine."""
+def machines_table(
+    machines: Iterable[Machine], speedup: Callable[[Speedup | None], str] = speedup_text
+) -> Table:
+    """The rows of the report's `machines`; the last column names the machine.
+
+    Args:
+        speedup: how they are written.
+    """
     names = ("p50", "p90", "p99")
     figures = ("Batch", "Threads", "Streams", *names, "Images/s", "vs FP32")
     return Table(
@@ -166,9 +177,9 @@ def machines_table(machines: Iterable[Report]) -> Table:
             (
                 row_name(row) + _on_the_gpu(row) + _power(row),
                 *(str(row["settings"].get(key, 1)) for key in ("batch", "threads", STREAMS)),
-                *(milliseconds(row["latency_ms"] and row["latency_ms"][name]) for name in names),
+                *(milliseconds(latency(row, name)) for name in names),
                 decimal(row["throughput_ips"]),
-                ratio(row["speedup_vs_fp32_graph"]),
+                speedup(row["speedup_vs_fp32_graph"]),
                 f"{machine['machine']}, {machine['environment']['cpu']}, "
                 f"{day_and_time(machine['measured'])}",
             )
@@ -243,7 +254,7 @@ def parity_table(report: Report) -> Table | None:
     )  # fmt: skip
 
 
-def _errors(row: Row) -> tuple[str, ...]:
+def _errors(row: Errors) -> tuple[str, ...]:
     """Cells of what `quantize.sensitivity.errors` measured."""
     kl = row["kl"]
     return (
@@ -278,7 +289,7 @@ def sensitivity_table(report: Report) -> tuple[Table | None, str]:
     return table, f"{rest} more are in report.json." if rest else ""
 
 
-def _worst_layer(row: Row) -> str:
+def _worst_layer(row: PartErrors) -> str:
     layers = row.get("by_layer")
     if not layers:
         return NOT_MEASURED if layers is None else "none"
@@ -347,7 +358,7 @@ def fallback_tables(report: Report) -> tuple[Table, ...]:
     )
 
 
-def worst_classes_table(classes: list[Row]) -> Table | None:
+def worst_classes_table(classes: list[ClassChange]) -> Table | None:
     classes = [row for row in classes if row["top1"] < row["baseline_top1"]][:WORST_CLASSES]
     if not classes:
         return None

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cmt.printing import printable
 from cmt.report import figures
+from cmt.report.rows import Machine, Report, Row
 from cmt.report.tables import machines_table
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 
-def terminal_table(report: dict[str, Any]) -> RichTable:
+def terminal_table(report: Report) -> RichTable:
     """The comparison in at most 80 columns."""
     baseline, rows = report["baseline"], [report["baseline"], *report["results"]]
     return table_of_text(
@@ -24,9 +25,9 @@ def terminal_table(report: dict[str, Any]) -> RichTable:
     )
 
 
-def machine_table(machine: dict[str, Any]) -> RichTable:
+def machine_table(machine: Machine) -> RichTable:
     """What cmt-bench measured on this machine, an entry of the report's `machines`."""
-    source = machines_table([machine])
+    source = machines_table([machine], figures.speedup_interval)
     measured = all(row["latency_ms"] for row in machine["results"])
     return table_of_text(
         [column.title for column in source.columns[:-1] if not column.numeric],
@@ -64,20 +65,20 @@ def table_of_text(
     return table
 
 
-def _terminal_cells(row: dict[str, Any], is_baseline: bool) -> Iterable[str]:
-    accuracy, latency = row["accuracy"], row["latency_ms"]
+def _terminal_cells(row: Row, is_baseline: bool) -> Iterable[str]:
+    accuracy = row["accuracy"]
     return (
         row["target"] + ("*" if figures.is_simulated(row) else ""),
         row["precision"],
         figures.percent(accuracy and accuracy["top1"]),
         "baseline" if is_baseline else figures.drop_text(accuracy),
-        figures.milliseconds(latency["p50"]) if latency else figures.NOT_MEASURED,
-        figures.ratio(row["speedup_vs_baseline"]),
+        figures.milliseconds(figures.p50(row)),
+        "baseline" if is_baseline else figures.speedup_interval(row["speedup_vs_baseline"]),
         figures.megabytes(row["bytes"]),
     )
 
 
-def _resolution(rows: list[dict[str, Any]]) -> Iterator[str]:
+def _resolution(rows: list[Row]) -> Iterator[str]:
     """What drop the images would show, of the file that makes it hardest to see."""
     found = [row["accuracy"] for row in rows[1:] if row["accuracy"]]
     found = [accuracy for accuracy in found if "resolvable_pp" in accuracy]
@@ -87,7 +88,7 @@ def _resolution(rows: list[dict[str, Any]]) -> Iterator[str]:
         yield f"{images} images would show a drop of {drop}"
 
 
-def _terminal_caption(rows: list[dict[str, Any]]) -> str | None:
+def _terminal_caption(rows: list[Row]) -> str | None:
     notes = []
     if any(map(figures.is_simulated, rows)):
         notes.append("* simulated by ONNX Runtime")

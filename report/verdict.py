@@ -6,13 +6,11 @@ The sentences are plain text; each page format escapes what it prints.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cmt.report.figures import (
     NOT_MEASURED,
-    Report,
-    Row,
     count,
     drop_text,
     interval,
@@ -21,16 +19,15 @@ from cmt.report.figures import (
     p50,
     percent,
     points,
-    ratio,
     reason,
     resolvable,
     row_name,
     run_time,
+    speedup_text,
 )
+from cmt.report.rows import Accuracy, Layers, Report, Row, Speedup, Tuning
 from cmt.targets.base import PRECISIONS
 
-# Ratios closer to 1 than this are called "about as fast".
-SAME_SPEED = 0.03
 LEAST_INT8 = 0.5
 """Share of a file's INT8 layers; where fewer ran in INT8, it is said."""
 
@@ -49,25 +46,26 @@ class Finding:
 # --- the verdict ----------------------------------------------------------------------------
 
 
-def _speed_against(speedup: float, other: str) -> str:
-    if speedup > 1 + SAME_SPEED:
-        return f"{ratio(speedup)} as fast as {other}"
-    if speedup < 1 - SAME_SPEED:
-        return f"slower than {other} ({ratio(speedup)} its speed)"
-    return f"about as fast as {other} ({ratio(speedup)})"
+def _speed_against(speedup: Speedup, other: str) -> str:
+    low, high = speedup["ci95"]
+    if low > 1:
+        return f"{speedup_text(speedup)} as fast as {other}"
+    if high < 1:
+        return f"slower than {other} ({speedup_text(speedup)} its speed)"
+    return f"about as fast as {other} ({speedup_text(speedup)})"
 
 
 def _speed_clause(row: Row) -> str:
     if row["latency_ms"] is None:
         return f"was not timed: {reason(row, 'latency_ms')}"
     comparisons = [
-        _speed_against(row[field], other)
-        for field, other in (
-            ("speedup_vs_baseline", "torch"),
-            ("speedup_vs_fp32_graph", "the FP32 file"),
+        _speed_against(speedup, other)
+        for speedup, other in (
+            (row["speedup_vs_baseline"], "torch"),
+            (row["speedup_vs_fp32_graph"], "the FP32 file"),
         )
         # The FP32 file is exactly as fast as itself, which is no finding.
-        if row[field] is not None and not (row["precision"] == "fp32" and row[field] == 1)
+        if speedup is not None and speedup["ci95"] != [1, 1]
     ]
     if not comparisons:
         return f"takes {milliseconds(p50(row))} ms at the median"
@@ -108,35 +106,35 @@ def _describe(row: Row, limit: float | None) -> Finding:
     return Finding(text, "bad" if over_limit(row, limit) else "plain")
 
 
-def _precision_that_does_not_pay(report: Report) -> Iterable[Finding]:
+def _precision_that_does_not_pay(report: Report) -> Iterator[Finding]:
     """Where rounding was paid for and bought no speed: say so and name the file to take.
 
-    A file is held against every wider precision of its target, INT8 against FP16 too.
+    A file is held against every wider precision of its target, INT8 against FP16 too, by their
+    ratios to the FP32 file of the same rounds.
     """
     for row in report["results"]:
-        time = p50(row)
-        if time is None:
-            continue
+        mine = row["speedup_vs_fp32_graph"]
         wider = PRECISIONS[: PRECISIONS.index(row["precision"])]
         rivals = [
-            (best, other)
+            (speedup, other)
             for other in report["results"]
             if other["target"] == row["target"]
             and other["precision"] in wider
-            and (best := p50(other)) is not None
+            and (speedup := other["speedup_vs_fp32_graph"]) is not None
         ]
-        name = row_name(row)
-        best, rival = min(rivals, key=lambda pair: pair[0], default=(math.inf, row))
-        if time > best:
-            file = rival["artefact"] or row_name(rival)
-            verb = "slower" if time > (1 + SAME_SPEED) * best else "no faster"
-            yield Finding(
-                f"{name} is {verb} than {row_name(rival)} here: {milliseconds(time)} ms against "
-                f"{milliseconds(best)} ms. {file} is the faster file.",
-                "bad",
-            )
-        elif row["speedup_vs_fp32_graph"] is not None and row["speedup_vs_fp32_graph"] < 1:
-            yield Finding(f"{name} is slower than the FP32 file here.", "bad")
+        if mine is None or not rivals:
+            continue
+        best, rival = max(rivals, key=lambda pair: pair[0]["ratio"])
+        if mine["ci95"][0] > best["ci95"][1]:
+            continue
+        slower = mine["ci95"][1] < best["ci95"][0]
+        how = "slower" if slower else "no faster, as far as can be told,"
+        yield Finding(
+            f"{row_name(row)} is {how} than {row_name(rival)} here: {speedup_text(mine)} the speed "
+            f"of the FP32 file against {speedup_text(best)}. {rival['artefact']} is the file to "
+            "take.",
+            "bad",
+        )
 
 
 def fastest(report: Report) -> Row | None:
@@ -147,7 +145,7 @@ def fastest(report: Report) -> Row | None:
         for row in report["results"]
         if p50(row) is not None and row["artefact"] and not over_limit(row, limit)
     ]
-    return min(timed, key=lambda row: row["latency_ms"]["p50"], default=None)
+    return min(timed, key=lambda row: p50(row) or 0, default=None)
 
 
 def headline(report: Report) -> str:
@@ -165,19 +163,29 @@ def headline(report: Report) -> str:
         return f"{checks}. No exported file was timed on this machine."
     takes = f"{run_time(row)} at the median"
     cost = _cost_clause(row["accuracy"])
+    if busy(row):
+        return (
+            "This machine was busy while files were timed, so that speeds are not to be trusted: "
+            f"which file is the fastest is open ({row['artefact']} took {takes}, {cost})."
+        )
     speedup = row["speedup_vs_baseline"]
     if speedup is None:
         return f"Ship {row['artefact']} on this machine: {takes}, {cost}."
-    if speedup < 1:
+    if speedup["ci95"][1] < 1:
         return (
             "No exported file is faster than torch on this machine. The fastest is "
-            f"{row['artefact']}: {takes}, {ratio(speedup)} the speed of torch, {cost}."
+            f"{row['artefact']}: {takes}, {speedup_text(speedup)} the speed of torch, {cost}."
         )
     speed = _speed_against(speedup, "torch")
     return f"Ship {row['artefact']} on this machine: {speed} ({takes}), {cost}."
 
 
-def _cost_clause(accuracy: Row | None) -> str:
+def busy(row: Row) -> bool:
+    """Too few of the rounds in which the file was timed were undisturbed."""
+    return "timing" in row and row["timing"]["busy"]
+
+
+def _cost_clause(accuracy: Accuracy | None) -> str:
     if accuracy is None or accuracy["drop_pp"] is None:
         return "accuracy not measured"
     return f"top-1 drop {drop_text(accuracy)} points"
@@ -209,10 +217,28 @@ def findings(report: Report) -> tuple[Finding, ...]:
         found.append(Finding("No limit was set for the top-1 drop."))
     if tuned := report.get("fine_tuning"):
         found.extend(_fine_tuning(tuned, ranking_images(report)))
+    found.extend(_disturbed(report))
     found.extend(_precision_that_does_not_pay(report))
     found.extend(_ran_otherwise(report))
     found.extend(_describe(row, limit) for row in report["results"])
     return tuple(found)
+
+
+def _disturbed(report: Report) -> Iterator[Finding]:
+    """What kept files from CPUs while they were timed, here, where all are of one alternation."""
+    for timing in (row["timing"] for row in report["results"] if "timing" in row):
+        if timing["busy"]:
+            text = (
+                f"This machine was busy: in {timing['disturbed']} of {timing['rounds']} rounds of "
+                "timing, files waited for CPUs that others had. No speed-up is given."
+            )
+            yield Finding(text, "bad")
+        elif timing["disturbed"]:
+            yield Finding(
+                f"{timing['disturbed']} of {timing['rounds']} rounds of timing were disturbed by "
+                "other processes and are left out of every figure of speed."
+            )
+        return
 
 
 def _ran_otherwise(report: Report) -> list[Finding]:
@@ -231,7 +257,7 @@ def otherwise(row: Row, place: str = "") -> Iterator[Finding]:
     name = f"{row_name(row)}{place}"
     for setting, value in row.get("otherwise", {}).items():
         yield Finding(f"{name}: {setting} was to be {value['asked']} and is {value['in_force']}.")
-    layers = row.get("layers", {"int8_in_file": 0, "run": {}})
+    layers: Layers = row.get("layers") or {"int8_in_file": 0, "run": {}}
     run, wanted = dict(layers["run"]), layers["int8_in_file"]
     int8 = run.pop("int8", 0)
     if int8 < LEAST_INT8 * wanted:
@@ -251,11 +277,11 @@ def ranking_images(report: Report) -> str:
     return "the calibration images themselves, too few to hold some out"
 
 
-def _fine_tuning(tuned: Row, judged_on: str) -> Iterator[Finding]:
+def _fine_tuning(tuned: Tuning, judged_on: str) -> Iterator[Finding]:
     """What became of it; the error on `judged_on` chose between the epochs and none."""
     for name, scheme in tuned["schemes"].items():
         judged = (scheme["held_out"][epoch] for epoch in (0, scheme["chosen"]))
-        before, after = (percent(100 * math.sqrt(error)) for error in judged)
+        before, after = (percent(error and 100 * math.sqrt(error)) for error in judged)
         learned = f" with {scheme['method']} ranges" if "method" in scheme else ""
         if scheme["chosen"]:
             text = (

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from cmt.targets.entries import Built, Entry
 from cmt.targets.settings import Settings
 
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -35,8 +36,6 @@ several threads at once, but for engines. One of a runtime that says what it mad
 `compiled()`, which gives a `Compiled`."""
 Task = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """Shows progress: given a title and a number of steps, yields what is called after steps."""
-Entry = Mapping[str, Any]
-"""A file's entry in a manifest."""
 
 
 class Compiled(TypedDict):
@@ -48,7 +47,7 @@ class Compiled(TypedDict):
         layers: convolutions and products that run, counted by type (`int8`, `f16`, `bf16`, `f32`).
     """
 
-    settings: dict[str, Any]
+    settings: Settings
     int8_in_file: int
     layers: dict[str, int]
 
@@ -102,7 +101,7 @@ class OnDevice:
     """
 
     outdated: Callable[[Entry, str, Any], bool]
-    build: Callable[[Path, Path, Entry, Any, Task], dict[str, Any]]
+    build: Callable[[Path, Path, Entry, Any, Task], Built]
     notes: Callable[[Entry], list[str]]
 
 
@@ -150,6 +149,9 @@ class Target:
         refuses_batch: given a file's entry, the input's batch and another, why it does not take
             that many images at once; None where it does.
         ways: settings, beside a file's own, that it is measured with in turn on a device.
+        cached: settings to load a file with, given its own and a folder of the user's in which the
+            runtime may keep what it compiled, for the next start; the same where it keeps nothing.
+        one_caller: what `load` gives is for one caller at a time.
         takes_streams: runs several inferences at a time, as `settings.STREAMS` says.
         tune_space: settings to try, the file's own first, for a number of threads; None where there
             is nothing to search.
@@ -161,7 +163,7 @@ class Target:
     graphs: Mapping[str, str]
     suffix: str
     missing: Callable[[], str | None]
-    build: Callable[[BuildRequest], dict[str, Any]]
+    build: Callable[[BuildRequest], Built]
     load: Loader
     missing_runtime: Callable[[], str | None]
     always: tuple[str, ...] = ()
@@ -176,8 +178,10 @@ class Target:
     load_settings: Callable[[Entry, Settings], Settings] = lambda _, settings: settings
     refuses_batch: Callable[[Entry, int, int], str | None] = lambda *_: None
     ways: Callable[[Entry], Sequence[Settings]] = lambda _: ({},)
+    cached: Callable[[Settings, Path], Settings] = lambda settings, _: settings
+    one_caller: bool = False
     takes_streams: bool = False
-    tune_space: Callable[[Settings, int], list[dict[str, Any]]] | None = None
+    tune_space: Callable[[Settings, int], list[Settings]] | None = None
     on_device: OnDevice | None = None
     gpu_advice: GpuAdvice | None = None
 

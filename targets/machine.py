@@ -6,12 +6,13 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from cmt.printing import printable
+from cmt.targets.control_groups import cpu_quota, read_text
 from cmt.targets.tensorrt import device
 
 PACKAGES = (
@@ -32,8 +33,6 @@ PACKAGES = (
     "cuda-bindings",
 )
 NO_PEAK_RSS = "this system does not tell a process its peak memory"
-HARDWARE = ("cpu", "cpu_flags", "cores", "memory_gb", "gpu")
-"""What of a machine's environment tells it from another one."""
 
 _DOT_PRODUCTS = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"}
 # Instruction sets that decide how fast, and on old CPUs how exact, INT8 and BF16 are.
@@ -52,12 +51,36 @@ _FLAGS = (
 )
 
 
-def has_int8_dot_products(environment: Mapping[str, Any]) -> bool:
+class Hardware(TypedDict):
+    """What of a machine's environment tells it from another one."""
+
+    cpu: str
+    cpu_flags: list[str]
+    cores: int
+    memory_gb: float | None
+    gpu: str | None
+
+
+class _Environment(Hardware):
+    python: str | None
+    platform: str
+    seed: int
+    packages: dict[str, str]
+
+
+class Environment(_Environment, total=False):
+    """The report's `environment`."""
+
+    cpu_quota: float | None
+    gpu_power: str | None
+
+
+def has_int8_dot_products(environment: Hardware) -> bool:
     """Whether the CPU of a `describe` has instructions that make INT8 fast."""
     return not set(environment["cpu_flags"]).isdisjoint(_DOT_PRODUCTS)
 
 
-def cuts_int8_sums(environment: Mapping[str, Any]) -> bool:
+def cuts_int8_sums(environment: Hardware) -> bool:
     """Whether the CPU of a `describe` adds 8-bit products in pairs in 16 bits, as x86 did first.
 
     Two of the largest take 17: what does not fit is cut off. Arm has instructions without this.
@@ -87,60 +110,9 @@ def usable_cores(root: Path = Path("/")) -> int:
     return cores if quota is None else max(1, min(cores, int(quota)))
 
 
-def cpu_quota(root: Path = Path("/")) -> float | None:
-    """How many CPUs' time the control groups of this process allow; None without a limit.
-
-    The least of its own group's and of those above it, as containers and services set it (Linux:
-    cpu.max of cgroup v2, cpu.cfs_quota_us of v1). `root` is where /proc and /sys are.
-    """
-    folders = (folder for mount, path in _groups(root) for folder in _upwards(mount, path))
-    limits = [limit for folder in folders if (limit := _limit_of(folder)) is not None]
-    return min(limits, default=None)
-
-
-def _groups(root: Path) -> Iterator[tuple[Path, str]]:
-    """Where the groups that limit CPUs are mounted, and this process's own behind that."""
-    mounts = root / "sys" / "fs" / "cgroup"
-    for line in _lines(root / "proc" / "self" / "cgroup"):
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            yield from ((mounts, path), (mounts / "unified", path))
-        elif "cpu" in controllers.split(","):
-            yield mounts / "cpu", path
-
-
-def _upwards(mount: Path, path: str) -> Iterator[Path]:
-    """A group's folder and those above it; a container may see its mount alone."""
-    parts = [part for part in path.split("/") if part]
-    if ".." not in parts:  # else it lies outside of what is mounted
-        yield from (mount.joinpath(*parts[:count]) for count in range(len(parts), 0, -1))
-    yield mount
-
-
-def _limit_of(folder: Path) -> float | None:
-    if both := _lines(folder / "cpu.max"):
-        quota, period = both[0].split()
-    else:
-        found = (_lines(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
-        (quota,), (period,) = (lines or ["-1"] for lines in found)
-    return None if quota in ("max", "-1") else int(quota) / int(period)
-
-
-def _lines(path: Path) -> list[str]:
-    return [line for line in _read(path).split("\n") if line]
-
-
-def _read(path: Path) -> str:
-    """What the system tells in a file; nothing where it has none."""
-    try:
-        return path.read_bytes().decode(errors="replace")
-    except OSError:
-        return ""
-
-
 def _cpuinfo(root: Path) -> dict[str, str]:
     """What the first processor's lines say."""
-    lines = _read(root / "proc" / "cpuinfo").split("\n\n")[0].split("\n")
+    lines = read_text(root / "proc" / "cpuinfo").split("\n\n")[0].split("\n")
     pairs = (line.split(":", 1) for line in lines if ":" in line)
     return {key.strip(): value.strip() for key, value in pairs}
 
@@ -151,7 +123,7 @@ def _cpu_name(info: Mapping[str, str], root: Path) -> str:
     """
     name = info.get("model name", "")
     if not name or name.startswith("ARMv"):
-        name = _read(root / "proc" / "device-tree" / "model").split("\0")[0] or name
+        name = read_text(root / "proc" / "device-tree" / "model").split("\0")[0] or name
     return printable(name or platform.processor() or platform.machine())
 
 
@@ -188,12 +160,12 @@ def hardware(environment: Mapping[str, Any]) -> tuple[Any, ...]:
     """What of an `environment`, or a comparison's row, stays the same with other software."""
     gpu = environment["gpu"]
     return (
-        *(environment[key] for key in HARDWARE if key != "gpu"),
+        *(environment[key] for key in Hardware.__annotations__ if key != "gpu"),
         gpu and gpu.split(",")[0],  # the driver's version is behind it
     )
 
 
-def describe(seed: int, root: Path = Path("/")) -> dict[str, Any]:
+def describe(seed: int, root: Path = Path("/")) -> Environment:
     """The report's `environment`; `root` is where /proc and /sys are."""
     import psutil
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmt.targets.base import BATCH_SYMBOL, BuildRequest, Runner, Target, missing_package
+from cmt.targets.entries import Built
 from cmt.targets.machine import usable_cores
 from cmt.targets.settings import Settings
 
@@ -120,7 +121,7 @@ def session_runner(session: Any) -> Runner:
     return lambda batch: session.run(None, {name: batch})
 
 
-def _build(request: BuildRequest) -> dict[str, Any]:
+def _build(request: BuildRequest) -> Built:
     import onnx
     import onnxruntime
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from cmt.errors import MachineError
 from cmt.targets.base import Array, Batch, BuildRequest, Compiled, Target, missing_package
+from cmt.targets.entries import Built
 from cmt.targets.settings import PRECISION, STREAMS, THREADS, Settings
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 # Float32 wherever the file says float: OpenVINO would otherwise pick BF16 by itself where the
 # CPU has it, and the report would compare precisions that nobody asked for.
-OPENVINO_SETTINGS: dict[str, Any] = {
+OPENVINO_SETTINGS: Settings = {
     "PERFORMANCE_HINT": "LATENCY",
     STREAMS: 1,
     PRECISION: "f32",
@@ -61,7 +62,7 @@ def openvino_core() -> ov.Core:
     return ov.Core()
 
 
-def build_ir(graph: Path, precision: str, path: Path) -> dict[str, Any]:
+def build_ir(graph: Path, precision: str, path: Path) -> Built:
     """Write `path` (.xml) and its .bin; returns what they were built with and how to run them.
 
     Args:
@@ -192,7 +193,7 @@ class IrRunner:
         }
 
 
-def in_force(compiled: ov.CompiledModel, asked: Settings) -> dict[str, Any]:
+def in_force(compiled: ov.CompiledModel, asked: Settings) -> Settings:
     """The properties asked for as the compiled model has them; those that it does not tell lack."""
     import openvino as ov
 
@@ -249,7 +250,7 @@ def _require_ir(path: Path) -> None:
             raise RuntimeError("it is no OpenVINO IR")  # as OpenVINO's own errors are
 
 
-def tune_space(settings: Settings, threads: int) -> list[dict[str, Any]]:
+def tune_space(settings: Settings, threads: int) -> list[Settings]:
     """What is tried: the settings as they are first, then fewer threads and float32.
 
     Threads halve down to one: two threads of one core, or more than a small network feeds, may
@@ -262,7 +263,7 @@ def tune_space(settings: Settings, threads: int) -> list[dict[str, Any]]:
     return [{**settings, THREADS: count, PRECISION: hint} for count, hint in product(counts, hints)]
 
 
-def _build(request: BuildRequest) -> dict[str, Any]:
+def _build(request: BuildRequest) -> Built:
     return build_ir(request.graph, request.precision, request.path)
 
 
@@ -272,6 +273,10 @@ def _unsupported(graph: Path) -> list[str]:
     except RuntimeError as error:
         return [str(error)]
     return []
+
+
+def _cached(settings: Settings, folder: Path) -> Settings:
+    return {**(settings or OPENVINO_SETTINGS), "CACHE_DIR": str(folder)}
 
 
 TARGET = Target(
@@ -286,6 +291,7 @@ TARGET = Target(
     rival="fp16",
     unsupported=_unsupported,
     takes_streams=True,
+    cached=_cached,
     computes_otherwise=_computes_otherwise,
     tune_space=tune_space,
 )

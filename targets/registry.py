@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from importlib.metadata import entry_points
 
 from cmt.errors import InputError
-from cmt.targets.base import SIMULATED, Entry, Loader, Target
+from cmt.targets.base import SIMULATED, Loader, Target
+from cmt.targets.entries import Entry
 from cmt.targets.onnxruntime import TARGET as ONNXRUNTIME
 from cmt.targets.openvino import TARGET as OPENVINO
 from cmt.targets.reference import TORCH, load_torch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 Settings = Mapping[str, Any]
 """A runtime's property names and values."""
@@ -19,18 +19,32 @@ CUDA_GRAPH = "cuda_graph"
 """A setting of engines: `on` launches all kernels of a run as one, `off` one by one."""
 
 
+class Otherwise(TypedDict):
+    """A setting that the runtime took otherwise."""
+
+    asked: object
+    in_force: object
+
+
+class Tried(TypedDict):
+    """Settings in a search for the fastest, and the time that a file takes with them."""
+
+    settings: Settings
+    p50_ms: float
+
+
 def callers(settings: Settings) -> int:
     """How many call at once: one for each of OpenVINO's streams, one where it decides itself."""
     streams = str(settings.get(STREAMS, 1))
     return int(streams) if streams.isdecimal() else 1
 
 
-def settings_of_run(own: Settings, threads: int, batch: int) -> dict[str, Any]:
+def settings_of_run(own: Settings, threads: int, batch: int) -> Settings:
     """Settings as the report gives them: a file's own (tuned) threads come before `threads`."""
     return {"threads": own.get(THREADS, threads), "batch": batch, **own}
 
 
-def as_compiled(asked: Settings, found: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
+def as_compiled(asked: Settings, found: Settings) -> tuple[Settings, dict[str, Otherwise]]:
     """Settings of a run as reports give them, and those that the runtime took otherwise.
 
     They are those in force, but for threads and streams, which tell how the file was called.
@@ -40,10 +54,10 @@ def as_compiled(asked: Settings, found: Settings) -> tuple[dict[str, Any], dict[
         found: by the runtime's own names, what it says is in force.
 
     Returns:
-        the settings, and for each that differs {"asked", "in_force"}.
+        the settings, and those that differ.
     """
     told = {**found, "threads": found[THREADS]} if THREADS in found else found
-    otherwise = {
+    otherwise: dict[str, Otherwise] = {
         name: {"asked": value, "in_force": told[name]}
         for name, value in asked.items()
         if name in told and str(told[name]) != str(value)
@@ -52,6 +66,6 @@ def as_compiled(asked: Settings, found: Settings) -> tuple[dict[str, Any], dict[
     return {**asked, **changed}, otherwise
 
 
-def built_settings(folder: Path) -> dict[str, Any]:
+def built_settings(folder: Path) -> Settings:
     """What a built file is to be run with."""
     return json.loads((folder / "built.json").read_text()).get("settings", {})

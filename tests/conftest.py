@@ -378,7 +378,7 @@ def small(photos: Path, tiny_weights: Path, tiny_in_process: None) -> str:
     """Options for cmt-export that put the tiny network in the place of any, in this process."""
     return (
         f"--variant tiny --weights {tiny_weights} --calib-data {photos} --val-data {photos} "
-        "--batch 3 --gpu-arch sm86 --bench-seconds 0.1 --max-drop 100 --resume"
+        "--batch 3 --gpu-arch sm86 --no-tune --bench-seconds 0.1 --max-drop 100 --resume"
     )
 
 
@@ -425,6 +425,7 @@ def _export_to(
         batch=3,
         gpu_archs=("sm86",) if "tensorrt" in available else (),
         out=out,
+        tune=False,
         bench_seconds=0.1,
         max_drop=100.0,
         **options,
@@ -446,3 +447,11 @@ def openvino_bundle(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) ->
         (folder / entry["path"]).unlink()
     write_manifest(folder, {**manifest, "artefacts": kept})
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_progress_lines() -> Iterator[None]:
+    """What commands say on standard error does not hang on how long they take here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cmt.measure.progress.LINE_SECONDS", 3600.0)
+        yield

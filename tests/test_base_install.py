@@ -25,6 +25,8 @@ def test_measuring_modules_import_without_torch_onnx_or_nncf() -> None:
         sys.meta_path.insert(0, Refuse())
         import cmt, cmt.calib_data.prepared, cmt.commands.main, cmt.export, cmt.targets.registry
         import cmt.commands.cmt_bench, cmt.commands.cmt_export, cmt.commands.cmt_report
+        import cmt.commands.cmt_classify
+        cmt.Classifier, cmt.__version__
         import cmt.bundle.golden, cmt.bundle.placing, cmt.bundle.signature, cmt.bundle.writer
         import cmt.measure.latency, cmt.measure.parity, cmt.measure.statistics
         import cmt.measure.bench, cmt.measure.rebuild, cmt.measure.worker
@@ -42,6 +44,36 @@ def test_measuring_modules_import_without_torch_onnx_or_nncf() -> None:
     assert result.stdout.strip() == "imported", result.stderr
 
 
+def test_names_that_need_torch_say_what_to_install(tmp_path: Path) -> None:
+    program = """
+        import sys
+
+        sys.modules["torch"] = None
+        import cmt
+        from cmt.export import export
+
+        for call in (
+            lambda: cmt.load_model,
+            lambda: cmt.rewrite_for_inference,
+            lambda: export(variant="ti", targets="openvino", show_progress=True),
+        ):
+            try:
+                call()
+            except ImportError as error:
+                print(error)
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    advice = "torch is not installed: pip install 'cmt-export[export]'"
+    assert result.stdout.splitlines() == [advice] * 3
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["torch", "safetensors"])
 def test_commands_without_the_export_extra_say_what_to_install(name: str, tmp_path: Path) -> None:
     program = (
@@ -49,7 +81,7 @@ def test_commands_without_the_export_extra_say_what_to_install(name: str, tmp_pa
         f"sys.modules['{name}'] = None; run('cmt-export')"
     )
     result = subprocess.run(
-        [sys.executable, "-c", program, "--variant", "ti", "--target", "openvino"],
+        [sys.executable, "-c", program, "--variant", "ti", "--target", "openvino", "--quiet"],
         capture_output=True,
         text=True,
         check=False,

@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from cmt.checkpoints import load_model
+from cmt.checkpoints import load_model, named_weights
 from cmt.commands import main
 from cmt.commands.parameters import Batch
-from cmt.export.inputs import DEMO_WEIGHTS, resolve
+from cmt.export.inputs import resolve
 from cmt.export.options import ExportOptions
 from cmt.layouts import to_public_layout
 
@@ -342,7 +342,7 @@ def test_demo_weights_fit_the_bundled_images() -> None:
     assert inputs.label_map == {i: i for i in range(10)}
     assert inputs.preprocessing.resize == (160, 160)
     assert inputs.model.metadata["top1"]
-    assert DEMO_WEIGHTS.stat().st_size < 17_000_000
+    assert named_weights("demo", "ti").stat().st_size < 17_000_000
 
 
 def test_tensorrt_where_no_library_is_installed(

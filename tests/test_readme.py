@@ -71,13 +71,27 @@ MAKE = (
 KEYS = ("openssl ", "cmt-bench bundle --verify --trust key.pub.pem")
 
 
-def test_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.filterwarnings("ignore:demo. the classifier is new")
+def test_python_examples_run(
+    openvino_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save(to_public_layout(load_model("ti", num_classes=3)), "flowers.pth")
+    (tmp_path / "bundle").symlink_to(openvino_bundle)
+    shutil.copy(openvino_bundle / "golden" / "photo.jpg", tmp_path)
+    exports: list[ExportOptions] = []
+
+    def accept(options: ExportOptions, _: object) -> Bundle:
+        exports.append(options)
+        return Bundle(options.bundle, {"gates": {"failures": []}})
+
+    monkeypatch.setattr("cmt.export.pipeline.export", accept)
     examples = [block for language, block in blocks() if language == "python"]
     assert examples
     for example in examples:
         exec(compile(example, "example", "exec"), {})
+    (asked,) = exports
+    assert (asked.variant, asked.targets, asked.out) == ("ti", ("openvino",), Path("bundle"))
     flowers = load_model("ti", "flowers.safetensors")
     assert json.loads(flowers.metadata["labels"]) == ["daisy", "rose", "tulip"]
     prepared = Preprocessing.for_model((160, 160), flowers.metadata)
@@ -155,6 +169,23 @@ def test_bundles_are_measured(
     )
 
 
+@pytest.mark.parametrize("command", commands("cmt-classify "))
+def test_photos_are_classified(
+    command: str,
+    openvino_bundle: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "bundle").symlink_to(openvino_bundle)
+    (tmp_path / "photos").symlink_to(photos)
+    shutil.copy(openvino_bundle / "golden" / "photo.jpg", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert run(command, monkeypatch) == 0
+    assert len(capsys.readouterr().out.splitlines()) == (20 if "photos" in command else 3)
+
+
 @pytest.mark.parametrize("command", commands("cmt-report "))
 def test_reports_are_compared(
     command: str,
@@ -197,7 +228,15 @@ def test_trainings_are_accepted(command: str) -> None:
 
 
 def test_every_command_is_run_by_some_test_or_marked() -> None:
-    tested = ("cmt-export ", "cmt-bench ", "cmt-report ", "cmt-train ", BENCHMARK, *CPP)
+    tested = (
+        "cmt-export ",
+        "cmt-bench ",
+        "cmt-classify ",
+        "cmt-report ",
+        "cmt-train ",
+        BENCHMARK,
+        *CPP,
+    )
     assert set(commands()) == {*commands(*tested), *commands(*MAKE), *commands(*KEYS)}
     ci = (ROOT / ".ci" / "run").read_text()
     assert "make test" in ci
@@ -247,7 +286,12 @@ def test_the_reference_has_every_option_and_public_name() -> None:
         for parameter in getattr(import_module(module), function).params:
             assert f"`{parameter.opts[0]}" in section or parameter.param_type_name == "argument"
     python = reference_pages.python_page()
-    for name in ("cmt.load_model", "cmt.rewrite_for_inference", "cmt.export.export"):
+    for name in (
+        "cmt.Classifier",
+        "cmt.load_model",
+        "cmt.rewrite_for_inference",
+        "cmt.export.export",
+    ):
         assert f"\n## {name}\n" in python
     for field in options_of(ExportOptions):
         assert f"\n| `{field}` |" in python

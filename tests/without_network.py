@@ -26,7 +26,7 @@ def commands(work: Path) -> list[list[str]]:
     """What a user would run, short."""
     bundle = shlex.quote(str(work / "bundle"))
     files = "--target openvino --target onnxruntime --int8"
-    short = "--max-drop 100 --val-count 64 --calib-count 64 --bench-seconds 0.2 --force"
+    short = "--max-drop 100 --val-count 64 --calib-count 64 --no-tune --bench-seconds 0.2 --force"
     lines = (
         f"cmt-export --variant ti {files} {short} --out {bundle}",
         f"cmt-bench {bundle} --verify",

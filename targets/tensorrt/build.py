@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import signal
 import threading
 import time
@@ -16,6 +15,7 @@ from typing import Any, NoReturn
 from cmt.errors import GateError, InputError
 from cmt.files import sha256_file, write_whole
 from cmt.targets.base import Task
+from cmt.targets.entries import Built, Reach
 from cmt.targets.tensorrt.library import Availability, make_logger, needed, network_flags
 
 
@@ -47,8 +47,8 @@ def build_engine(
     archs: Sequence[str],
     settings: BuildSettings | None = None,
     task: Task | None = None,
-    batches: tuple[int, int, int] | None = None,
-) -> dict[str, Any]:
+    batches: Sequence[int] | None = None,
+) -> Built:
     """Build an engine from an ONNX file, in the precisions that the graph states.
 
     Args:
@@ -90,24 +90,27 @@ def build_engine(
         _explain_failure(f"{found.library} built no engine from {onnx_path}", messages)
     _keep_timings(timings, config)
     _write(out, engine)
-    dla = {"core": settings.dla, "layers": network.num_layers, "on_gpu": on_gpu}
     return {
-        "built_with": {found.library: found.version},
+        "built_with": {str(found.library): str(found.version)},
         "built_for": built_for,
         "onnx_sha256": sha256_file(onnx_path),
         "seconds": round(time.perf_counter() - begin, 2),
         "workspace_bytes": config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
         "messages": messages,
         **_limits(found, settings, batches),
-        **({} if settings.dla is None else {"dla": dla}),
+        **_on_dla(settings.dla, network, on_gpu),
     }
 
 
-def _limits(
-    found: Availability, settings: BuildSettings, batches: tuple[int, int, int] | None
-) -> dict[str, Any]:
+def _on_dla(core: int | None, network: Any, on_gpu: list[str]) -> Reach:
+    if core is None:
+        return {}
+    return {"dla": {"core": core, "layers": network.num_layers, "on_gpu": on_gpu}}
+
+
+def _limits(found: Availability, settings: BuildSettings, batches: Sequence[int] | None) -> Reach:
     """Fields of the manifest that say what an engine takes and where it runs."""
-    limits: dict[str, Any] = {} if batches is None else {"batches": list(batches)}
+    limits: Reach = {} if batches is None else {"batches": list(batches)}
     if found.library == "tensorrt" and found.gpu is not None:
         limits |= {"gpu": found.gpu.name, "driver": found.gpu.driver}
     if settings.compatible:
@@ -138,7 +141,7 @@ def _refuse_impossible(
     found: Availability,
     builder: Any,
     settings: BuildSettings,
-    batches: tuple[int, int, int] | None,
+    batches: Sequence[int] | None,
 ) -> None:
     if found.library == "tensorrt_rtx" and (settings.compatible or settings.dla is not None):
         raise InputError(
@@ -159,9 +162,7 @@ def _refuse_impossible(
         )
 
 
-def _take_batches(
-    builder: Any, network: Any, config: Any, batches: tuple[int, int, int] | None
-) -> None:
+def _take_batches(builder: Any, network: Any, config: Any, batches: Sequence[int] | None) -> None:
     if batches is None:
         return
     source = network.get_input(0)
@@ -209,11 +210,6 @@ def _keep_timings(path: Path | None, config: Any) -> None:
     if path is not None:
         with suppress(OSError):  # a cache that cannot be kept costs time, not the engine
             _write(path, config.get_timing_cache().serialize())
-
-
-def timing_cache_folder() -> Path:
-    """Where a user's timings are kept, `$XDG_CACHE_HOME/cmt-export` or `~/.cache/cmt-export`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cmt-export"
 
 
 def _explain_failure(what: str, messages: Sequence[str]) -> NoReturn:

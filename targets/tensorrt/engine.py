@@ -10,7 +10,6 @@ import ctypes
 import hashlib
 import math
 import weakref
-from collections.abc import Mapping
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +20,8 @@ from numpy.typing import NDArray
 
 from cmt.errors import InputError
 from cmt.targets.base import Array, Batch
-from cmt.targets.settings import CUDA_GRAPH
+from cmt.targets.entries import Entry
+from cmt.targets.settings import CUDA_GRAPH, Settings
 from cmt.targets.tensorrt.library import availability, built_with, import_library, read_engine
 from cmt.targets.tensorrt.made_here import UNTRUSTED, is_recorded
 
@@ -36,7 +36,7 @@ def missing_tensorrt() -> str | None:
     return found.reason
 
 
-def engine_settings(artefact: Mapping[str, Any]) -> dict[str, Any]:
+def engine_settings(artefact: Entry) -> Settings:
     """What `load_engine` is to know of an engine in a manifest."""
     library, _ = built_with(artefact)
     return {
@@ -48,7 +48,7 @@ def engine_settings(artefact: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def load_engine(path: Path, settings: Mapping[str, Any], batch: int | None) -> EngineRunner:
+def load_engine(path: Path, settings: Settings, batch: int | None) -> EngineRunner:
     """Load an engine; `settings` come from `engine_settings`.
 
     `batch` is the number of images per inference, None its usual one.
@@ -126,7 +126,7 @@ class EngineRunner:
         batch: images per inference, where the engine takes several; None takes its usual one.
     """
 
-    def __init__(self, plan: bytes, settings: Mapping[str, Any], batch: int | None) -> None:
+    def __init__(self, plan: bytes, settings: Settings, batch: int | None) -> None:
         self.gpu_ms = 0.0
         self._cuda_graph, self._launchable = settings[CUDA_GRAPH] == "on", None
         self._messages: list[str] = []

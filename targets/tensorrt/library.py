@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from cmt.errors import InputError
+from cmt.targets.entries import Entry
 from cmt.targets.tensorrt import device
 from cmt.targets.tensorrt.device import Gpu
 
@@ -77,7 +77,7 @@ def _major(version: str | None) -> int:
     return int(str(version).split(".")[0])
 
 
-def not_for_here(engine: Mapping[str, Any], graph_sha256: str | None = None) -> str | None:
+def not_for_here(engine: Entry, graph_sha256: str | None = None) -> str | None:
     """Why an engine of a manifest cannot be loaded on this machine; None where it can.
 
     TensorRT proper's engines are for one model of GPU, TensorRT-RTX's for compute capabilities;
@@ -110,7 +110,7 @@ def not_for_here(engine: Mapping[str, Any], graph_sha256: str | None = None) -> 
     return f"{built}; here are {library} {ours} and {gpu.arch}"
 
 
-def built_with(engine: Mapping[str, Any]) -> tuple[str, str]:
+def built_with(engine: Entry) -> tuple[str, str]:
     """The library, one of `LIBRARIES`, and its version that an engine of a manifest names.
 
     Raises InputError where it names anything else, which is never imported.

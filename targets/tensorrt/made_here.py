@@ -10,8 +10,7 @@ import os
 from pathlib import Path
 
 from cmt.errors import InputError
-from cmt.files import is_own_folder, sha256_file
-from cmt.targets.tensorrt.build import timing_cache_folder
+from cmt.files import cache_folder, is_own_folder, sha256_file
 
 UNTRUSTED = "an engine is native code and nobody vouches for this one"
 
@@ -41,7 +40,7 @@ def is_recorded(sha256: str) -> bool:
 
 
 def _folder() -> Path:
-    return timing_cache_folder() / "engines"
+    return cache_folder() / "engines"
 
 
 def _is_private(folder: Path) -> bool:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cmt.errors import InputError
-from cmt.targets.base import BuildRequest, Entry, GpuAdvice, OnDevice, Runner, Target, Task
+from cmt.targets.base import BuildRequest, GpuAdvice, OnDevice, Runner, Target, Task
+from cmt.targets.entries import Built, Entry
 from cmt.targets.settings import CUDA_GRAPH, Settings
 from cmt.targets.tensorrt import device
 from cmt.targets.tensorrt.library import DEFAULT_ARCHS, availability, not_for_here
@@ -37,7 +38,7 @@ def _load_settings(artefact: Entry, own: Settings) -> Settings:
     return {**engine_settings(artefact), **own}
 
 
-def _build(request: BuildRequest) -> dict[str, Any]:
+def _build(request: BuildRequest) -> Built:
     from cmt.targets.tensorrt.build import build_engine
     from cmt.targets.tensorrt.made_here import record
 
@@ -80,7 +81,7 @@ def _refuses_batch(artefact: Entry, usual: int, batch: int) -> str | None:
 
 def _ways(artefact: Entry) -> list[Settings]:
     """With a CUDA graph and without; what an engine gave up speed for stands beside it."""
-    built: dict[str, Any] = {}
+    built: dict[str, str | int] = {}
     if "compatible" in artefact:
         built["compatible"] = ", ".join(artefact["compatible"])
     if "dla" in artefact:
@@ -104,7 +105,7 @@ def _outdated(artefact: Entry, graph_sha256: str, settings: Any) -> bool:
     return not (compatible and settings.dla in (None, core))
 
 
-def _rebuild(graph: Path, path: Path, artefact: Entry, settings: Any, task: Task) -> dict[str, Any]:
+def _rebuild(graph: Path, path: Path, artefact: Entry, settings: Any, task: Task) -> Built:
     from cmt.targets.tensorrt.build import build_engine
     from cmt.targets.tensorrt.made_here import record
 
@@ -162,6 +163,7 @@ TARGET = Target(
     load_settings=_load_settings,
     refuses_batch=_refuses_batch,
     ways=_ways,
+    one_caller=True,
     on_device=OnDevice(outdated=_outdated, build=_rebuild, notes=_notes),
     gpu_advice=GpuAdvice(alignment=_ALIGNMENT, doubts=_doubts),
 )

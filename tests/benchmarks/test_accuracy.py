@@ -29,8 +29,8 @@ from cmt import load_model, rewrite_for_inference
 from cmt.calib_data.prepared import open_prepared, prepare
 from cmt.calib_data.preprocessing import Preprocessing
 from cmt.calib_data.sources import bundled
+from cmt.checkpoints import named_weights
 from cmt.errors import InputError
-from cmt.export.inputs import DEMO_WEIGHTS
 from cmt.export.options import ExportOptions
 from cmt.measure.progress import ProgressBars
 from cmt.quantize.activation import fit_activations
@@ -46,7 +46,7 @@ Row = dict[str, Any]
 
 def test_our_int8_is_as_good_as_reviewed_on_a_few_images(tmp_path: Path) -> None:
     """Rounded in torch as the files round; whole files on whole sets take hours, see `--check`."""
-    model = load_model("ti", DEMO_WEIGHTS)
+    model = load_model("ti", named_weights("demo", "ti"))
     preprocessing = Preprocessing.for_model(model.img_size, model.metadata)
     images = {}
     for split, count in (("calibration", 32), ("validation", 48)):

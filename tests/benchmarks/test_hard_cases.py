@@ -13,8 +13,7 @@ from documented import commands
 from PIL import Image
 
 from benchmarks.hard_cases import main
-from cmt.checkpoints import load_model
-from cmt.export.inputs import DEMO_WEIGHTS
+from cmt.checkpoints import load_model, named_weights
 from cmt.network import CMT
 from cmt.variants import VARIANTS
 
@@ -70,9 +69,9 @@ def test_the_network_is_the_same_with_some_channels_far_above(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "hostile.safetensors"
-    words = documented("network", weights=DEMO_WEIGHTS, out=out)
+    words = documented("network", weights=named_weights("demo", "ti"), out=out)
     assert run(monkeypatch, *words, *option) == 0
-    given, hostile = load_model("ti", DEMO_WEIGHTS), load_model("ti", out)
+    given, hostile = load_model("ti", named_weights("demo", "ti")), load_model("ti", out)
     assert hostile.metadata == given.metadata
     images = torch.randn(2, 3, *given.img_size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -104,7 +103,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     if words[0] == "network":
-        words = [*words, "--weights", str(DEMO_WEIGHTS)]
+        words = [*words, "--weights", str(named_weights("demo", "ti"))]
     assert run(monkeypatch, *words, "--out", tmp_path / "out") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert told in line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from cmt.bundle.reader import open_bundle
 from cmt.measure import bench
 from cmt.report.comparison import choose, merge, read_source
 from cmt.report.comparison_pages import write_comparison
-from cmt.report.document import VERSION as REPORT_VERSION
-from cmt.report.document import render_html, render_markdown, report_of, validate
+from cmt.report.document import read_report, render_html, render_markdown, report_of, validate
+from cmt.report.upgrade import VERSION as REPORT_VERSION
 
-STORED = sorted((Path(__file__).parents[1] / "reference" / "bundles").glob("schema_*.zip"))
+REFERENCE = Path(__file__).parents[1] / "reference"
+STORED = sorted((REFERENCE / "bundles").glob("schema_*.zip"))
 
 
 @pytest.fixture(params=STORED, ids=lambda path: path.stem)
@@ -29,7 +31,24 @@ def stored(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def test_there_is_a_bundle_of_every_schema() -> None:
     assert [path.stem for path in STORED] == [f"schema_{i}" for i in range(1, VERSION + 1)]
-    assert REPORT_VERSION <= VERSION, "a new report schema needs a stored bundle too"
+
+
+def test_a_report_of_every_schema_is_read_as_the_present_one() -> None:
+    """That of schema 1 is in the stored bundle."""
+    found = sorted((REFERENCE / "reports").glob("schema_*.json"))
+    assert [path.stem for path in found] == [f"schema_{i}" for i in range(2, REPORT_VERSION + 1)]
+    for path in found:
+        assert read_report(path)["schema"] == REPORT_VERSION
+
+
+def test_ratios_without_an_interval_are_not_named_any_more(stored: Path) -> None:
+    before = json.loads((stored / "report.json").read_text())
+    now = report_of(open_bundle(stored))
+    assert next(row["speedup_vs_baseline"] for row in before["results"]) > 0
+    for row, was in zip(now["results"], before["results"], strict=True):
+        assert row["speedup_vs_baseline"] is row["speedup_vs_fp32_graph"] is None
+        assert row["latency_ms"] == was["latency_ms"]
+        assert "no interval" in row["reasons"]["speedup_vs_baseline"]
 
 
 @pytest.mark.usefixtures("exact_int8_sums")

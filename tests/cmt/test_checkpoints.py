@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from cmt.checkpoints import (
     detect_size,
     detect_variant,
 )
+from cmt.errors import InputError
 from cmt.layouts import to_public_layout
 from cmt.network import CMT, build
 from cmt.variants import HEADS
@@ -228,10 +230,29 @@ def test_unknown_widths_are_refused(state: State, tmp_path: Path) -> None:
     assert "(8, 16, 32, 65)" in refusal(saved(state, tmp_path))
 
 
-def test_other_classes_than_asked_for_are_refused(state: State, tmp_path: Path) -> None:
-    path = saved(state, tmp_path)
-    assert "has 5 classes, not 10" in refusal(path, num_classes=10)
-    assert load_model("tiny", path, num_classes=5).num_classes == 5
+def test_other_classes_than_the_weights_get_a_new_classifier_which_is_said(
+    state: State, tmp_path: Path
+) -> None:
+    path = tmp_path / "w.safetensors"
+    save_file(state, path, {"labels": json.dumps(list("abcde")), "mean": "[0.5, 0.5, 0.5]"})
+    given = load_model("tiny", path)
+    with pytest.warns(UserWarning, match="classifier is new and not trained, for 10 classes"):
+        fresh = load_model("tiny", path, num_classes=10)
+    assert fresh(torch.zeros(1, 3, 64, 64)).shape == (1, 10)
+    assert fresh.metadata == {"mean": "[0.5, 0.5, 0.5]"}
+    for name, value in given.state_dict().items():
+        assert name.startswith("head.classifier.") or torch.equal(fresh.state_dict()[name], value)
+    same = load_model("tiny", path, num_classes=5)
+    assert same.notes == ()
+    assert torch.equal(same.head.classifier.weight, given.head.classifier.weight)
+
+
+def test_the_demo_is_loaded_by_its_name() -> None:
+    model = load_model("ti", "demo")
+    assert (model.img_size, model.num_classes) == ((160, 160), 10)
+    assert "T-shirt/top" in model.metadata["labels"]
+    with pytest.raises(InputError, match="exist for ti alone"):
+        load_model("xs", "demo")
 
 
 def test_another_family_than_asked_for_is_refused(state: State, tmp_path: Path) -> None:

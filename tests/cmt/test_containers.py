@@ -17,8 +17,11 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cmt import FAMILIES, load_model
+from cmt.checkpoints import load_noted
+from cmt.errors import InputError
 from cmt.layouts import to_public_layout
 from cmt.network import CMT
+from cmt.weight_files import in_memory
 
 MakeTiny = Callable[..., CMT]
 
@@ -329,6 +332,59 @@ def test_a_loaded_network_saved_by_torch_loads_again(
             torch.testing.assert_close(
                 again.state_dict()[name], value, rtol=tolerance, atol=tolerance
             )
+
+
+@pytest.mark.parametrize(
+    "kind", ["bare", "DataParallel", "compiled", "averaged", "within a module"]
+)
+def test_labels_and_preprocessing_come_back_with_a_state_dict(
+    kind: str, make_tiny: MakeTiny, tmp_path: Path
+) -> None:
+    network = make_tiny("official")
+    network.metadata = {"labels": json.dumps(list("abcde")), "mean": "[0.5, 0.5, 0.5]"}
+    assert load(wrappers(network)[kind], tmp_path).metadata == network.metadata
+    nested = {"epoch": 3, "net": [wrappers(network)[kind]]}
+    assert load(nested, tmp_path).metadata == network.metadata
+
+
+@pytest.mark.parametrize("kept", [7, {"cmt": 7}, {"cmt": {"labels": 7}}, {"cmt": {7: "labels"}}])
+def test_what_is_no_metadata_is_not_taken_for_some(
+    kept: Any, make_tiny: MakeTiny, tmp_path: Path
+) -> None:
+    state = make_tiny("official").state_dict()
+    state._metadata[""] = kept  # type: ignore[attr-defined]
+    assert load(state, tmp_path).metadata == {}
+
+
+@pytest.mark.parametrize(
+    "kind", ["bare", "DataParallel", "compiled", "averaged", "within a module"]
+)
+def test_a_network_in_memory_is_read_as_from_its_file(kind: str, make_tiny: MakeTiny) -> None:
+    network = make_tiny("official")
+    network.metadata = {"labels": json.dumps(list("abcde"))}
+    wrapped = {
+        "bare": lambda: network.half(),
+        "DataParallel": lambda: torch.nn.DataParallel(network),
+        "compiled": lambda: torch.compile(network),
+        "averaged": lambda: AveragedModel(network),
+        "within a module": lambda: torch.nn.ModuleDict({"backbone": network}),
+    }[kind]()
+    held = in_memory(wrapped)
+    assert held.metadata == network.metadata
+    again = load_noted("tiny", held)
+    expected = network.float().state_dict()
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, expected[name])
+        assert value.data_ptr() != expected[name].data_ptr()
+    assert held.sha256 == in_memory(wrapped.float()).sha256
+    with torch.no_grad():
+        next(wrapped.parameters()).add_(1)
+    assert in_memory(wrapped).sha256 != held.sha256
+
+
+def test_a_network_that_is_no_cmt_is_refused() -> None:
+    with pytest.raises(InputError, match="the network in memory holds no CMT weights"):
+        in_memory(torch.nn.Conv2d(3, 8, 3))
 
 
 def test_own_names_resize_tables_and_give_features(make_tiny: MakeTiny, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ class Job:
 
     def start(self, *more: str) -> subprocess.Popen[bytes]:
         code = "import cli; cli.export_command()"
-        options = [*OPTIONS.split(), "--bench-seconds", "0.2"]
+        options = [*OPTIONS.split(), "--no-tune", "--bench-seconds", "0.2"]
         return subprocess.Popen(
             [sys.executable, "-c", code, *options, "--out", str(self.bundle), *more],
             cwd=ROOT,

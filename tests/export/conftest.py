@@ -16,7 +16,8 @@ def arguments(tiny_weights: Path, photos: Path, tmp_path: Path) -> Callable[...,
 
     def make(name: str, *more: str) -> list[str]:
         text = f"--variant tiny --target onnxruntime --weights {tiny_weights} --val-data {photos} "
-        text += f"--calib-data {photos} --bench-seconds 0.1 --max-drop 100 --threads 1 "
+        text += "--quiet "  # what it says does not hang on how long it takes
+        text += f"--calib-data {photos} --no-tune --bench-seconds 0.1 --max-drop 100 --threads 1 "
         return [*text.split(), "--out", str(tmp_path / name), *more]
 
     return make

@@ -39,7 +39,9 @@ def start(
     def make(hash_seed: int) -> tuple[subprocess.Popen[bytes], Path]:
         bundle = tmp_path / str(hash_seed) / "bundle"
         text = f"--variant tiny --fp16 --int8 --weights {tiny_weights} --val-data {photos} "
-        text += f"--calib-data {photos} --calib-count 6 --val-count 8 --bench-seconds 0.1 "
+        text += (
+            f"--calib-data {photos} --calib-count 6 --val-count 8 --no-tune --bench-seconds 0.1 "
+        )
         text += f"--max-drop 100 --out {bundle} "
         text += "--gpu-arch sm86 " if "tensorrt" in AVAILABLE else ""
         text += " ".join(f"--target {target}" for target in AVAILABLE)

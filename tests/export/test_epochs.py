@@ -56,6 +56,7 @@ def options(tiny_in_process: None, outlying_weights: Path, photos: Path) -> dict
         "weights": str(outlying_weights),
         "calib_data": photos,
         "val_data": photos,
+        "tune": False,
         "bench_seconds": 0.05,
         "threads": 1,
         "max_drop": 100.0,

@@ -180,6 +180,7 @@ def export_tiny(
             targets=targets,
             precisions=(precision,),
             val_data=pictures,
+            tune=False,
             bench_seconds=0.05,
             threads=1,
             out=tmp_path / "bundle",

@@ -12,7 +12,6 @@ from onnx import numpy_helper
 from whole_recipe import quantize_onnx
 
 from cmt.bundle.golden import run_artefact, verify
-from cmt.bundle.manifest import Entry
 from cmt.bundle.reader import OpenBundle, open_bundle
 from cmt.calib_data.preprocessing import Preprocessing
 from cmt.export.onnx_graph import _name_constants, embed_preprocessing
@@ -20,6 +19,7 @@ from cmt.export.pipeline import Bundle
 from cmt.quantize.half import to_fp16
 from cmt.quantize.recipe import EXPLICIT, RECIPES
 from cmt.targets.base import SIMULATED
+from cmt.targets.entries import Entry
 from cmt.targets.onnx_edit import free_batch
 from cmt.targets.openvino import build_ir
 from cmt.targets.registry import LOADERS

@@ -248,7 +248,7 @@ def test_more_images_resolve_less_and_none_that_changed_is_no_proof() -> None:
 def test_every_class_is_counted_the_worst_first() -> None:
     baseline, labels = logits_for([0, 0, 1, 2], 4), np.array([0, 0, 1, 3])
     assert by_class(logits_for([0, 2, 1, 3], 4), baseline, labels) == [
-        {"index": 0, "images": 2, "baseline_top1": 100.0, "top1": 50.0},
-        {"index": 1, "images": 1, "baseline_top1": 100.0, "top1": 100.0},
-        {"index": 3, "images": 1, "baseline_top1": 0.0, "top1": 100.0},
+        (0, {"images": 2, "baseline_top1": 100.0, "top1": 50.0}),
+        (1, {"images": 1, "baseline_top1": 100.0, "top1": 100.0}),
+        (3, {"images": 1, "baseline_top1": 0.0, "top1": 100.0}),
     ]

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cmt.bundle.reader import open_bundle
 from cmt.export import export
-from cmt.measure import tune
-from cmt.measure.latency import Timing
+from cmt.measure.timing import Timing
+from cmt.measure.tune import Search, fastest
+from cmt.targets.machine import Hardware
 from cmt.targets.openvino import OPENVINO_SETTINGS, TARGET, tune_space
 from cmt.targets.settings import PRECISION, THREADS
 
+DRIFTING = [10.0, 20.0, 10.0, 12.0, 19.0, 11.0, 10.0]
 BF16 = {**OPENVINO_SETTINGS, PRECISION: "bf16"}
 
 
@@ -31,24 +35,82 @@ def test_float32_files_stay_float32() -> None:
     assert choices(OPENVINO_SETTINGS, 2) == [(2, "f32"), (1, "f32")]
 
 
+def timing(medians: list[float]) -> Timing:
+    return Timing(1.0, 1.0, [[ms, ms] for ms in medians])
+
+
 @pytest.mark.parametrize(
     ("second", "found"),
     [
-        ([[9.0, 9.1], [18.0, 18.1], [9.0, 9.2]], 1),  # faster in every round of a drifting machine
-        ([[9.9, 10.0], [19.9, 20.0], [9.9, 10.0]], None),  # by less than two compilations differ
-        ([[11.0, 11.0], [9.0, 9.0], [11.0, 11.0]], None),  # faster once
+        ([0.9 * ms for ms in DRIFTING], 1),  # faster in every round of a drifting machine
+        ([0.99 * ms for ms in DRIFTING], 0),  # by less than two starts of one process differ
+        ([11.0, 22.0, 9.0, 11.0, 22.0, 9.0, 11.0], 0),  # faster at times
     ],
 )
-def test_settings_change_only_for_what_is_clearly_faster(
-    monkeypatch: pytest.MonkeyPatch, second: list[list[float]], found: int | None
+def test_settings_change_only_for_what_is_certainly_faster(second: list[float], found: int) -> None:
+    assert fastest([timing(DRIFTING), timing(second)]) == found
+
+
+def a_search(folder: Path, threads: int = 2) -> Search:
+    file = folder / "cmt.int8.xml"
+    file.write_text("a file")
+    machine = {**dict.fromkeys(Hardware.__required_keys__), "packages": {"openvino": "1"}}
+    return Search(TARGET, file, np.zeros((1, 3, 8, 8), np.float32), BF16, threads, machine)
+
+
+@contextmanager
+def no_progress(_title: str, _total: int) -> Iterator[Callable[[int], None]]:
+    yield lambda _: None
+
+
+def test_the_short_search_tries_what_differs_in_one_setting_and_remembers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    untuned = Timing(1.0, 1.0, [[10.0, 10.0], [20.0, 20.0], [10.0, 10.0]])
-    timings = {"0": untuned, "1": Timing(1.0, 1.0, second)}
-    monkeypatch.setattr(tune, "measure_alternately", lambda *_: timings)
-    settings, rows = tune.tune(TARGET, Path(), None, OPENVINO_SETTINGS, 2, 1.0, print)  # type: ignore[arg-type]
-    assert settings.get(THREADS) == found
-    assert [row["settings"][THREADS] for row in rows] == [2, 1]
-    assert [row["p50_ms"] for row in rows] == [timings[i].latency["p50"] for i in "01"]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    asked = []
+
+    def measure(*arguments: Any, **_: Any) -> dict[str, Timing]:
+        asked.append([(c[THREADS], c[PRECISION]) for c in arguments[-1].values()])
+        return {str(i): timing([(9.0 - i) * ms for ms in DRIFTING]) for i in range(3)}
+
+    monkeypatch.setattr("cmt.measure.tune.measure_alternately", measure)
+    search = a_search(tmp_path, threads=8)
+    found = search.short(no_progress)
+    assert asked == [[(8, "bf16"), (8, "f32"), (4, "bf16")]]
+    assert (found[0][THREADS], found[0][PRECISION]) == (4, "bf16")
+    assert a_search(tmp_path, threads=8).short(no_progress) == found
+    assert len(asked) == 1
+
+    (tmp_path / "cmt.int8.bin").write_text("other weights")
+    search.short(no_progress)
+    assert len(asked) == 2, "another file"
+
+
+@pytest.mark.parametrize("content", ["", "[7, [1, 2]]", "[-1, [1, 2]]", "[0, 1]", "{}", "[0, [1]]"])
+def test_a_damaged_memory_is_searched_again(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    timings = {str(i): timing(DRIFTING) for i in range(3)}
+    monkeypatch.setattr("cmt.measure.tune.measure_alternately", lambda *_, **__: timings)
+    search = a_search(tmp_path)
+    found = search.short(no_progress)
+    (memory,) = (tmp_path / "cache").rglob("*.json")
+    memory.write_text(content)
+    assert search.short(no_progress) == found
+
+
+def test_what_a_busy_machine_finds_is_not_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    busy = timing(DRIFTING)
+    busy.disturbed = [True] * len(DRIFTING)
+    timings = {str(i): busy for i in range(3)}
+    monkeypatch.setattr("cmt.measure.tune.measure_alternately", lambda *_, **__: timings)
+    settings, rows = a_search(tmp_path).short(no_progress)
+    assert (settings, len(rows)) == (BF16, 3)
+    assert not list(tmp_path.rglob("*.json"))
 
 
 def test_a_tuned_export_runs_as_tuned_and_says_what_was_tried(
@@ -60,13 +122,7 @@ def test_a_tuned_export_runs_as_tuned_and_says_what_was_tried(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # The search is real; the choice is made for it, as a machine may find nothing to gain.
-    measured = tune.tune
-
-    def choose_one_thread(*arguments: Any) -> Any:
-        _, rows = measured(*arguments)
-        return rows[-1]["settings"], rows
-
-    monkeypatch.setattr("cmt.export.file_maker.tune", choose_one_thread)
+    monkeypatch.setattr("cmt.measure.tune.fastest", lambda timings: len(timings) - 1)
     result = export(
         variant="tiny",
         targets=("openvino",),

@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
-from example_report import make_report, make_row
+from example_report import make_report, make_row, make_speedup
 
 from cmt.commands import main
 from cmt.errors import InputError
@@ -239,7 +241,7 @@ def test_pages_that_cannot_be_written_are_bad_input_and_leave_the_old_ones(
         (None, "cannot read"),
         ("{", "is no report.json"),
         ("[]", "is no report.json"),
-        ('{"schema": 2}', "update cmt-export"),
+        ('{"schema": 3}', "update cmt-export"),
         ('{"schema": 1}', "unusable"),
     ],
 )
@@ -414,8 +416,8 @@ def test_what_to_ship_is_said_for_each_variant_and_batch(stored: Any) -> None:
     headlines = comparison_pages.build_page(merge(sources)).headlines
     drop = "top-1 drop +0.10 [-0.20, +0.40]"
     assert headlines == (
-        "AMD EPYC 7B13: ship ti openvino int8, 9.128 ms per image, 1.62x as fast as torch, "
-        f"{drop}.",
+        "AMD EPYC 7B13: ship ti openvino int8, 9.128 ms per image, "
+        f"1.62x [1.57, 1.67] as fast as torch, {drop}.",
         "AMD EPYC 7B13: no xs file that keeps the limit was timed.",
         f"edge-box: ship ti openvino int8, batch 1, 21.50 ms per image, {drop}.",
         f"edge-box: ship ti openvino int8, batch 8, 80.00 ms per batch of 8, {drop}.",
@@ -481,7 +483,9 @@ def test_a_comparison_that_breaks_its_schema_is_not_written(
         ("p50<=6", {"latency_ms": {"p50": 6.0004}}, "6.0004 ms"),
         ("p50<6", {"latency_ms": {"p50": 6.0}}, "6.000 ms"),
         ("drop<=0.3", {"accuracy": {"drop_pp": 0.3049}}, "+0.305 points"),
-        ("speedup>=1.5", {"speedup_vs_baseline": 1.4999}, "1.4999x"),
+        ("speedup>=1.5", {"speedup_vs_baseline": make_speedup(1.4999)}, "1.4999x"),
+        ("speedup_lower>=1.5", {"speedup_vs_baseline": make_speedup(1.5)}, "1.46x"),
+        ("batch=8", {}, "1 images"),
         ("size<=1234.5", {"bytes": 1_234_510_000}, "1,234.51 MB"),
         ("drop_upper<=0.7", {"accuracy": {"drop_ci95": [-0.1, 0.75]}}, "+0.75 points"),
         ("images>=3000", {"accuracy": {"images": 2000}}, "2,000 images"),
@@ -557,3 +561,48 @@ def test_a_report_that_is_not_the_bundles_own_is_refused(bundle: Bundle, tmp_pat
         file.write(" ")
     with pytest.raises(InputError, match=r"report\.json"):
         read_source(str(tmp_path))
+
+
+def test_requirements_are_written_as_junit_and_annotated_on_github(
+    run: Run, stored: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, file = stored(jetson_report(), "a"), tmp_path / "junit.xml"
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    status, _, error = run(bundle, "--require", "p50<=10ms", "--junit", file)
+    assert status == 1
+    suite = ElementTree.parse(file).getroot()
+    assert (suite.tag, suite.get("tests"), suite.get("failures")) == ("testsuite", "2", "1")
+    here, there = suite.findall("testcase")
+    assert (here.get("name"), here.find("failure")) == ("AMD EPYC 7B13: p50<=10ms", None)
+    failure = there.find("failure")
+    assert failure is not None
+    assert "21.50 ms" in str(failure.get("message"))
+    annotated = [
+        line for line in error.splitlines() if line.startswith("::error title=cmt-report::")
+    ]
+    assert [line.rpartition("::")[2] for line in annotated] == str(failure.text).splitlines()
+
+    monkeypatch.delenv("GITHUB_ACTIONS")
+    status, _, error = run(bundle, "--require", "top1>50%", "--junit", file)
+    assert (status, "::error" in error) == (0, False)
+    assert ElementTree.parse(file).getroot().get("failures") == "0"
+
+
+def test_junit_without_requirements_or_a_place_is_bad_input(
+    run: Run, stored: Any, tmp_path: Path
+) -> None:
+    bundle = stored(jetson_report(), "a")
+    assert run(bundle, "--junit", tmp_path / "j.xml")[::2] == (
+        2,
+        "cmt-report: --junit holds what --require finds: add --require\n",
+    )
+    status, _, error = run(bundle, "--require", "top1>50%", "--junit", tmp_path / "no" / "j.xml")
+    assert (status, "choose another --junit" in error) == (2, True)
+
+
+def test_every_row_says_its_batch_and_streams(run: Run, stored: Any) -> None:
+    report = jetson_report()
+    report["machines"][0]["results"][0]["settings"] = {"batch": 8, "NUM_STREAMS": 2}
+    _, out, _ = run(stored(report, "a"))
+    assert re.search(r"edge-box .* batch 8 x 2 ", out)
+    assert re.search(r"AMD .* batch 1 ", out)

@@ -22,6 +22,8 @@ from example_report import (
     make_report,
     make_row,
     make_sensitivity,
+    make_speedup,
+    make_timing,
 )
 from rich.console import Console
 
@@ -30,6 +32,8 @@ from cmt.report.document import render_html, render_markdown, validate, write_re
 from cmt.report.render import escape_markdown
 from cmt.report.terminal import terminal_table
 from cmt.report.verdict import findings
+
+SPEED_UPS = ("speedup_vs_baseline", "speedup_vs_fp32_graph")
 
 Report = dict[str, Any]
 HOSTILE = '<script>alert("x")</script>|**b**\n# [y](http://e.example) \x1b[31m\u202e_z_ `&lt;'
@@ -116,29 +120,36 @@ def test_pages_print_the_figures_of_report_json(report: Report, tmp_path: Path) 
             else:
                 assert cells[3:6] == ["n/a", "n/a", "n/a"]
     int8 = html["caption-summary"][3]
-    assert int8[2:] == ["+0.10 [-0.20, +0.40]", "9.128", "1.62x", "1.36x", "10.2 MB"]
+    speeds = ["1.62x [1.57, 1.67]", "1.36x [1.32, 1.40]"]
+    assert int8[2:] == ["+0.10 [-0.20, +0.40]", "9.128", *speeds, "10.2 MB"]
     latency = html["caption-latency"][3]
     assert latency[8:10] == ["812", "109.6"]
     assert markdown["Latency"][4] == latency
     assert markdown["Accuracy"][2:5] == html["caption-accuracy"][1:4]
 
 
+def unescaped(report: Report) -> str:
+    """The Markdown page without what keeps its text from being markup."""
+    return re.sub(r"\\([\[\]])", r"\1", render_markdown(report))
+
+
 def test_verdict_states_speed_and_an_unresolvable_drop(report: Report) -> None:
-    for page in (render_markdown(report), Tables(render_html(report)).text):
-        assert "1.62x as fast as torch and 1.36x as fast as the FP32 file" in page
+    for page in (unescaped(report), Tables(render_html(report)).text):
+        assert "1.62x [1.57, 1.67] as fast as torch" in page
+        assert "and 1.36x [1.32, 1.40] as fast as the FP32 file" in page
         assert "no drop that 2,000 images can resolve (+0.10" in page
         assert "a drop of 0.40 points" in page
         assert "was not timed: TensorRT is not installed here" in page
-    verdict = "Ship openvino/cmt_ti.int8.xml on this machine: 1.62x as fast as torch"
+    verdict = "Ship openvino/cmt_ti.int8.xml on this machine: 1.62x [1.57, 1.67] as fast as torch"
     cost = "(9.128 ms per image at the median), top-1 drop +0.10 [-0.20, +0.40] points."
     assert f"{verdict} {cost}" in Tables(render_html(report)).text
 
 
 def test_verdict_names_the_faster_file_when_int8_is_slower(report: Report) -> None:
     report["results"][1] = make_row("openvino", "int8", 13.9, 1.06)
-    page = render_markdown(report)
-    assert "openvino int8 is slower than openvino fp32 here: 13.90 ms against 12.41 ms" in page
-    assert "openvino/cmt_ti.fp32.xml is the faster file" in page
+    page = unescaped(report)
+    assert "openvino int8 is slower than openvino fp32 here: 0.89x [0.87, 0.92] the speed" in page
+    assert "openvino/cmt_ti.fp32.xml is the file to take" in page
     assert "Ship openvino/cmt_ti.fp32.xml on this machine" in page
 
 
@@ -148,13 +159,42 @@ def test_verdict_holds_int8_against_fp16_too(report: Report) -> None:
         make_row("openvino", "fp16", 6.0, 0.0),
         make_row("openvino", "int8", 8.0, 0.1),
     ]
+    page = unescaped(report)
+    assert "openvino int8 is slower than openvino fp16 here: 1.55x [1.50, 1.60] the speed" in page
+    assert "of the FP32 file against 2.07x [2.01, 2.13]" in page
+    assert "openvino/cmt_ti.fp16.xml is the file to take" in page
+
+
+def test_verdict_does_not_call_faster_what_cannot_be_told_from_as_fast(report: Report) -> None:
+    report["results"][1] = make_row("openvino", "int8", 12.3, 1.2)
     page = render_markdown(report)
-    assert "openvino int8 is slower than openvino fp16 here: 8.000 ms against 6.000 ms" in page
-    assert "openvino/cmt_ti.fp16.xml is the faster file" in page
+    assert "openvino int8 is no faster, as far as can be told, than openvino fp32 here" in page
+
+
+def test_a_busy_machines_report_names_no_speed_up(report: Report) -> None:
+    for row in (report["baseline"], *report["results"]):
+        if "latency_ms" not in row["reasons"]:
+            row["timing"] = make_timing(disturbed=25, rounds=27)
+            row |= dict.fromkeys(SPEED_UPS)
+            row["reasons"] |= dict.fromkeys(SPEED_UPS, "this machine was busy")
+    for page in (render_markdown(report), Tables(render_html(report)).text):
+        assert "This machine was busy while files were timed" in page
+        assert "in 25 of 27 rounds of timing, files waited for CPUs that others had" in page
+        assert not re.search(r"\d\.\d\dx", page)
+        assert "as fast as" not in page
+        assert "Ship" not in page
+
+
+def test_disturbed_rounds_are_counted(report: Report) -> None:
+    for row in report["results"][:2]:
+        row["timing"] = make_timing(disturbed=2, rounds=11)
+    assert "2 of 11 rounds of timing were disturbed" in render_markdown(report)
 
 
 def test_verdict_says_when_nothing_beats_torch(report: Report) -> None:
-    report["results"] = [make_row("openvino", "int8", 20.0, 0.74, speedup_vs_fp32_graph=0.9)]
+    report["results"] = [
+        make_row("openvino", "int8", 20.0, 0.74, speedup_vs_fp32_graph=make_speedup(0.9))
+    ]
     page = render_markdown(report)
     assert "No exported file is faster than torch on this machine" in page
     assert "slower than the FP32 file" in page
@@ -413,7 +453,9 @@ def change(path: str, value: Any) -> Callable[[Report], None]:
         ("results.0.latency_ms", None, "latency_ms is null"),
         ("results.0.latency_ms.load", None, "latency_ms.load is null"),
         ("results.0.speedup_vs_baseline", None, "speedup_vs_baseline is null"),
-        ("results.0.speedup_vs_baseline", 0, "speedup_vs_baseline"),
+        ("results.0.speedup_vs_baseline", 1.5, "speedup_vs_baseline"),
+        ("results.0.speedup_vs_baseline.ratio", 0, "speedup_vs_baseline"),
+        ("results.0.speedup_vs_baseline.ratio", 9, "a speed-up of 9 is not within its interval"),
         ("results.0.speed", 3, "speed"),
         ("results.0.measured_by", "onnxruntime (simulated)", "is simulated"),
         ("results.2.reasons", {}, "reasons does not say why"),
@@ -421,7 +463,7 @@ def change(path: str, value: Any) -> Callable[[Report], None]:
         ("baseline.reasons", {}, "baseline.bytes is null"),
         ("sensitivity_reason", None, "sensitivity_reason"),
         ("results", [], "results"),
-        ("schema", 2, "schema"),
+        ("schema", 3, "schema"),
         ("gates.passed", False, "contradicts"),
         ("gates.failures", ["x"], "contradicts"),
         ("parity.1.passed", False, "parity failed at 'simplified'"),

@@ -38,6 +38,10 @@ def varied_report(seed: int) -> Report:
     rng = np.random.default_rng(seed)
 
     def varied(value: Any, key: str = "") -> Any:
+        if isinstance(value, dict) and "ci95" in value:  # which holds its ratio
+            factor = rng.uniform(0.87, 0.99)
+            bounds = [float(bound * factor) for bound in value["ci95"]]
+            return {**value, "ratio": float(value["ratio"] * factor), "ci95": bounds}
         if isinstance(value, dict):
             return {name: varied(item, name) for name, item in value.items()}
         if isinstance(value, list):

@@ -17,6 +17,7 @@ from cmt.report.comparison_pages import terminal_table as comparison_table
 from cmt.report.document import validate
 from cmt.report.pages import build_page
 from cmt.report.terminal import terminal_table
+from cmt.report.upgrade import upgrade
 
 STORED = Path(__file__).parents[1] / "reference" / "bundles" / "schema_1.zip"
 
@@ -24,7 +25,7 @@ STORED = Path(__file__).parents[1] / "reference" / "bundles" / "schema_1.zip"
 @pytest.fixture(scope="module")
 def report() -> dict[str, Any]:
     with zipfile.ZipFile(STORED) as archive:
-        return json.loads(archive.read("report.json"))
+        return upgrade(json.loads(archive.read("report.json")))
 
 
 def words(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

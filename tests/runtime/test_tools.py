@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 from documented import commands
 from new_report import replace_report
-from PIL import Image
 
-from cmt.bundle.golden import run_artefact
+import cmt
 from cmt.bundle.reader import open_bundle
 from cmt.bundle.writer import describe_file, write_manifest
 from cmt.export.pipeline import Bundle
 from cmt.report.document import report_of
 
 ROOT = Path(__file__).parents[2]
+TEXT = ("--threads", "1", "--json")
 
 
 def run(program: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -91,29 +91,59 @@ def test_classify_answers_as_python_does(
         folder = request.getfixturevalue("uint8_bundle").path
     bundle = open_bundle(folder)
     assert bundle.manifest["input"]["dtype"] == kind
-    paths = sorted(photos.rglob("*.png"))
-    pixels = []
-    for path in paths:
-        with Image.open(path) as image:
-            pixels.append(bundle.preprocessing.apply(image))
-    images = bundle.preprocessing.feed(np.stack(pixels))
+    paths = [*sorted(photos.rglob("*.png")), folder / "golden" / "photo.jpg"]
     for artefact in bundle.artefacts:
         if artefact["target"] != "openvino":
             continue
-        (logits,) = run_artefact(bundle, artefact, images, 1)
-        powers = np.exp(logits - logits.max(1, keepdims=True))
-        probabilities = powers / powers.sum(1, keepdims=True)
         name = f"openvino/{artefact['precision']}"
-        result = run(runtime / "cmt_classify", folder, *paths, "--artefact", name, "--json")
+        with cmt.Classifier(folder, name, threads=1) as classifier:
+            answers = classifier.classify(paths)
+        result = run(runtime / "cmt_classify", folder, *paths, "--artefact", name, *TEXT)
         assert result.returncode == 0, result.stderr
         lines = [json.loads(line) for line in result.stdout.splitlines()]
         assert [line["image"] for line in lines] == [str(path) for path in paths]
-        for line, expected in zip(lines, probabilities, strict=True):
-            assert [c["label"] for c in line["classes"]] == [
-                bundle.manifest["labels"][i] for i in np.argsort(-expected, kind="stable")
+        for line, expected in zip(lines, answers, strict=True):
+            found = line["classes"]
+            assert [(c["index"], c["label"]) for c in found] == [
+                (one.index, one.label) for one in expected
             ]
-            for one in line["classes"]:
-                assert one["probability"] == pytest.approx(expected[one["index"]], abs=1e-3)
+            for ours, theirs in zip(expected, found, strict=True):
+                assert ours.probability == pytest.approx(theirs["probability"], abs=1e-6)
+
+
+def test_classify_chooses_and_refuses_as_python_does(
+    runtime: Path, openvino_bundle: Path, photos: Path, tmp_path: Path
+) -> None:
+    def one_output(manifest: dict[str, Any]) -> None:
+        manifest["labels"] = ["only"]
+
+    changed = shutil.copytree(openvino_bundle, tmp_path / "one")
+    rewrite(changed, one_output)
+    text = tmp_path / "photo.jpg"
+    text.write_text("no picture")
+    photo = openvino_bundle / "golden" / "photo.jpg"
+    chosen = cmt.Classifier(openvino_bundle).artefact
+    assert f"running {chosen}\n" == run(runtime / "cmt_classify", openvino_bundle, photo).stderr
+    for folder, image, file in (
+        (openvino_bundle, photos / "red" / "broken.jpg", None),
+        (openvino_bundle, text, None),
+        (openvino_bundle, photo, "fp16"),
+        (openvino_bundle, photo, "onnxruntime/int8"),
+        (changed, photo, None),
+        (photos, photo, None),
+    ):
+        named = [] if file is None else ["--artefact", file]
+        result = run(runtime / "cmt_classify", folder, image, *named)
+        assert result.returncode == 2
+        with pytest.raises(cmt.InputError) as refused:
+            cmt.Classifier(folder, file).classify(image)
+        theirs = result.stderr.splitlines()[-1].removeprefix("cmt_classify: ")
+        assert words(str(refused.value)) == words(theirs)
+
+
+def words(message: str) -> str:
+    """What a message says of a bundle or an image; the two read other kinds of image files."""
+    return message.replace("this build can", "this machine can").split(": convert")[0]
 
 
 def test_classifier_keeps_its_promises(

@@ -38,6 +38,26 @@ def make_latency(p50: float) -> dict[str, Any]:
     }
 
 
+def make_speedup(ratio: float) -> dict[str, Any]:
+    """Its interval reaches 3 % to either side."""
+    return {"ratio": ratio, "ci95": [0.97 * ratio, 1.03 * ratio], "rounds": 9}
+
+
+def make_timing(disturbed: int = 0, rounds: int = 9) -> dict[str, Any]:
+    usage = dict.fromkeys(("lost", "waited", "others"), 0.5 * disturbed / rounds)
+    return {
+        "rounds": rounds,
+        "disturbed": disturbed,
+        "busy": rounds - disturbed < 6,
+        **usage,
+        "cpu": 1.9,
+        "stolen": 0.0,
+        "throttled": 0.0,
+        "switches_per_s": 2.5,
+        "mhz": None,
+    }
+
+
 def make_row(target: str, precision: str, p50: float, speedup: float, **changes: Any) -> Report:
     row = {
         "target": target,
@@ -48,8 +68,9 @@ def make_row(target: str, precision: str, p50: float, speedup: float, **changes:
         "accuracy": make_accuracy(93.05, 0.10, [-0.20, 0.40]),
         "latency_ms": make_latency(p50),
         "throughput_ips": 1000 / p50,
-        "speedup_vs_baseline": speedup,
-        "speedup_vs_fp32_graph": 12.41 / p50,
+        "timing": make_timing(),
+        "speedup_vs_baseline": make_speedup(speedup),
+        "speedup_vs_fp32_graph": make_speedup(12.41 / p50),
         "peak_rss_mb": 214.6,
         "settings": {"threads": 2, "batch": 1},
         "reasons": {},
@@ -145,7 +166,7 @@ def make_fallback(met: bool) -> Report:
 def make_report() -> Report:
     no_engine = "TensorRT is not installed here; cmt-bench measures the bundle on a GPU"
     return {
-        "schema": 1,
+        "schema": 2,
         "created": "2026-11-22T19:00:00+00:00",
         "command": "cmt-export --variant ti --target openvino --target tensorrt --int8",
         "variant": "ti",

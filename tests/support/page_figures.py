@@ -127,6 +127,12 @@ def decimals(number: str) -> int:
     return len(number.partition("e")[0].partition(".")[2])
 
 
+def ratio_of(field: str) -> tuple[str, ...]:
+    """A speed-up and its interval."""
+    return (f"{field}.ratio", f"{field}.ci95.0", f"{field}.ci95.1")
+
+
+SPEED_UPS = ("speedup_vs_baseline", "speedup_vs_fp32_graph")
 MS = -1  # two decimals, three below 10 ms, as the page promises
 COLUMNS: dict[str, tuple[tuple[str, ...], float, int]] = {
     "Top-1 %": (("accuracy.top1",), 1, 2),
@@ -145,9 +151,9 @@ COLUMNS: dict[str, tuple[tuple[str, ...], float, int]] = {
     "Runs": (("latency_ms.iterations",), 1, 0),
     "Images/s": (("throughput_ips",), 1, 1),
     "Peak MB": (("peak_rss_mb",), 1, 1),
-    "vs torch": (("speedup_vs_baseline",), 1, 2),
-    "vs FP32 graph": (("speedup_vs_fp32_graph",), 1, 2),
-    "vs FP32": (("speedup_vs_fp32_graph",), 1, 2),
+    "vs torch": (ratio_of("speedup_vs_baseline"), 1, 2),
+    "vs FP32 graph": (ratio_of("speedup_vs_fp32_graph"), 1, 2),
+    "vs FP32": (ratio_of("speedup_vs_fp32_graph"), 1, 2),
     "Size": (("bytes",), 1e-6, 1),
     "Batch": (("settings.batch",), 1, 0),
     "Threads": (("settings.threads",), 1, 0),
@@ -225,7 +231,8 @@ def row_figures(row: Row) -> dict[str, list[float]]:
     """What a sentence about a row may say, by unit; without one, any of these."""
     accuracy, latency = row["accuracy"] or {}, row["latency_ms"] or {}
     drop, bounds = accuracy.get("drop_pp"), accuracy.get("drop_ci95") or []
-    plain = [drop, *bounds, accuracy.get("images"), row["settings"].get("batch")]
+    plain = [drop, *bounds, *_numbers([at(row, f"{field}.ci95") for field in SPEED_UPS])]
+    plain += [accuracy.get("images"), row["settings"].get("batch")]
     if drop is not None:
         # The interval of the drop, laid around the baseline's top-1.
         plain += [accuracy["top1"] + drop - bound for bound in bounds]
@@ -236,7 +243,7 @@ def row_figures(row: Row) -> dict[str, list[float]]:
     times = [latency.get("p50"), *((quantiles[i] for i in (1, 10, 19)) if quantiles else ())]
     figures = {
         "ms": times,
-        "x": [row["speedup_vs_baseline"], row["speedup_vs_fp32_graph"]],
+        "x": [at(row, f"{field}.ratio") for field in SPEED_UPS],
         "MB": [row["bytes"] and row["bytes"] / 1e6],
         "%": [accuracy.get("top1")],
         "": plain,
@@ -297,6 +304,7 @@ def report_problems(pieces: list[Piece], report: Report) -> list[str]:
         weights["parameters"] / 1e6,
         weights["macs"] / 1e9,
         len(report["gates"]["failures"]),
+        *(at(row, f"timing.{name}") or 0 for row in rows for name in ("rounds", "disturbed")),
     ]
 
     def narrowing_problem(piece: Piece) -> str | None:
@@ -414,6 +422,10 @@ def comparison_problems(pieces: list[Piece], comparison: Report) -> list[str]:
     def problem(piece: Piece) -> str | None:
         if piece.column in COLUMNS and piece.heading == "Every file on every machine":
             return _cell_problem(piece.text, rows[piece.row], *COLUMNS[piece.column])
+        if piece.column == "Speed of":
+            settings = rows[piece.row]["settings"]
+            at_once = [settings["batch"], settings.get("NUM_STREAMS", 1)]
+            return _sentence_problem(piece.text, strings, (), at_once)
         if piece.column is not None and piece.heading == "Reports":
             images = list(_numbers(comparison["reports"][piece.row]["images"]))
             return _sentence_problem(piece.text, strings, (), images)

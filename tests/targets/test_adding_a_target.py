@@ -59,7 +59,8 @@ def test_the_example_exports_measures_benches_and_reports(
     plug_in: Path, weights: Path, photos: Path, tmp_path: Path
 ) -> None:
     bundle = tmp_path / "bundle"
-    words = f"--variant ti --weights {weights} --val-data {photos} --batch 3 --bench-seconds 0.1"
+    words = f"--variant ti --weights {weights} --val-data {photos} --batch 3 --no-tune"
+    words += " --bench-seconds 0.1"
     targets = ["--target", "toy", "--target", "onnxruntime"]
     assert "toy" in run(plug_in, "cmt-export", *words.split(), *targets, "--out", bundle)
     assert open_bundle(bundle).artefacts[0]["path"] == "toy/cmt_ti.fp32.toy"

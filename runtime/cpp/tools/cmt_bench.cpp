@@ -10,7 +10,7 @@
 #include "../src/npy.hpp"
 #include "command.hpp"
 #include "machine.hpp"
-#include "statistics.hpp"
+#include "timing.hpp"
 
 namespace {
 
@@ -29,7 +29,6 @@ constexpr const char* kUsage =
     "  --json           print what report.json's `machines` holds of a machine\n";
 
 // As in measure/latency.py and measure/worker.py.
-constexpr int kRounds = 8;
 constexpr double kWarmUpSeconds = 0.5;
 constexpr int kUncounted = 2;
 constexpr std::size_t kFewest = 3;
@@ -46,19 +45,20 @@ struct Candidate {
   const cmt::Artefact* artefact;
   std::shared_ptr<const cmt::Model> model;
   std::unique_ptr<cmt::Session> session;
-  double load = 0;   ///< ms
-  double first = 0;  ///< ms
-  std::vector<double> times;
+  cmt::tools::Timing timing;
 
-  void burst(double seconds, bool counted) {
+  /// Latencies in ms of back-to-back runs for this long.
+  std::vector<double> burst(double seconds) const {
+    std::vector<double> times;
     for (int i = 0; i < kUncounted; ++i) session->infer();
     const auto begin = Clock::now();
     for (std::size_t runs = 0; runs < kFewest || milliseconds_since(begin) < seconds * 1000;
          ++runs) {
       const auto start = Clock::now();
       session->infer();
-      if (counted) times.push_back(milliseconds_since(start));
+      times.push_back(milliseconds_since(start));
     }
+    return times;
   }
 };
 
@@ -72,9 +72,9 @@ int threads_of(const cmt::Artefact& artefact, int asked) {
 
 Candidate load(const cmt::Bundle& bundle, const cmt::Artefact& artefact, int threads) {
   const auto begin = Clock::now();
-  Candidate candidate{&artefact, cmt::load_model(bundle, artefact, threads), {}, 0, 0, {}};
+  Candidate candidate{&artefact, cmt::load_model(bundle, artefact, threads), {}, {}};
   candidate.session = candidate.model->make_session();
-  candidate.load = milliseconds_since(begin);
+  candidate.timing.load = milliseconds_since(begin);
   const cmt::Manifest& manifest = bundle.manifest();
   const auto images =
       cmt::parse_npy_bytes(bundle.read(manifest.golden_images), manifest.golden_images.path);
@@ -87,23 +87,37 @@ Candidate load(const cmt::Bundle& bundle, const cmt::Artefact& artefact, int thr
   }
   const auto start = Clock::now();
   candidate.session->infer();
-  candidate.first = milliseconds_since(start);
+  candidate.timing.first = milliseconds_since(start);
   return candidate;
 }
 
 void measure(std::vector<Candidate>& candidates, double seconds) {
-  for (Candidate& candidate : candidates) candidate.burst(kWarmUpSeconds, false);
-  for (int round = 0; round < kRounds; ++round) {
-    for (Candidate& candidate : candidates) candidate.burst(seconds / kRounds, true);
+  std::vector<Candidate*> order;
+  std::vector<const cmt::tools::Timing*> timings;
+  for (Candidate& candidate : candidates) {
+    candidate.burst(kWarmUpSeconds);
+    order.push_back(&candidate);
+    timings.push_back(&candidate.timing);
+  }
+  while (!cmt::tools::enough(timings)) {
+    bool disturbed = false;
+    for (Candidate* candidate : order) {
+      cmt::tools::Timing& timing = candidate->timing;
+      const cmt::tools::CpuUse before = cmt::tools::cpu_use();
+      timing.rounds.push_back(candidate->burst(seconds / cmt::tools::kRounds));
+      timing.usages.push_back(cmt::tools::between(before, cmt::tools::cpu_use()));
+      disturbed = disturbed || cmt::tools::disturbed(timing.usages.back());
+    }
+    for (Candidate& candidate : candidates) candidate.timing.disturbed.push_back(disturbed);
     // So that nobody always follows the same neighbour.
-    std::reverse(candidates.begin(), candidates.end());
+    std::reverse(order.begin(), order.end());
   }
 }
 
 Json row(const Candidate& candidate, const std::vector<Candidate>& all, std::size_t batch,
          int threads) {
   const cmt::Artefact& artefact = *candidate.artefact;
-  const cmt::tools::Latency latency = cmt::tools::summarise(candidate.times);
+  const cmt::tools::Latency latency = candidate.timing.latency();
   Json settings{{"threads", threads}, {"batch", batch}};
   for (const auto& [name, value] : artefact.settings) {
     if (name != kThreads) settings[name] = value;
@@ -114,11 +128,12 @@ Json row(const Candidate& candidate, const std::vector<Candidate>& all, std::siz
   Json against_fp32;
   for (const Candidate& other : all) {
     if (other.artefact->target == artefact.target && other.artefact->precision == "fp32") {
-      against_fp32 = cmt::tools::summarise(other.times).p50 / latency.p50;
+      against_fp32 = cmt::tools::speedup(candidate.timing, other.timing);
     }
   }
   if (against_fp32.is_null()) {
-    reasons["speedup_vs_fp32_graph"] = "the FP32 file was not measured beside it";
+    reasons["speedup_vs_fp32_graph"] =
+        candidate.timing.busy().value_or("the FP32 file was not measured beside it");
   }
   return {{"target", artefact.target},
           {"precision", artefact.precision},
@@ -133,8 +148,9 @@ Json row(const Candidate& candidate, const std::vector<Candidate>& all, std::siz
             {"mean", latency.mean},
             {"std", latency.std},
             {"iterations", latency.iterations},
-            {"first", candidate.first},
-            {"load", candidate.load}}},
+            {"first", candidate.timing.first},
+            {"load", candidate.timing.load}}},
+          {"timing", candidate.timing.quality()},
           {"throughput_ips", static_cast<double>(batch) * 1000 / latency.mean},
           {"speedup_vs_baseline", nullptr},
           {"speedup_vs_fp32_graph", against_fp32},
@@ -192,8 +208,8 @@ int bench(const cmt::tools::Arguments& arguments) {
     std::cout << cmt::tools::to_text(entry, 1) << '\n';
     return 0;
   }
-  std::printf("%-24s %8s %8s %8s %9s %8s\n", "file", "p50 ms", "p90 ms", "p99 ms", "images/s",
-              "vs fp32");
+  std::printf("%-24s %8s %8s %8s %9s %18s\n", "file", "p50 ms", "p90 ms", "p99 ms", "images/s",
+              "vs fp32 [95 %]");
   for (const Json& r : rows) {
     const Json& latency = r["latency_ms"];
     const std::string name =
@@ -203,11 +219,13 @@ int bench(const cmt::tools::Arguments& arguments) {
                 latency["p90"].get<double>(), latency["p99"].get<double>(),
                 r["throughput_ips"].get<double>());
     if (ratio.is_null()) {
-      std::printf(" %8s\n", "n/a");
+      std::printf(" %18s\n", "n/a");
     } else {
-      std::printf(" %7.2fx\n", ratio.get<double>());
+      std::printf(" %5.2fx [%.2f, %.2f]\n", ratio["ratio"].get<double>(),
+                  ratio["ci95"][0].get<double>(), ratio["ci95"][1].get<double>());
     }
   }
+  if (const auto busy = candidates.front().timing.busy()) std::cerr << *busy << '\n';
   return 0;
 }
 

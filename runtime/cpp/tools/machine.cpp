@@ -17,6 +17,7 @@
 
 #include "../src/backend.hpp"
 #include "../src/text.hpp"
+#include "control_groups.hpp"
 
 namespace cmt::tools {
 namespace {
@@ -70,55 +71,7 @@ nlohmann::ordered_json gpu_name() {
          std::to_string(version % 1000 / 10);
 }
 
-/// What the group in a folder may use of the CPUs: cpu.max of cgroup v2, cpu.cfs_*_us of v1.
-std::optional<double> limit_of(const fs::path& folder) {
-  std::ifstream both(folder / "cpu.max");
-  std::ifstream allowed(folder / "cpu.cfs_quota_us");
-  std::ifstream every(folder / "cpu.cfs_period_us");
-  double quota = 0;
-  double period = 0;
-  const bool found =
-      both.is_open() ? bool(both >> quota >> period) : bool(allowed >> quota && every >> period);
-  if (!found || quota < 0) return std::nullopt;  // "max" and -1 are none
-  return quota / period;
-}
-
-/// The least limit of a group and those above it; a container may see its mount alone.
-std::optional<double> limit_upwards(const fs::path& mount, const fs::path& group) {
-  std::optional<double> least = limit_of(mount);
-  const bool outside = std::find(group.begin(), group.end(), "..") != group.end();
-  fs::path folder = mount;
-  for (const fs::path& part : outside ? fs::path() : group.relative_path()) {
-    folder /= part;
-    const auto limit = limit_of(folder);
-    if (limit && (!least || *limit < *least)) least = limit;
-  }
-  return least;
-}
-
 }  // namespace
-
-std::optional<double> cpu_quota(const fs::path& root) {
-  const fs::path mounts = root / "sys/fs/cgroup";
-  std::ifstream groups(root / "proc/self/cgroup");
-  std::optional<double> least;
-  const auto consider = [&](const fs::path& mount, const std::string& group) {
-    const auto limit = limit_upwards(mount, group);
-    if (limit && (!least || *limit < *least)) least = limit;
-  };
-  std::string number;
-  std::string controllers;
-  for (std::string group; std::getline(groups, number, ':') &&
-                          std::getline(groups, controllers, ':') && std::getline(groups, group);) {
-    if (controllers.empty()) {
-      consider(mounts, group);
-      consider(mounts / "unified", group);
-    } else if (("," + controllers + ",").find(",cpu,") != std::string::npos) {
-      consider(mounts / "cpu", group);
-    }
-  }
-  return least;
-}
 
 int usable_cores(const fs::path& root) {
   const double cores = std::max(1U, std::thread::hardware_concurrency());

@@ -2,15 +2,11 @@
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
-#include <optional>
 
 namespace cmt::tools {
 
-/// How many CPUs' time the control groups of this process allow, nothing without a limit; as
-/// `cpu_quota` of targets/machine.py. `root` is where /proc and /sys are.
-std::optional<double> cpu_quota(const std::filesystem::path& root = "/");
-
 /// Logical CPUs that this process may keep busy: a part of a CPU's time gets no thread of its own.
+/// `root` is where /proc and /sys are.
 int usable_cores(const std::filesystem::path& root = "/");
 
 /// The report's `environment` of this machine; what is Python's alone is null.

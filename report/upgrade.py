@@ -1,0 +1,39 @@
+"""Reports of earlier versions of the format, brought to the present one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+from cmt.report.rows import Report
+
+VERSION = 2
+_NO_INTERVAL = "the version that measured it gave speed-ups no interval"
+
+
+def upgrade(report: dict[str, Any]) -> Report:
+    """A report of any known schema as one of schema `VERSION`, still to be validated."""
+    if report.get("schema") == 1:
+        for row in _rows(report):
+            _drop_speedups(row)
+        report["schema"] = 2
+    return cast(Report, report)
+
+
+def _drop_speedups(row: dict[str, Any]) -> None:
+    """Schema 1 had ratios of medians, as plain numbers."""
+    for field in ("speedup_vs_baseline", "speedup_vs_fp32_graph"):
+        if isinstance(row.get(field), int | float) and isinstance(row.get("reasons"), dict):
+            row[field] = None
+            row["reasons"][field] = _NO_INTERVAL
+
+
+def _rows(report: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """All that look like rows, wherever the schema has some."""
+    machines = report.get("machines", [])
+    holders = [report, *(machines if isinstance(machines, list) else [])]
+    for holder in holders:
+        results = holder.get("results") if isinstance(holder, dict) else None
+        yield from (row for row in results or [] if isinstance(row, dict))
+    if isinstance(report.get("baseline"), dict):
+        yield report["baseline"]

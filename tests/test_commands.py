@@ -1,0 +1,136 @@
+"""What all commands have: a version, a log, silence; and options from a file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cmt
+from cmt.bundle.reader import open_bundle
+from cmt.commands import cmt_export, main
+from cmt.export.options import ExportOptions
+from cmt.export.pipeline import Bundle
+from cmt.export.toml import CONFIG, config_text
+
+Chosen = Callable[..., ExportOptions | str]
+
+
+@pytest.fixture
+def chosen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Chosen:
+    """What `cmt-export` would run with such arguments, or the line that it refuses them with."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> ExportOptions | str:
+        found: list[ExportOptions] = []
+        monkeypatch.setattr(cmt_export, "_rehearse", lambda options, *_: found.append(options))
+        monkeypatch.setattr(sys, "argv", ["cmt-export", *map(str, arguments), "--dry-run"])
+        with pytest.raises(SystemExit):
+            main.run("cmt-export")
+        error = capsys.readouterr().err
+        return found[0] if found else error.strip()
+
+    return call
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_every_command_says_its_version(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [name, "--version"])
+    with pytest.raises(SystemExit) as stop:
+        main.run(name)
+    assert stop.value.code in (0, None)
+    assert capsys.readouterr().out == f"{name} {cmt.__version__}\n"
+
+
+ODD: dict[str, Any] = {
+    "variant": "s",
+    "targets": ("openvino", "tensorrt"),
+    "precisions": ("int8",),
+    "weights": 'a "b"\\c\x7f\n\u00e9.pth',
+    "weights_key": "state_dict",
+    "img_size": (192, 256),
+    "batch": 8,
+    "batch_range": (1, 32),
+    "embed_preprocess": True,
+    "calib_data": Path("photos"),
+    "image_range": (0.0, 4095.5),
+    "max_drop": 1e-05,
+    "tune": False,
+    "qat": 2,
+    "seed": 2**62,
+}
+
+
+@pytest.mark.parametrize(
+    "options", [ODD, {"variant": "ti", "targets": ("openvino",)}], ids=["odd", "plain"]
+)
+def test_options_come_back_from_what_was_written(
+    options: dict[str, Any], chosen: Chosen, tmp_path: Path
+) -> None:
+    given = ExportOptions(**options)
+    path = tmp_path / CONFIG
+    path.write_text(config_text(given), encoding="utf-8")
+    found = chosen("--config", path)
+    assert isinstance(found, ExportOptions), found
+    assert found.identity == given.identity
+
+
+def test_the_command_line_wins_over_the_file(chosen: Chosen, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('variant = "ti"\ntarget = "openvino"\nint8 = true\nseed = 3\nbatch = 2\n')
+    found = chosen("--config", path, "--seed", 4, "--target", "onnxruntime")
+    assert isinstance(found, ExportOptions), found
+    assert (found.seed, found.batch, found.targets) == (4, 2, ("onnxruntime",))
+    assert found.precisions == ("int8",)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sede = 3", "there is no option 'sede'"),
+        ("verbose = true", "there is no option 'verbose'"),
+        ("int8 = 1", "'int8' must be true or false"),
+        ("seed = [1]", "'seed' must be a text or a number"),
+        ("seed = 'x'", "'x' is not a valid integer"),
+        ("variant = 'zz'", "'zz' is not one of"),
+        ("seed", "is no TOML file"),
+        ("\ud800", "is no TOML file"),
+    ],
+)
+def test_a_file_that_will_not_do_is_refused_in_a_line(
+    text: str, said: str, chosen: Chosen, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    line = chosen("--config", path, "--variant", "ti", "--target", "openvino")
+    if "variant" in text:
+        line = chosen("--config", path, "--target", "openvino")
+    assert isinstance(line, str)
+    assert said in line
+    assert "\n" not in line
+
+
+def test_a_bundle_has_the_options_that_it_was_made_with(bundle: Bundle, chosen: Chosen) -> None:
+    opened = open_bundle(bundle.path)
+    assert opened.manifest["config"]["path"] == CONFIG
+    text = opened.file(opened.manifest["config"]).read_text()
+    assert "max-drop = 100.0" in text
+    found = chosen("--config", opened.file(opened.manifest["config"]))
+    assert "'tiny' is not one of" in str(found)
+
+
+def test_a_log_has_what_is_said_with_times(chosen: Chosen, tmp_path: Path) -> None:
+    path = tmp_path / "run.log"
+    line = chosen("--variant", "ti", "--target", "nothing", "--log-file", path, "--quiet")
+    time, said = path.read_text().splitlines()[0].split(" ", 1)
+    assert said == line
+    assert time.startswith("20")
+    unwritable = chosen("--variant", "ti", "--log-file", tmp_path / "no" / "run.log")
+    assert "choose another" in str(unwritable)
