@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cmt.errors import InputError
-from cmt.targets.base import BuildRequest, GpuAdvice, OnDevice, Runner, Target, Task
+from cmt.targets.base import BuildRequest, GpuAdvice, OnDevice, Runner, Served, Target, Task
 from cmt.targets.entries import Built, Entry
 from cmt.targets.settings import CUDA_GRAPH, Settings
 from cmt.targets.tensorrt import device
@@ -146,6 +146,13 @@ def _doubts(aligned: float, batch: int) -> list[str]:
     return found
 
 
+def _not_served(artefact: Entry) -> str | None:
+    """Triton's backend is TensorRT itself."""
+    if "tensorrt_rtx" in artefact["built_with"]:
+        return "it was built with TensorRT-RTX: have cmt-bench build it with TensorRT on its GPU"
+    return None
+
+
 TARGET = Target(
     "tensorrt",
     graphs={"fp32": "simplified", "fp16": "half", "int8": "qdq-half"},
@@ -164,6 +171,8 @@ TARGET = Target(
     refuses_batch=_refuses_batch,
     ways=_ways,
     one_caller=True,
+    served={"triton": Served("model.plan", "tensorrt", "KIND_GPU")},
+    not_served=_not_served,
     on_device=OnDevice(outdated=_outdated, build=_rebuild, notes=_notes),
     gpu_advice=GpuAdvice(alignment=_ALIGNMENT, doubts=_doubts),
 )
