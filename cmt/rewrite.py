@@ -297,23 +297,28 @@ class InferenceAttention(nn.Module):
 
 
 class InferenceFFN(nn.Module):
-    """IRFFN on maps, with the norm before it."""
+    """IRFFN on maps, with the norm before it.
 
-    def __init__(self, ffn: InvertedResidualFFN, norm: nn.LayerNorm, pad_to: int) -> None:
+    `scaled` keeps what scales the inputs of expansion and projection, for INT8's sake.
+    """
+
+    def __init__(
+        self, ffn: InvertedResidualFFN, norm: nn.LayerNorm, pad_to: int, scaled: bool = False
+    ) -> None:
         super().__init__()
         self.inner_activation = ffn.inner_activation
-        self.norm = PlainNorm(norm)
-        expand = fold_forward(layernorm_affine(norm), as_layer(ffn.expand))
+        self.norm = copy.deepcopy(norm) if scaled else PlainNorm(norm)
+        expand = as_layer(ffn.expand)
+        if not scaled:
+            expand = fold_forward(layernorm_affine(norm), expand)
         inner, outer = batchnorm_affine(ffn.expand_norm), batchnorm_affine(ffn.depthwise_norm)
         depthwise, project = as_layer(ffn.depthwise), as_layer(ffn.project)
-        if self.inner_activation:
-            # h + BN(GELU(dw(h))): the shift folds forward, the scale belongs to one summand.
-            scale = outer[0]
-            project = fold_forward((torch.ones_like(scale), outer[1]), project)
-        else:
-            scale = None
+        # h + BN(GELU(dw(h))): the shift folds forward, the scale belongs to one summand.
+        scale = outer[0] if self.inner_activation or scaled else None
+        if not self.inner_activation:
             depthwise = add_identity_tap(depthwise)
-            project = fold_forward(outer, project)
+        before = outer if scale is None else (torch.ones_like(scale), outer[1])
+        project = fold_forward(before, project)
         project = fold_backward(project, batchnorm_affine(ffn.project_norm))
 
         def pad(values: Tensor, dimension: int = 0) -> Tensor:

@@ -22,7 +22,7 @@ from cmt.measure.timing import Timing, round_ratios
 from cmt.measure.tune import Search
 from cmt.quantize.search import Units
 from cmt.report.rows import Parity
-from cmt.targets.base import BuildRequest
+from cmt.targets.base import BuildRequest, Prediction
 from cmt.targets.entries import Built
 from cmt.targets.reference import TORCH
 from cmt.targets.settings import PRECISION, Settings, Tried, built_settings
@@ -164,6 +164,27 @@ class FileMaker:
         stage = f"{candidate.name}.slowdowns~{short_hash([sorted(c) for c in choices])}"
         folder = context.stages.run(stage, inputs, make, after)
         return json.loads((folder / "slowdowns.json").read_text())
+
+    def predicted(self, candidate: Candidate, units: Units = NONE) -> Prediction | None:
+        """What the target's builder says of a file's time on a GPU that need not be here.
+
+        None of float32 files, which tensor cores have no part in, and where nothing can be said.
+        """
+        advice, options = candidate.target.gpu_advice, self._context.options
+        if advice is None or candidate.precision not in advice.alignment:
+            return None
+        graph = self._graphs.file_graph(candidate.graph, units)
+
+        def make(folder: Path) -> None:
+            with self._context.progress.step(f"reading the builder's record of {candidate.name}"):
+                found = advice.predict(graph, options.gpu_archs, options.batch)
+            (folder / "record.json").write_text(json.dumps(found))
+
+        inputs = {"batch": options.batch, "gpu_archs": options.gpu_archs}
+        after = [f"graph/{self._graphs.file_stage(candidate.graph, units)}"]
+        stage = f"record/{candidate.name}{suffix(units)}"
+        folder = self._context.stages.run(stage, inputs, make, after)
+        return json.loads((folder / "record.json").read_text())
 
     def time(self, network: Path, chosen: Mapping[Candidate, Units]) -> dict[str, Timing]:
         """The latencies of torch and of all files that are timed here, in one alternation.

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from cmt.quantize.recipe import EXPLICIT, OPENVINO
+from cmt.quantize.recipe import EXPLICIT, OPENVINO, TENSOR_CORES
 from cmt.quantize.search import Units
 from cmt.targets.base import SIMULATED, Target
 
@@ -30,6 +30,8 @@ class Graph:
         runtime: what runs it for that comparison.
         file: its name in the bundle's `model` folder; None if it stays behind.
         rewritten: made from `cmt.rewrite_for_inference`'s network.
+        tensor_cores: made from `cmt.tensor_cores.fit_tensor_cores`'s network, where equalised with
+            its INT8 recipe's products on tokens.
         equalised: with channels scaled by `quantize.equalise`, from the calibration images.
         fitted: with `quantize.activation`'s fitted activations, from the calibration images.
         recipe: INT8, by this one of `quantize.recipe.RECIPES`, from the calibration images.
@@ -42,6 +44,7 @@ class Graph:
     runtime: str
     file: str | None
     rewritten: bool = False
+    tensor_cores: bool = False
     equalised: bool = False
     fitted: bool = False
     recipe: str | None = None
@@ -59,17 +62,24 @@ class Graph:
         return self.fitted or (self.source is not None and GRAPHS[self.source].has_fitted)
 
 
-# The rewrites are for CPUs, where they were measured. What TensorRT makes of them is not known
-# without a GPU, and its INT8 recipe was measured on the plain graph. That one's channels are scaled
-# for INT8; in the rewritten network, what normalisations scale is in the weights anyway.
+# Two rewrites: one for CPUs, where it was measured, one for TensorRT, chosen by its builder's
+# record of layers. For INT8, channels of that one are scaled; in the other, what normalisations
+# scale is in the weights anyway.
 GRAPHS = {
     "onnx": Graph(None, "fp32", "onnxruntime", None),
     PLAIN: Graph("onnx", "fp32", "onnxruntime", "{name}.onnx"),
-    "half": Graph(PLAIN, "fp16", SIMULATED, "{name}.fp16.onnx", half=True),
+    "tiles": Graph(None, "fp32", "onnxruntime", None, tensor_cores=True),
+    "tiles-simplified": Graph("tiles", "fp32", "onnxruntime", None),
+    "half": Graph("tiles-simplified", "fp16", SIMULATED, "{name}.fp16.onnx", half=True),
     "equalised": Graph(None, "fp32", "onnxruntime", None, equalised=True, tuned=EXPLICIT),
     "equalised-simplified": Graph("equalised", "fp32", "onnxruntime", None),
     "qdq": Graph("equalised-simplified", "int8", "onnxruntime", None, recipe=EXPLICIT),
-    "qdq-half": Graph("qdq", "int8", SIMULATED, "{name}.int8.onnx", half=True),
+    "products": Graph(
+        None, "fp32", "onnxruntime", None, tensor_cores=True, equalised=True, tuned=TENSOR_CORES
+    ),
+    "products-simplified": Graph("products", "fp32", "onnxruntime", None),
+    "products-qdq": Graph("products-simplified", "int8", "onnxruntime", None, recipe=TENSOR_CORES),
+    "products-qdq-half": Graph("products-qdq", "int8", SIMULATED, "{name}.int8.onnx", half=True),
     "rewritten": Graph(None, "fp32", "onnxruntime", None, rewritten=True),
     EXACT: Graph("rewritten", "fp32", "onnxruntime", None),
     "fitted": Graph(None, "int8", "onnxruntime", None, rewritten=True, fitted=True, tuned=OPENVINO),

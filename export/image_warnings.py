@@ -12,7 +12,7 @@ from cmt.calib_data.prepared import PreparedImages, spread
 from cmt.calib_data.shift import distance
 from cmt.export.calibration import Source, calibration_stage, histograms_of
 from cmt.export.context import Context
-from cmt.quantize.recipe import EXPLICIT, OPENVINO
+from cmt.quantize.recipe import EXPLICIT, OPENVINO, TENSOR_CORES
 
 FEW_IMAGES = 128
 """Fewer that set ranges are warned of."""
@@ -20,7 +20,7 @@ ENOUGH_IMAGES = 4 * FEW_IMAGES // 3 + 1
 """Leave that many when a quarter is held out."""
 FAR = 0.5
 """Standard deviations between calibration and validation images that are accepted."""
-OUTSIDE = {OPENVINO: 1e-5, EXPLICIT: 1e-3}
+OUTSIDE = {OPENVINO: 1e-5, EXPLICIT: 1e-3, TENSOR_CORES: 1e-3}
 """Share of values beyond all that calibration met, mean over tensors, that is accepted. By recipe:
 where channels are of one size, any of them can pass what was met, not only the largest."""
 OUTSIDE_IMAGES = 32

@@ -12,12 +12,15 @@ from cmt.export.context import Context
 from cmt.export.graphs import Graph
 from cmt.network import CMT
 from cmt.rewrite import InferenceCMT, rewrite_for_inference
+from cmt.tensor_cores import fit_tensor_cores
 
 Network = CMT | InferenceCMT
 
 
 def make_network(context: Context, graph: Graph) -> Network:
     """The network of a graph before any fine-tuning; the given one only where nothing changes."""
+    if graph.tensor_cores:
+        return _for_tensor_cores(context, graph.equalised)
     if graph.equalised:
         return _equalised(context)
     if not graph.rewritten:
@@ -26,6 +29,17 @@ def make_network(context: Context, graph: Graph) -> Network:
     if graph.fitted:
         _fit_activations(context, rewritten)
     return rewritten
+
+
+def _for_tensor_cores(context: Context, int8: bool) -> InferenceCMT:
+    from cmt.quantize.recipe import RECIPES, TENSOR_CORES
+
+    if not int8:
+        return fit_tensor_cores(context.inputs.model)
+    recipe = RECIPES[TENSOR_CORES]
+    return fit_tensor_cores(
+        _equalised(context), lambda path: recipe.is_int8([f"{path}.weight"], depthwise=False)
+    )
 
 
 def _equalised(context: Context) -> CMT:

@@ -230,6 +230,7 @@ def run(context: Context, candidates: Sequence[Candidate]) -> Results:
         reference=reference,
         outputs=outputs,
         timings=files.time(network, units),
+        predicted={c.name: files.predicted(c, units[c]) for c in candidates},
         parity=parity,
         calibration=[row for row in rows.values() if row is not None],
         sensitivity=measured,

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cmt.bundle.placing import check_destination
 from cmt.errors import InputError
-from cmt.export.graphs import GRAPHS, Candidate, int8_graph
+from cmt.export.graphs import GRAPHS, Candidate, chain, int8_graph
 from cmt.export.images import select
+from cmt.export.networks import Network
 from cmt.export.options import ExportOptions
 from cmt.export.pipeline import Plan, make_plan, rehearse, start
 from cmt.measure.progress import ProgressBars
 from cmt.network import CMT, count_macs
 from cmt.quantize.recipe import RECIPES, Recipe, role_of
+from cmt.targets.base import Prediction
 from cmt.targets.machine import describe, has_int8_dot_products
+from cmt.tensor_cores import fit_tensor_cores
 
 IMAGES = 16
 """Enough to trace the graphs; accuracy needs them all."""
@@ -59,6 +62,7 @@ def preflight(options: ExportOptions, progress: ProgressBars | None = None) -> l
             problems = check(graphs[candidate.name]) if check is not None else []
             if problems:
                 raise InputError(f"{candidate.name} cannot be built: {'; '.join(problems)}")
+        predicted = {c: _predicted(c, graphs[c.name], options) for c in candidates}
     model = inputs.model
     total = count_macs(model, model.img_size)
     height, width = model.img_size
@@ -67,9 +71,9 @@ def preflight(options: ExportOptions, progress: ProgressBars | None = None) -> l
         f"{model.variant.name} ({model.family.name}), {height}x{width}, batch {batch}: "
         f"{total / 1e9:.2f} G multiply-adds"
     ]
-    layers = weighted_layers(model)
     for candidate in candidates:
-        lines += _describe(candidate, layers, total, options)
+        layers = weighted_layers(_network_of(candidate, model))
+        lines += _describe(candidate, layers, total, options, predicted)
     warnings = [*inputs.warnings, *context.images.warnings()]
     return [*lines, *(f"warning: {warning}" for warning in warnings)]
 
@@ -86,7 +90,13 @@ def _few(plan: Plan) -> Plan:
     return replace(plan, options=few, inputs=inputs, selections=select(inputs, few, IMAGES))
 
 
-def weighted_layers(model: CMT) -> list[Layer]:
+def _network_of(candidate: Candidate, model: CMT) -> Network:
+    """The network whose layers a candidate's graph has."""
+    *_, made = chain(candidate.graph)
+    return fit_tensor_cores(model) if GRAPHS[made].tensor_cores else model
+
+
+def weighted_layers(model: Network) -> list[Layer]:
     """Every convolution and linear layer, in the order in which they run."""
     import torch
 
@@ -112,8 +122,19 @@ def weighted_layers(model: CMT) -> list[Layer]:
     return layers
 
 
+def _predicted(candidate: Candidate, graph: Path, options: ExportOptions) -> Prediction | None:
+    advice = candidate.target.gpu_advice
+    if advice is None or candidate.precision not in advice.alignment:
+        return None
+    return advice.predict(graph, options.gpu_archs, options.batch)
+
+
 def _describe(
-    candidate: Candidate, layers: Sequence[Layer], total: int, options: ExportOptions
+    candidate: Candidate,
+    layers: Sequence[Layer],
+    total: int,
+    options: ExportOptions,
+    predicted: Mapping[Candidate, Prediction | None],
 ) -> Iterator[str]:
     advice = candidate.target.gpu_advice
     yield f"{candidate.name}: the parser reads the whole graph"
@@ -129,6 +150,12 @@ def _describe(
             f"- tensor cores: {aligned:.0%} of these multiply-adds have channels in multiples of "
             f"{multiple}" + (f"; not {', '.join(map(str, odd))}" if odd else "")
         )
+    own = predicted[candidate]
+    if own is not None:
+        yield (
+            f"- predicted on an NVIDIA {own['gpu']}, not measured: {own['ms']:.2f} ms; "
+            f"{own['launches']} launches, {own['moved'] / 1e6:.1f} MB moved"
+        )
     if recipe is None:
         return
     share = sum(layer.macs for layer in fast) / total
@@ -142,6 +169,13 @@ def _describe(
         if kept:
             part = sum(layer.macs for layer in kept) / total
             yield f"- float: {role.name} ({len(kept)}, {part:.1%}): {role.reason}"
+    if own is not None:
+        rival = predicted.get(Candidate(candidate.target, "fp16"))
+        if rival is not None:
+            change = own["moved"] / rival["moved"] - 1
+            best = "INT8" if own["ms"] < rival["ms"] else "FP16"
+            yield f"- INT8 moves {change:+.0%} beside FP16 by the builder's record: ship {best}"
+        return
     against = _against_on_cpu() if advice is None else advice.doubts(aligned, options.batch)
     yield "- INT8 is " + (f"unlikely to pay: {'; '.join(against)}" if against else "likely to pay")
 

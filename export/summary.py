@@ -43,6 +43,7 @@ from cmt.report.rows import (
     Tuning,
 )
 from cmt.report.upgrade import VERSION as REPORT_VERSION
+from cmt.targets.base import Prediction
 from cmt.targets.entries import Entry
 from cmt.targets.machine import NO_PEAK_RSS
 from cmt.targets.reference import TORCH
@@ -61,6 +62,7 @@ class Results:
         reference: outputs of the torch network on the validation images.
         outputs: the same of every candidate's file, by candidate name.
         timings: by candidate name, and `targets.reference.TORCH`.
+        predicted: what a builder says of files for GPUs, by candidate name.
         parity: a row for each arrow.
         calibration: how each recipe's ranges were chosen.
         sensitivity: None where it was not measured, for `no_sensitivity`.
@@ -76,6 +78,7 @@ class Results:
     reference: Outputs
     outputs: Mapping[str, Outputs]
     timings: Mapping[str, Timing]
+    predicted: Mapping[str, Prediction | None]
     parity: list[Parity]
     calibration: list[Calibration]
     sensitivity: list[PartErrors] | None
@@ -167,7 +170,7 @@ def _row(results: Results, candidate: Candidate, artefacts: Sequence[Entry]) -> 
     if not candidate.target.simulated:
         own = results.context.settings(own)
     plain = f"{candidate.target.name}/fp32"
-    return {
+    row: Row = {
         "target": candidate.target.name,
         "precision": candidate.precision,
         "artefact": main["path"],
@@ -180,6 +183,8 @@ def _row(results: Results, candidate: Candidate, artefacts: Sequence[Entry]) -> 
         **_changes(results, results.outputs[candidate.name]),
         "reasons": reasons,
     }
+    predicted = results.predicted[candidate.name]
+    return row if predicted is None else {**row, "predicted": predicted}
 
 
 def _changes(results: Results, outputs: Outputs) -> Changed:

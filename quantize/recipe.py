@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from cmt.errors import InputError
 
-EXPLICIT, OPENVINO = "explicit", "openvino"
+EXPLICIT, OPENVINO, TENSOR_CORES = "explicit", "openvino", "tensor-cores"
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Role:
 
 _BLOCK = r"stages\.\d+\.blocks\.\d+"
 _BOTH = (EXPLICIT, OPENVINO)
+_ALL = (*_BOTH, TENSOR_CORES)
 
 ROLES: tuple[Role, ...] = (
     Role("stem input", r"stem\.0\.conv", (), "1.6 %, and hardly faster in INT8: three channels"),
@@ -54,11 +55,22 @@ ROLES: tuple[Role, ...] = (
         (OPENVINO,),
         "1.2 %, for it reads the stem: as the stem",
     ),
-    Role("stage entry", r"stages\.[123]\.entry\.conv", _BOTH, "0.2 to 0.3 % each"),
+    Role(
+        "stage entry",
+        r"stages\.[123]\.entry\.conv",
+        _BOTH,
+        "0.2 to 0.3 % each; TensorRT's INT8 convolutions write FP32",
+    ),
     Role("lpu", rf"{_BLOCK}\.lpu", (), "depthwise, reads the residual stream"),
-    Role("attention input", rf"{_BLOCK}\.attention\.(q|k|v)", _BOTH, "0.1 % each"),
+    Role("attention input", rf"{_BLOCK}\.attention\.(q|k|v|qkv)", _ALL, "0.1 % each"),
+    Role(
+        "attention keys and values",
+        rf"{_BLOCK}\.attention\.kv",
+        (),
+        "few tokens: INT8 would cost a launch more in each block",
+    ),
     Role("attention key bias", rf"{_BLOCK}\.attention\.key_bias", (), "one row"),
-    Role("attention output", rf"{_BLOCK}\.attention\.proj", _BOTH, "0.1 %"),
+    Role("attention output", rf"{_BLOCK}\.attention\.proj", _ALL, "0.1 %"),
     Role(
         "first reduction",
         r"stages\.0\.blocks\.\d+\.attention\.reduce\.conv",
@@ -72,7 +84,13 @@ ROLES: tuple[Role, ...] = (
         "dense: INT8, as costly as q; depthwise: INT8 on CPUs alone, between INT8 layers",
         depthwise=(OPENVINO,),
     ),
-    Role("ffn expand", rf"{_BLOCK}\.ffn\.expand", _BOTH, "0.6 %, 31 % of the products"),
+    Role(
+        "ffn expand",
+        r"stages\.[012]\.blocks\.\d+\.ffn\.expand",
+        _BOTH,
+        "0.6 %, 27 % of the products; TensorRT would pass the widest maps once more",
+    ),
+    Role("last ffn expand", r"stages\.3\.blocks\.\d+\.ffn\.expand", _ALL, "4 % of the products"),
     Role(
         "ffn depthwise",
         rf"{_BLOCK}\.ffn\.depthwise",
@@ -80,8 +98,8 @@ ROLES: tuple[Role, ...] = (
         "0.1 to 0.2 %, bound by memory; TensorRT has lacked kernels for quantised ones",
         depthwise=(OPENVINO,),
     ),
-    Role("ffn project", rf"{_BLOCK}\.ffn\.project", _BOTH, "1.2 %, 31 % of the products"),
-    Role("head features", r"head\.features", _BOTH, "0.1 %"),
+    Role("ffn project", rf"{_BLOCK}\.ffn\.project", _ALL, "1.2 %, 31 % of the products"),
+    Role("head features", r"head\.features", _ALL, "0.1 %"),
     Role("classifier", r"head\.classifier", (OPENVINO,), "0.0 %, 2 % of a CPU's time"),
 )
 
@@ -112,6 +130,7 @@ class Recipe:
 
 RECIPES = {
     EXPLICIT: Recipe(EXPLICIT, asymmetric=False, at_source=False, bf16=False),
+    TENSOR_CORES: Recipe(TENSOR_CORES, asymmetric=False, at_source=False, bf16=False),
     OPENVINO: Recipe(OPENVINO, asymmetric=True, at_source=True, bf16=True),
 }
 

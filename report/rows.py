@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TypedDict
 
 from cmt.quantize.error_row import Errors
+from cmt.targets.base import Prediction
 from cmt.targets.machine import Environment, Hardware
 from cmt.targets.settings import Otherwise, Settings
 
@@ -158,6 +159,7 @@ class _Row(TypedDict):
 class Row(_Row, Speed, Ran, Answering, total=False):
     scenario: str
     simulated: bool
+    predicted: Prediction
     gpu_ms: float | None
     power_mw: dict[str, float]
     joules_per_image: dict[str, float] | None

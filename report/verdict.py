@@ -15,6 +15,7 @@ from cmt.report.figures import (
     drop_text,
     interval,
     is_simulated,
+    megabytes,
     milliseconds,
     p50,
     percent,
@@ -26,7 +27,7 @@ from cmt.report.figures import (
     speedup_text,
 )
 from cmt.report.rows import Accuracy, Layers, Report, Row, Speedup, Tuning
-from cmt.targets.base import PRECISIONS
+from cmt.targets.base import PRECISIONS, Prediction
 
 LEAST_INT8 = 0.5
 """Share of a file's INT8 layers; where fewer ran in INT8, it is said."""
@@ -138,6 +139,40 @@ def _precision_that_does_not_pay(report: Report) -> Iterator[Finding]:
         )
 
 
+def _predictions(report: Report) -> Iterator[Finding]:
+    """Of files that were not timed: which is predicted to be the faster one, and why."""
+    for row in report["results"]:
+        own = row.get("predicted")
+        wider = PRECISIONS[: PRECISIONS.index(row["precision"])]
+        rivals = [
+            (other["predicted"], other)
+            for other in report["results"]
+            if other["target"] == row["target"] and other["precision"] in wider
+            if "predicted" in other and p50(other) is None
+        ]
+        if own is None or p50(row) is not None or not rivals:
+            continue
+        other, rival = min(rivals, key=lambda pair: pair[0]["ms"])
+        loses = own["ms"] > other["ms"]
+        best = rival if loses else row
+        yield Finding(
+            f"{row_name(row)} is predicted to take {milliseconds(own['ms'])} ms on an NVIDIA "
+            f"{own['gpu']}, {row_name(rival)} {milliseconds(other['ms'])} ms: it "
+            f"{_more(own, other)}. Ship {best['artefact'] or row_name(best)}. Predicted from the "
+            "builder's record of layers; nothing of it was measured.",
+            "bad" if loses else "plain",
+        )
+
+
+def _more(own: Prediction, other: Prediction) -> str:
+    """What speaks for or against a file beside another, in words."""
+    moved = (megabytes(found["moved"]) for found in (own, other))
+    return (
+        f"moves {' against '.join(moved)}, in {count(own['launches'])} launches against "
+        f"{count(other['launches'])}"
+    )
+
+
 def fastest(report: Report) -> Row | None:
     """The exported file with the lowest median latency that keeps the accuracy limit."""
     limit = report["gates"]["max_drop_pp"]
@@ -220,6 +255,7 @@ def findings(report: Report) -> tuple[Finding, ...]:
         found.extend(_fine_tuning(tuned, ranking_images(report)))
     found.extend(_disturbed(report))
     found.extend(_precision_that_does_not_pay(report))
+    found.extend(_predictions(report))
     found.extend(_ran_otherwise(report))
     found.extend(_describe(row, limit) for row in report["results"])
     return tuple(found)

@@ -108,6 +108,26 @@ class OnDevice:
     notes: Callable[[Entry], list[str]]
 
 
+class Prediction(TypedDict):
+    """What a builder's record of a graph's layers says of its time on a GPU; nothing is measured.
+
+    Attributes:
+        gpu: whose data sheet the rates are from.
+        ms: of one inference, by a roofline.
+        launches, syncs: of kernels; signals and waits between streams.
+        moved, constants: bytes of tensors read and written, and of constants read.
+        int8: share of the multiply-adds, 0 to 1.
+    """
+
+    gpu: str
+    ms: float
+    launches: int
+    syncs: int
+    moved: int
+    constants: int
+    int8: float
+
+
 @dataclass(frozen=True)
 class Served:
     """How a model server has a target's files.
@@ -124,15 +144,19 @@ class Served:
 
 @dataclass(frozen=True)
 class GpuAdvice:
-    """What a GPU asks of channels, and rules of thumb on whether INT8 pays.
+    """What a GPU asks of channels, and whether INT8 pays.
 
     Attributes:
         alignment: precision -> channels that fill its tiles come in multiples of this.
+        predict: given a graph, the GPUs that are built for and the batch of a graph that takes any,
+            what the builder's record says; None where the builder that is installed keeps none, or
+            the rates of none of these GPUs are known.
         doubts: given the share of aligned multiply-adds, 0 to 1, and the batch, what speaks against
-            INT8, a clause each.
+            INT8, a clause each: rules of thumb for where nothing can be predicted.
     """
 
     alignment: Mapping[str, int]
+    predict: Callable[[Path, Sequence[str], int], Prediction | None]
     doubts: Callable[[float, int], list[str]]
 
 

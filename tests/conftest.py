@@ -43,12 +43,14 @@ from cmt.export.pipeline import Bundle
 from cmt.layouts import to_public_layout
 from cmt.measure import latency
 from cmt.network import CMT, build
+from cmt.quantize.recipe import RECIPES, TENSOR_CORES
 from cmt.rewrite import InferenceCMT, rewrite_for_inference
 from cmt.targets.machine import cuts_int8_sums, describe
 from cmt.targets.reference import TORCH
 from cmt.targets.registry import TARGETS
 from cmt.targets.tensorrt import device
 from cmt.targets.tensorrt.device import Gpu
+from cmt.tensor_cores import fit_tensor_cores
 from cmt.variants import FAMILIES, VARIANTS, Variant
 
 # The tensors here are small, and OpenMP's threads wait by spinning where cores are busy.
@@ -275,6 +277,19 @@ def rewritten_graph(
     return lambda family: made_once(
         f"{family}-rewritten.onnx",
         lambda path: _write_graph(rewrite_for_inference(tiny_network(family)), path),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiles_graph(made_once: MadeOnce, tiny_network: Callable[[str], CMT]) -> Callable[[str], Path]:
+    """The same of the network in TensorRT's form, with products on tokens where INT8 has them."""
+
+    def is_int8(path: str) -> bool:
+        return RECIPES[TENSOR_CORES].is_int8([f"{path}.weight"], depthwise=False)
+
+    return lambda family: made_once(
+        f"{family}-tiles.onnx",
+        lambda path: _write_graph(fit_tensor_cores(tiny_network(family), is_int8), path),
     )
 
 

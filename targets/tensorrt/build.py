@@ -70,7 +70,7 @@ def build_engine(
     trt = importlib.import_module(str(found.library))
     messages: list[str] = []
     logger = make_logger(trt, messages)
-    with _interrupts_after() as arrived, ExitStack() as bars:
+    with interrupts_after() as arrived, ExitStack() as bars:
         builder = trt.Builder(logger)
         network = builder.create_network(network_flags(trt, found))
         _refuse_impossible(found, builder, settings, batches)
@@ -220,7 +220,7 @@ def _explain_failure(what: str, messages: Sequence[str]) -> NoReturn:
 
 
 @contextmanager
-def _interrupts_after() -> Iterator[list[int]]:
+def interrupts_after() -> Iterator[list[int]]:
     """SIGINT and SIGTERM, whose numbers it yields as they arrive, take effect at the end.
 
     Before, the exception would be raised in a callback, and native code goes on after those.

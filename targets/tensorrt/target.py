@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from cmt.errors import InputError
-from cmt.targets.base import BuildRequest, GpuAdvice, OnDevice, Runner, Served, Target, Task
+from cmt.targets.base import (
+    BuildRequest,
+    GpuAdvice,
+    OnDevice,
+    Prediction,
+    Runner,
+    Served,
+    Target,
+    Task,
+)
 from cmt.targets.entries import Built, Entry
 from cmt.targets.settings import CUDA_GRAPH, Settings
 from cmt.targets.tensorrt import device
@@ -136,6 +146,25 @@ def _notes(artefact: Entry) -> list[str]:
     ]
 
 
+def _predict(graph: Path, archs: Sequence[str], batch: int) -> Prediction | None:
+    from cmt.targets.tensorrt.record import GPUS, predict, read_record
+
+    arch = next((arch for arch in archs or DEFAULT_ARCHS if arch in GPUS), None)
+    if arch is None or availability().library != "tensorrt_rtx":
+        return None
+    record, rates = read_record(graph, arch, batch), GPUS[arch]
+    macs = record.macs
+    return {
+        "gpu": rates.name,
+        "ms": 1e3 * predict(record, rates),
+        "launches": len(record.launches),
+        "syncs": record.syncs,
+        "moved": record.moved,
+        "constants": record.constants,
+        "int8": macs.get("Int8", 0) / sum(macs.values()),
+    }
+
+
 def _doubts(aligned: float, batch: int) -> list[str]:
     """Rules of thumb from what others measured on vision transformers; no GPU was asked."""
     found = []
@@ -155,7 +184,7 @@ def _not_served(artefact: Entry) -> str | None:
 
 TARGET = Target(
     "tensorrt",
-    graphs={"fp32": "simplified", "fp16": "half", "int8": "qdq-half"},
+    graphs={"fp32": "simplified", "fp16": "half", "int8": "products-qdq-half"},
     suffix="engine",
     missing=_missing,
     build=_build,
@@ -174,5 +203,5 @@ TARGET = Target(
     served={"triton": Served("model.plan", "tensorrt", "KIND_GPU")},
     not_served=_not_served,
     on_device=OnDevice(outdated=_outdated, build=_rebuild, notes=_notes),
-    gpu_advice=GpuAdvice(alignment=_ALIGNMENT, doubts=_doubts),
+    gpu_advice=GpuAdvice(alignment=_ALIGNMENT, predict=_predict, doubts=_doubts),
 )

@@ -191,6 +191,27 @@ def test_disturbed_rounds_are_counted(report: Report) -> None:
     assert "2 of 11 rounds of timing were disturbed" in render_markdown(report)
 
 
+@pytest.mark.parametrize(("int8", "shipped"), [(0.7, "fp16"), (0.5, "int8")])
+def test_verdict_names_the_file_that_is_predicted_to_be_faster_where_none_was_timed(
+    report: Report, int8: float, shipped: str
+) -> None:
+    def row(precision: str, ms: float, moved: int, launches: int) -> Report:
+        fields = {"launches": launches, "syncs": 0, "moved": moved, "constants": 1, "int8": 0.5}
+        untimed = dict.fromkeys(("latency_ms", "throughput_ips", "speedup_vs_baseline"))
+        made = make_row("tensorrt", precision, 1.0, 1.0, **untimed)
+        reasons = {**dict.fromkeys(untimed, "no GPU"), "speedup_vs_fp32_graph": "no GPU"}
+        made |= {"speedup_vs_fp32_graph": None, "reasons": reasons}
+        return {**made, "predicted": {"gpu": "L4", "ms": ms, **fields}}
+
+    report["results"] = [row("fp16", 0.6, 32_000_000, 215), row("int8", int8, 36_000_000, 259)]
+    validate(report)
+    page = render_markdown(report)
+    assert f"tensorrt int8 is predicted to take 0.{int8 * 1000:.0f}" in page
+    assert "moves 36.0 MB against 32.0 MB, in 259 launches against 215" in page
+    assert f"Ship tensorrt/cmt_ti.{shipped}.xml." in page
+    assert "nothing of it was measured" in page
+
+
 def test_verdict_says_when_nothing_beats_torch(report: Report) -> None:
     report["results"] = [
         make_row("openvino", "int8", 20.0, 0.74, speedup_vs_fp32_graph=make_speedup(0.9))

@@ -239,12 +239,17 @@ def row_figures(row: Row) -> dict[str, list[float]]:
     if "changes" in row:
         plain += [row["changes"]["lost"], row["changes"]["gained"]]
     plain += _numbers([row.get("layers", {}), row.get("otherwise", {})])
-    quantiles = latency.get("quantiles")
-    times = [latency.get("p50"), *((quantiles[i] for i in (1, 10, 19)) if quantiles else ())]
+    quantiles, predicted = latency.get("quantiles"), row.get("predicted", {})
+    plain += [predicted.get("launches")]
+    times = [
+        predicted.get("ms"),
+        latency.get("p50"),
+        *((quantiles[i] for i in (1, 10, 19)) if quantiles else ()),
+    ]
     figures = {
         "ms": times,
         "x": [at(row, f"{field}.ratio") for field in SPEED_UPS],
-        "MB": [row["bytes"] and row["bytes"] / 1e6],
+        "MB": [size and size / 1e6 for size in (row["bytes"], predicted.get("moved"))],
         "%": [accuracy.get("top1")],
         "": plain,
         RESOLVED: [rounded_up(accuracy["resolvable_pp"])] if "resolvable_pp" in accuracy else [],

@@ -19,7 +19,6 @@ from onnx import TensorProto, helper, numpy_helper
 from tensorrt_double import VERSIONS, Machine
 from whole_recipe import quantize_onnx
 
-from benchmarks import engine_layers
 from cmt.errors import GateError, InputError
 from cmt.files import sha256_file
 from cmt.quantize.half import to_fp16
@@ -33,6 +32,7 @@ from cmt.targets.tensorrt.library import (
     parse_archs,
     read_engine,
 )
+from cmt.targets.tensorrt.record import read_record
 
 GPU = Gpu("sm87", "Orin", "CUDA 12.6")
 needs_rtx = pytest.mark.skipif(
@@ -450,9 +450,7 @@ def test_the_builders_log_proves_that_int8_is_int8_and_fp16_fp16(
     int8 = quantize_onnx(model, [np.ones((2, 3, 64, 64), np.float32)], RECIPES[EXPLICIT])
     onnx.save(to_fp16(int8), tmp_path / "int8.onnx")
     onnx.save(to_fp16(model), tmp_path / "fp16.onnx")
-    built = {
-        name: engine_layers.build(tmp_path / f"{name}.onnx", "sm89") for name in ("int8", "fp16")
-    }
+    built = {name: read_record(tmp_path / f"{name}.onnx", "sm89") for name in ("int8", "fp16")}
 
     def reading(name: str) -> dict[str, int]:
         counts: dict[str, int] = {}
