@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cmt.bundle.serving import SERVERS, repository_of, write_repository
 from cmt.commands.console import print_table, say, with_version
 from cmt.commands.parameters import FOLDER, Folder
-from cmt.commands.trust import check_trust, takes_trust
+from cmt.commands.trust import check_trust, open_trusted, takes_trust
 from cmt.errors import GateError, InputError
+from cmt.printing import visible
 
 if TYPE_CHECKING:
     from cmt.report.rows import Requirements
@@ -27,11 +29,18 @@ if TYPE_CHECKING:
 @click.option(
     "--out",
     type=Folder(path_type=Path, file_okay=False),
-    help="Write comparison.html, .md and .json here.",
+    help="Write comparison.html, .md and .json here; with --for, a folder for each server.",
 )
 @takes_trust
 @click.option(
     "--junit", type=FOLDER, metavar="FILE", help="Write --require's results as JUnit XML."
+)
+@click.option(
+    "--for",
+    "servers",
+    multiple=True,
+    type=click.Choice(list(SERVERS)),
+    help="Compare nothing, but write a model server's repository of BUNDLE, into --out.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what comparison.json would hold.")
 @with_version
@@ -46,6 +55,7 @@ def report_cli(
     trust: Path | None,
     runs: tuple[str, ...],
     junit: Path | None,
+    servers: tuple[str, ...],
     as_json: bool,
 ) -> int:
     """Compare bundles, and what cmt-bench measured of them on other machines.
@@ -56,6 +66,8 @@ def report_cli(
     Whoever may write to a bundle may write any figure into its report: --trust takes those alone
     that its signer measured. An older bundle of the same signer passes too; --expect-run tells it.
     """
+    if servers:
+        return _hand_over(reports, servers, out, trust, runs)
     from cmt.report import comparison, comparison_pages
     from cmt.report.policy import parse_policy
 
@@ -79,6 +91,25 @@ def report_cli(
         say(f"warning: {warning}", err=True)
     if chosen["requirements"] is not None:
         _tell_ci(chosen["requirements"], names, junit)
+    return 0
+
+
+def _hand_over(
+    bundles: Sequence[str],
+    servers: Sequence[str],
+    out: Path | None,
+    trust: Path | None,
+    runs: Sequence[str],
+) -> int:
+    if len(bundles) != 1:
+        raise InputError("--for writes the repository of one bundle: name that alone")
+    bundle = open_trusted(Path(bundles[0]), trust, runs)
+    for server in dict.fromkeys(servers):
+        place = repository_of(bundle.path.absolute(), server) if out is None else out / server
+        place.parent.mkdir(parents=True, exist_ok=True)
+        for line in write_repository(bundle, server, place):
+            say(f"warning: {line}", err=True)
+        click.echo(f"{server}: {visible(place)}")
     return 0
 
 

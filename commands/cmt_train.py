@@ -114,11 +114,8 @@ def train_cli(
         path = out / f"cmt_{variant}.safetensors"
         accuracy, result = _measure(run, validation, path, display)
     _warn(accuracy.remarks)
-    if as_json:
-        found = {"top1": accuracy.top1, "images": accuracy.images, "weights": str(path)}
-        click.echo(json.dumps(found))
-    else:
-        click.echo(f"top-1 {result}; weights in {path}")
+    found = {"top1": accuracy.top1, "images": accuracy.images, "weights": str(path)}
+    click.echo(json.dumps(found) if as_json else f"top-1 {result}; weights in {path}")
 
 
 def _measure(

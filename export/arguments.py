@@ -30,6 +30,7 @@ class Arguments(TypedDict, total=False):
     image_range: tuple[float, float] | None
     max_drop: float
     confirm: bool
+    device: str | None
     gate_minutes: float
     sensitivity: bool
     qat: int
@@ -39,6 +40,7 @@ class Arguments(TypedDict, total=False):
     threads: int | None
     bench_seconds: float
     seed: int
+    servers: str | Sequence[str]
     sign: str | PathLike[str] | None
     out: str | PathLike[str] | None
     force: bool

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cmt.bundle.serving import SERVERS
 from cmt.calib_data.image_range import ImageRange, check_range
 from cmt.errors import InputError
 from cmt.option import at_least, check_options, option
@@ -209,6 +210,13 @@ class ExportOptions:
         kind=int,
         check=_unless(lambda value: 0 <= value < 2**63, "must be between 0 and 2^63 - 1"),
     )
+    servers: tuple[str, ...] = option(
+        "Write a model server's repository beside the bundle; may repeat. With --embed-preprocess.",
+        value=(),
+        flag="--for",
+        many=True,
+        choices=lambda: tuple(SERVERS),
+    )
     sign: Path | None = option(
         "Ed25519 private key (PEM) to sign with.", value=None, kind=Path, metavar="KEY"
     )
@@ -232,6 +240,8 @@ class ExportOptions:
             raise InputError("--qat fine-tunes for INT8: add --int8")
         if self.qat_data is not None and not self.qat:
             raise InputError("--qat-data is for fine-tuning: say for how many epochs with --qat")
+        if self.servers and not self.embed_preprocess:
+            raise InputError("--for serves files that normalise inside: add --embed-preprocess")
         if self.weights_key is not None and self.weights in (None, "demo", "random"):
             raise InputError("--weights-key chooses in a checkpoint: give it with --weights FILE")
         if not self.bundle.name:
@@ -250,7 +260,7 @@ class ExportOptions:
     @property
     def identity(self) -> str:
         """The same for a run and for the one that goes on with it, however they are written."""
-        return repr(replace(self, out=None, resume=False, force=False, command=""))
+        return repr(replace(self, out=None, resume=False, force=False, servers=(), command=""))
 
     @property
     def kind(self) -> str:

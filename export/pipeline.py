@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import cmt
-from cmt.bundle import placing, signature
+from cmt.bundle import placing, serving, signature
+from cmt.bundle.reader import open_bundle
 from cmt.errors import GateError, InputError
 from cmt.export.answers import Outputs, reference_answers, reference_network
 from cmt.export.assembly import assemble
@@ -74,7 +75,17 @@ def export(options: ExportOptions, progress: ProgressBars | None = None) -> Bund
             `Bundle.failures` says so.
     """
     with placing.locked(options.bundle):
-        return _export(options, progress or ProgressBars(False))
+        bundle = _export(options, progress or ProgressBars(False))
+        for server in dict.fromkeys(options.servers):
+            _hand_over(bundle, server)
+        return bundle
+
+
+def _hand_over(bundle: Bundle, server: str) -> None:
+    """Write a model server's repository, in place of an earlier one; what it lacks is a warning."""
+    place = serving.repository_of(bundle.path, server)
+    left_out = serving.write_repository(open_bundle(bundle.path), server, place, force=True)
+    bundle.report["warnings"] += left_out
 
 
 def _export(options: ExportOptions, progress: ProgressBars) -> Bundle:

@@ -124,6 +124,8 @@ def measure(
     rows = []
     for point in points:
         measured = _measure_point(bundle, sweep, point, task)
+        if point.scenario is not None:
+            measured = [{**row, "scenario": point.scenario} for row in measured]
         if judged is not None and point.batch == points[0].batch:
             measured = [_with_accuracy(row, judged, point) for row in measured]
         rows += measured
@@ -254,7 +256,6 @@ def _measure_point(
             bundle,
             run.artefact,
             settings_of_run(run.own, point.threads, point.batch),
-            point.scenario,
             timings.get(name),
             plain.get((run.artefact["target"], run.own.get(CUDA_GRAPH))),
             run.reason,
@@ -298,7 +299,6 @@ def _row(
     bundle: OpenBundle,
     artefact: Entry,
     settings: Settings,
-    scenario: str | None,
     timing: Timing | None,
     plain: Timing | None,
     reason: str | None,
@@ -328,8 +328,6 @@ def _row(
         "settings": settings,
         "reasons": reasons,
     }
-    if scenario is not None:
-        row["scenario"] = scenario
     if reason is not None:
         for field in ("measured_by", "latency_ms", "throughput_ips", "speedup_vs_fp32_graph"):
             reasons[field] = reason

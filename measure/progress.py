@@ -104,6 +104,7 @@ class ProgressBars:
         self._ended, self._ticking = threading.Event(), threading.Thread(target=self._tick)
         self._ticking.daemon = True
         self._title, self._count, self._total = "starting", 0, 0
+        self._heading = self._title
         self._began = time.monotonic()
 
     def __enter__(self) -> ProgressBars:
@@ -129,10 +130,7 @@ class ProgressBars:
         counted = f" {self._count:,} of {self._total:,}" if self._total > 1 else ""
         left = self._history.left(self._title, running)
         expected = "" if left is None else f", about {duration(left)} left as last time"
-        return f"{self._heading()}:{counted} ({duration(running)}{expected})"
-
-    def _heading(self) -> str:
-        return f"step {self._history.place(self._title)}, {self._title}"
+        return f"{self._heading}:{counted} ({duration(running)}{expected})"
 
     @contextmanager
     def task(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -157,10 +155,11 @@ class ProgressBars:
     def _step(self, title: str, total: int | None) -> Iterator[Any]:
         self._title, self._count, self._total = printable(title), 0, total or 0
         began = self._began = time.monotonic()
-        heading, left = self._heading(), self._history.left(self._title, 0.0)
+        self._heading = f"step {self._history.place(self._title)}, {self._title}"
         if self._log is not None:
-            self._log(heading)
-        shown = heading if left is None else f"{heading} ({duration(left)} left)"
+            self._log(self._heading)
+        left = self._history.left(self._title, 0.0)
+        shown = self._heading if left is None else f"{self._heading} ({duration(left)} left)"
         yield self._bars.add_task(shown.removeprefix("step "), total=total)
         took = self._history.took
         took[printable(title)] = took.get(printable(title), 0.0) + time.monotonic() - began

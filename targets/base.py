@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
@@ -129,6 +129,20 @@ class Prediction(TypedDict):
 
 
 @dataclass(frozen=True)
+class Served:
+    """How a model server has a target's files.
+
+    Attributes:
+        file: what it calls them.
+        backend, kind: Triton's: what runs them, and on which kind of device.
+    """
+
+    file: str
+    backend: str = ""
+    kind: str = "KIND_CPU"
+
+
+@dataclass(frozen=True)
 class GpuAdvice:
     """What a GPU asks of channels, and whether INT8 pays.
 
@@ -176,6 +190,9 @@ class Target:
         refuses_batch: given a file's entry, the input's batch and another, why it does not take
             that many images at once; None where it does.
         ways: settings, beside a file's own, that it is measured with in turn on a device.
+        served: by the name of a model server, how that has the files; servers that cannot run them
+            are not there.
+        not_served: why no server runs one file of a manifest; None where they do.
         devices: names of the devices that its files can run on here (`settings.DEVICE`), the CPU
             first; none where there is no choice.
         cached: settings to load a file with, given its own and a folder of the user's in which the
@@ -207,6 +224,8 @@ class Target:
     load_settings: Callable[[Entry, Settings], Settings] = lambda _, settings: settings
     refuses_batch: Callable[[Entry, int, int], str | None] = lambda *_: None
     ways: Callable[[Entry], Sequence[Settings]] = lambda _: ({},)
+    served: Mapping[str, Served] = field(default_factory=dict)
+    not_served: Callable[[Entry], str | None] = lambda _: None
     devices: Callable[[], Sequence[str]] = tuple
     cached: Callable[[Settings, Path], Settings] = lambda settings, _: settings
     one_caller: bool = False

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmt.targets.base import BATCH_SYMBOL, BuildRequest, Runner, Target, missing_package
+from cmt.targets.base import BATCH_SYMBOL, BuildRequest, Runner, Served, Target, missing_package
 from cmt.targets.entries import Built
 from cmt.targets.machine import usable_cores
 from cmt.targets.settings import CPU, DEVICE, Settings
@@ -171,4 +171,8 @@ TARGET = Target(
     missing_runtime=partial(missing_package, "onnxruntime"),
     devices=devices,
     always=("fp32",),
+    served={
+        "triton": Served("model.onnx", "onnxruntime"),
+        "ovms": Served("model.onnx"),
+    },
 )

@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from cmt.errors import MachineError
-from cmt.targets.base import Array, Batch, BuildRequest, Compiled, Target, missing_package
+from cmt.targets.base import Array, Batch, BuildRequest, Compiled, Served, Target, missing_package
 from cmt.targets.entries import Built
 from cmt.targets.settings import CPU, DEVICE, PRECISION, STREAMS, THREADS, Settings
 
@@ -340,6 +340,10 @@ TARGET = Target(
     unsupported=_unsupported,
     devices=devices,
     takes_streams=True,
+    served={
+        "triton": Served("model.xml", "openvino"),
+        "ovms": Served("model.xml"),
+    },
     cached=_cached,
     computes_otherwise=_computes_otherwise,
     tune_space=tune_space,

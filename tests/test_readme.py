@@ -195,15 +195,21 @@ def test_photos_are_classified(
 def test_reports_are_compared(
     command: str,
     bundle: Bundle,
+    uint8_bundle: Bundle,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    shown = uint8_bundle if "--for" in command else bundle
     for name in ("bundle", "cmt_ti", "other"):
-        (tmp_path / name).symlink_to(bundle.path)
+        (tmp_path / name).symlink_to(shown.path)
     monkeypatch.chdir(tmp_path)
     status = run(command, monkeypatch)
     output = capsys.readouterr()
+    if "--for" in command:
+        assert (tmp_path / "bundle-triton" / "client.py").is_file()
+        assert "TensorRT-RTX" in output.err or "tensorrt" not in output.err
+        return
     assert "openvino" in output.out
     # Whether the policy is kept is the small network's and this machine's affair.
     assert status == (1 if "failed: " in output.err else 0)

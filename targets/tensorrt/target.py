@@ -14,6 +14,7 @@ from cmt.targets.base import (
     OnDevice,
     Prediction,
     Runner,
+    Served,
     Target,
     Task,
 )
@@ -174,6 +175,13 @@ def _doubts(aligned: float, batch: int) -> list[str]:
     return found
 
 
+def _not_served(artefact: Entry) -> str | None:
+    """Triton's backend is TensorRT itself."""
+    if "tensorrt_rtx" in artefact["built_with"]:
+        return "it was built with TensorRT-RTX: have cmt-bench build it with TensorRT on its GPU"
+    return None
+
+
 TARGET = Target(
     "tensorrt",
     graphs={"fp32": "simplified", "fp16": "half", "int8": "products-qdq-half"},
@@ -192,6 +200,8 @@ TARGET = Target(
     refuses_batch=_refuses_batch,
     ways=_ways,
     one_caller=True,
+    served={"triton": Served("model.plan", "tensorrt", "KIND_GPU")},
+    not_served=_not_served,
     on_device=OnDevice(outdated=_outdated, build=_rebuild, notes=_notes),
     gpu_advice=GpuAdvice(alignment=_ALIGNMENT, predict=_predict, doubts=_doubts),
 )

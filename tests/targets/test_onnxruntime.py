@@ -25,6 +25,7 @@ from pathlib import Path
 
 from cmt.targets.openvino import load_openvino
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 first, second = (load_openvino(Path(sys.argv[1]), 1) for _ in range(2))
 del first
 del second

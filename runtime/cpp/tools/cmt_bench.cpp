@@ -244,6 +244,12 @@ void print_accuracy(const Json& row) {
                 100 * row["beside_torch"]["agreement"].get<double>(),
                 row["beside_torch"]["images"].get<std::size_t>());
   }
+  if (row.contains("unknown_images") && !row["unknown_images"]["agreement"].is_null()) {
+    std::printf(
+        "%s: of %zu images that torch did not answer, %.2f %% have the FP32 file's answer\n",
+        name.c_str(), row["unknown_images"]["images"].get<std::size_t>(),
+        100 * row["unknown_images"]["agreement"].get<double>());
+  }
 }
 
 int bench(const cmt::tools::Arguments& arguments) {
