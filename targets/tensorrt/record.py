@@ -215,7 +215,8 @@ def read_record(onnx_path: Path, arch: str, batch: int = 1) -> Record:
     if source.shape[0] == -1:
         source.shape = (batch, *source.shape[1:])
     config = builder.create_builder_config()
-    capability = trt.ComputeCapability.__members__.get(arch.upper())
+    known = trt.ComputeCapability.__members__
+    capability = known.get(arch.upper())
     if capability is None:
         raise InputError(f"tensorrt_rtx {trt.__version__} does not build for {arch}")
     config.num_compute_capabilities = 1

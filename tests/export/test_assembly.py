@@ -43,7 +43,9 @@ def results_of(stored: Path, folder: Path, hint: str) -> Any:
         def batches(self, size: int, places: np.ndarray) -> Any:
             return (feed(pixels[places[i : i + size]]) for i in range(0, len(places), size))
 
-    context = SimpleNamespace(threads=1, as_fed=lambda images: images)
+    context = SimpleNamespace(
+        threads=1, as_fed=lambda images: images, settings=lambda settings: settings
+    )
     options = SimpleNamespace(batch=1)
     return SimpleNamespace(
         built={"openvino/int8": folder}, context=context, options=options, validation=Images()

@@ -38,7 +38,8 @@ NAMES = {
         IBuilderConfig.create_timing_cache IBuilderConfig.default_device_type
         IBuilderConfig.get_memory_pool_limit IBuilderConfig.get_timing_cache
         IBuilderConfig.hardware_compatibility_level
-        IBuilderConfig.num_compute_capabilities IBuilderConfig.progress_monitor
+        IBuilderConfig.num_compute_capabilities IBuilderConfig.profiling_verbosity
+        IBuilderConfig.progress_monitor
         IBuilderConfig.set_compute_capability IBuilderConfig.set_flag
         IBuilderConfig.set_memory_pool_limit IBuilderConfig.set_timing_cache
         ICudaEngine.create_execution_context ICudaEngine.get_tensor_dtype
@@ -59,6 +60,7 @@ NAMES = {
         NetworkDefinitionCreationFlag.STRONGLY_TYPED
         OnnxParser.__init__ OnnxParser.get_error OnnxParser.num_errors OnnxParser.parse
         ParserError.desc ParserError.node_name ParserError.node_operator
+        ProfilingVerbosity.DETAILED
         Runtime.DLA_core Runtime.__init__ Runtime.deserialize_cuda_engine
         Runtime.engine_host_code_allowed
         TensorIOMode.INPUT

@@ -271,7 +271,7 @@ def test_an_engine_of_several_batches_is_built_anew_as_one_and_timed_at_each(
     opened = build_for_here(open_bundle(copy), asked, no_bar)
     assert [shape[0] for shape in machine.profile] == [1, 3, 4]
     assert entry_of(copy, "tensorrt")["batches"] == [1, 3, 4]
-    entry = bench.measure(opened, Sweep(batches=(1, 4, 5)), "orin", "cmt-bench", no_bar)
+    entry, _ = bench.measure(opened, Sweep(batches=(1, 4, 5)), "orin", "cmt-bench", no_bar)
     bench.save(opened, entry)  # against the schema
     rows = report_of(open_bundle(copy))["machines"][0]["results"]
     timed = [(row["settings"]["batch"], row["latency_ms"] is not None) for row in rows]
@@ -335,7 +335,7 @@ def test_engines_are_timed_with_a_cuda_graph_and_without(
     device()
     opened = build_for_here(open_bundle(copy), BuildSettings(), no_bar)
     own = opened.manifest["input"]["shape"][0]
-    entry = bench.measure(opened, Sweep(batches=(own, 8)), "orin", "cmt-bench", no_bar)
+    entry, _ = bench.measure(opened, Sweep(batches=(own, 8)), "orin", "cmt-bench", no_bar)
     bench.save(opened, entry)  # against the schema
     graph, plain, other = report_of(open_bundle(copy))["machines"][0]["results"]
     assert graph["settings"]["cuda_graph"] == "on"

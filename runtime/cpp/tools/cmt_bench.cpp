@@ -280,6 +280,8 @@ int bench(const cmt::tools::Arguments& arguments) {
     rows.push_back(row(candidate, candidates, run));
     if (judged) add_accuracy(*judged, *candidate.artefact, &rows.back());
   }
+  // Before anything goes to standard output, whose loss is told by what is said last.
+  if (const auto busy = candidates.front().timing.busy()) std::cerr << *busy << '\n';
   if (arguments.has("json")) {
     std::string command = "cmt_bench";
     for (const std::string& word : arguments.positional) {
@@ -316,7 +318,6 @@ int bench(const cmt::tools::Arguments& arguments) {
     }
   }
   for (const Json& r : rows) print_accuracy(r);
-  if (const auto busy = candidates.front().timing.busy()) std::cerr << *busy << '\n';
   return 0;
 }
 
