@@ -10,7 +10,8 @@
 
 namespace cmt {
 
-/// Torch's answers to the images that a bundle was judged on, as `Answers` of bundle/torch_answers.py.
+/// Torch's answers to the images that a bundle was judged on, as `Answers` of
+/// bundle/torch_answers.py.
 class Answers {
  public:
   /// Of a bundle that may have none. Throws InputError where the arrays do not belong together.
