@@ -13,7 +13,7 @@ _NO_INTERVAL = "the version that measured it gave speed-ups no interval"
 
 def upgrade(report: dict[str, Any]) -> Report:
     """A report of any known schema as one of schema `VERSION`, still to be validated."""
-    if report.get("schema") == 1:
+    if type(report.get("schema")) is int and report["schema"] == 1:
         for row in _rows(report):
             _drop_speedups(row)
         report["schema"] = 2
@@ -30,10 +30,12 @@ def _drop_speedups(row: dict[str, Any]) -> None:
 
 def _rows(report: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """All that look like rows, wherever the schema has some."""
-    machines = report.get("machines", [])
-    holders = [report, *(machines if isinstance(machines, list) else [])]
-    for holder in holders:
-        results = holder.get("results") if isinstance(holder, dict) else None
-        yield from (row for row in results or [] if isinstance(row, dict))
-    if isinstance(report.get("baseline"), dict):
-        yield report["baseline"]
+    for holder in (report, *_objects(report.get("machines"))):
+        yield from _objects(holder.get("results"))
+    yield from _objects([report.get("baseline")])
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
+    """Those of a list; nothing of what is none."""
+    items = value if isinstance(value, list) else []
+    return [item for item in items if isinstance(item, dict)]

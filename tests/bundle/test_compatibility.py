@@ -5,16 +5,25 @@ from __future__ import annotations
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cmt.bundle.golden import verify
 from cmt.bundle.manifest import VERSION
 from cmt.bundle.reader import open_bundle
+from cmt.errors import InputError
 from cmt.measure import bench
 from cmt.report.comparison import choose, merge, read_source
 from cmt.report.comparison_pages import write_comparison
-from cmt.report.document import read_report, render_html, render_markdown, report_of, validate
+from cmt.report.document import (
+    parse_report,
+    read_report,
+    render_html,
+    render_markdown,
+    report_of,
+    validate,
+)
 from cmt.report.upgrade import VERSION as REPORT_VERSION
 
 REFERENCE = Path(__file__).parents[1] / "reference"
@@ -49,6 +58,18 @@ def test_ratios_without_an_interval_are_not_named_any_more(stored: Path) -> None
         assert row["speedup_vs_baseline"] is row["speedup_vs_fp32_graph"] is None
         assert row["latency_ms"] == was["latency_ms"]
         assert "no interval" in row["reasons"]["speedup_vs_baseline"]
+
+
+@pytest.mark.parametrize("junk", [None, True, 7, "x", [], [7], [[]], {}, {"results": 7}])
+@pytest.mark.parametrize("place", ["schema", "baseline", "results", "machines", "whole"])
+def test_an_earlier_report_that_is_none_is_bad_input(stored: Path, place: str, junk: Any) -> None:
+    report = json.loads((stored / "report.json").read_text())
+    broken = {"schema": 1, "x": junk} if place == "whole" else {**report, place: junk}
+    if (place, junk) == ("machines", []):
+        assert parse_report(json.dumps(broken).encode())["machines"] == []
+        return
+    with pytest.raises(InputError):
+        parse_report(json.dumps(broken).encode())
 
 
 @pytest.mark.usefixtures("exact_int8_sums")
