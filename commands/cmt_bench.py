@@ -16,6 +16,7 @@ from cmt.commands.parameters import COUNT, FOLDER, MEGABYTES, SECONDS
 from cmt.commands.trust import open_trusted, takes_trust
 from cmt.errors import GateError, InputError
 from cmt.printing import printable, visible
+from cmt.targets.settings import SCENARIOS
 
 if TYPE_CHECKING:
     from cmt.bundle.reader import OpenBundle
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     "--scenario",
     "scenarios",
     multiple=True,
-    type=click.Choice(["single-stream", "offline"]),
+    type=click.Choice(SCENARIOS),
     help="MLPerf's, in place of batch and streams.",
 )
 @click.option(

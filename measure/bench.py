@@ -6,7 +6,7 @@ import datetime
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -34,17 +34,13 @@ from cmt.targets.registry import (
 )
 from cmt.targets.settings import (
     CUDA_GRAPH,
+    SINGLE_STREAM,
     STREAMS,
     THREADS,
     Settings,
     callers,
     settings_of_run,
 )
-
-SCENARIOS = ("single-stream", "offline")
-"""MLPerf Inference's, by name: one image after the other, judged by the 90th percentile of its
-latency; and all images at hand at once, judged by images a second (V. J. Reddi et al., "MLPerf
-Inference Benchmark", ISCA 2020)."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ class Sweep:
         streams: OpenVINO's parallel streams, each with a caller of its own; empty takes the
             file's own setting.
         devices: of the targets' `devices`; empty takes each one's first.
-        scenarios: of `SCENARIOS`, in place of batches and streams.
+        scenarios: of `settings.SCENARIOS`, in place of batches and streams.
         seconds: spent on each file and combination.
     """
 
@@ -120,7 +116,7 @@ def measure(
     """
     _check_devices(bundle, sweep)
     points = list(_points(bundle, sweep))
-    judged = None if images is None else _accuracy(bundle, sweep, images, task)
+    judged = None if images is None else _accuracy(bundle, sweep, points[0], images, task)
     rows = []
     for point in points:
         measured = _measure_point(bundle, sweep, point, task)
@@ -141,16 +137,17 @@ def measure(
     return {**entry, "images": judged.images}, judged.remarks
 
 
-def _accuracy(bundle: OpenBundle, sweep: Sweep, images: Images, task: Task) -> Measured:
-    """Every file's accuracy on every device, at the first of the batches and threads."""
-    batch = (sweep.batches or [bundle.manifest["input"]["shape"][0]])[0]
-    threads = (sweep.threads or [usable_cores()])[0]
+def _accuracy(
+    bundle: OpenBundle, sweep: Sweep, first: _Point, images: Images, task: Task
+) -> Measured:
+    """Every file's accuracy on every device, at the batch and threads of the first point."""
     files = []
     for device, artefact in product(_devices(sweep), bundle.artefacts):
-        run = _runs(bundle, artefact, sweep, _Point(batch, threads, None, device))[0]
+        point = replace(first, streams=None, device=device, scenario=None)
+        run = _runs(bundle, artefact, sweep, point)[0]
         if run.reason is None:
-            files.append(File(artefact, device, run.own, batch))
-    return measure_accuracy(bundle, images, files, threads, task)
+            files.append(File(artefact, device, run.own, point.batch))
+    return measure_accuracy(bundle, images, files, first.threads, task)
 
 
 def _with_accuracy(row: Row, judged: Measured, point: _Point) -> Row:
@@ -193,7 +190,7 @@ def _points(bundle: OpenBundle, sweep: Sweep) -> Iterator[_Point]:
     batch = bundle.manifest["input"]["shape"][0]
     for threads, device in product(sweep.threads or [usable_cores()], _devices(sweep)):
         for scenario in sweep.scenarios:
-            one_by_one = scenario == "single-stream"
+            one_by_one = scenario == SINGLE_STREAM
             at_once = (1, 1) if one_by_one else (batch, threads)
             yield _Point(at_once[0], threads, at_once[1], device, scenario)
         if not sweep.scenarios:

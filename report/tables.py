@@ -32,7 +32,7 @@ from cmt.report.figures import (
 )
 from cmt.report.rows import ClassChange, Machine, PartErrors, Report, Row, Speedup
 from cmt.report.verdict import ranking_images
-from cmt.targets.settings import CUDA_GRAPH, PRECISION, STREAMS
+from cmt.targets.settings import CUDA_GRAPH, OFFLINE, PRECISION, SINGLE_STREAM, STREAMS
 
 SENSITIVITY_ROWS = 20
 
@@ -201,8 +201,8 @@ def _scenario(row: Row) -> str:
     if "scenario" not in row:
         return ""
     figures = {
-        "single-stream": f"p90 {milliseconds(latency(row, 'p90'))} ms",
-        "offline": f"{decimal(row['throughput_ips'])} images/s",
+        SINGLE_STREAM: f"p90 {milliseconds(latency(row, 'p90'))} ms",
+        OFFLINE: f"{decimal(row['throughput_ips'])} images/s",
     }
     return f", {row['scenario']}: {figures[row['scenario']]}"
 

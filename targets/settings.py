@@ -24,6 +24,11 @@ CPU = "CPU"
 CUDA_GRAPH = "cuda_graph"
 """A setting of engines: `on` launches all kernels of a run as one, `off` one by one."""
 
+SINGLE_STREAM, OFFLINE = SCENARIOS = ("single-stream", "offline")
+"""MLPerf Inference's, by name: one image after the other, judged by the 90th percentile of its
+latency; and all images at hand at once, judged by images a second (V. J. Reddi et al., "MLPerf
+Inference Benchmark", ISCA 2020)."""
+
 
 class Otherwise(TypedDict):
     """A setting that the runtime took otherwise."""

@@ -110,7 +110,7 @@ def test_threads_and_streams_are_swept(copy: Path) -> None:
     assert all(row["latency_ms"]["p50"] > 0 for row in rows)
 
 
-def test_scenarios_are_measured_as_mlperf_names_them(copy: Path) -> None:
+def test_scenarios_are_measured_as_mlperf_names_them(copy: Path, photos: Path) -> None:
     both = ("--scenario", "single-stream", "--scenario", "offline")
     result = cmt_bench(copy, *both, "--seconds", "0.1", "--threads", "2", "--json")
     assert result.returncode == 0, result.stderr
@@ -120,6 +120,11 @@ def test_scenarios_are_measured_as_mlperf_names_them(copy: Path) -> None:
     page = (copy / "report.md").read_text()
     assert f"single-stream: p90 {rows[1]['latency_ms']['p90']:.3f} ms" in page
     assert f"offline: {rows[3]['throughput_ips']:,.1f} images/s" in page
+
+    judged = cmt_bench(copy, *both, "--seconds", "0.1", "--val-data", photos, "--json")
+    assert judged.returncode == 0, judged.stderr
+    measured = [row["accuracy"] is not None for row in json.loads(judged.stdout)["results"]]
+    assert measured == [True, True, False, False]  # at the first batch
 
     refused = cmt_bench(copy, "--scenario", "offline", "--batch", "8")
     assert (refused.returncode, "leave out --batch" in refused.stderr) == (2, True)
