@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.machinery import ModuleSpec
@@ -64,6 +65,16 @@ SHARED = Path(__file__).parents[1].parent / "shared"
 SIZE = 32
 MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 GPU = Gpu("sm87", "Orin", "CUDA 12.6")
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Path:
+    """A bundle of one's own that an earlier version made: INT8 files of OpenVINO, in BF16, and ONNX
+    Runtime; two labels; without torch's answers."""
+    archive = Path(__file__).parent / "reference" / "bundles" / "schema_1.zip"
+    with zipfile.ZipFile(archive) as content:
+        content.extractall(tmp_path / "bundle")
+    return tmp_path / "bundle"
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,23 +12,13 @@ import pytest
 from cmt.bundle.manifest import MANIFEST, file_entries
 from cmt.bundle.writer import describe_file, write_manifest
 
-STORED = Path(__file__).parents[1] / "reference" / "bundles" / "schema_1.zip"
 Manifest = dict[str, Any]
 
 
 @pytest.fixture
-def stored(tmp_path: Path) -> Path:
-    """A bundle of one's own: INT8 files of OpenVINO, in BF16, and ONNX Runtime; two labels."""
-    with zipfile.ZipFile(STORED) as archive:
-        archive.extractall(tmp_path / "bundle")
-    return tmp_path / "bundle"
-
-
-@pytest.fixture
-def manifest() -> Manifest:
+def manifest(stored: Path) -> Manifest:
     """Its manifest."""
-    with zipfile.ZipFile(STORED) as archive:
-        return json.loads(archive.read(MANIFEST))
+    return json.loads((stored / MANIFEST).read_bytes())
 
 
 @pytest.fixture

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pytest
 
 from cmt.bundle.golden import golden_images, run_artefact
 from cmt.bundle.reader import open_bundle
 from cmt.export.assembly import float32_answers, write_golden_outputs
 from cmt.export.graphs import Candidate
 from cmt.targets.openvino import TARGET
-
-STORED = Path(__file__).parents[1] / "reference" / "bundles" / "schema_1.zip"
-
-
-@pytest.fixture
-def stored(tmp_path: Path) -> Path:
-    with zipfile.ZipFile(STORED) as archive:
-        archive.extractall(tmp_path / "bundle")
-    return tmp_path / "bundle"
 
 
 def results_of(stored: Path, folder: Path, hint: str) -> Any:

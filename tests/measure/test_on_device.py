@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +45,6 @@ run("cmt-bench")
 @pytest.fixture
 def copy(bundle: Bundle, tmp_path: Path) -> Path:
     return shutil.copytree(bundle.path, tmp_path / "copy")
-
-
-@pytest.fixture
-def stored(tmp_path: Path) -> Path:
-    """A bundle of an earlier version: INT8 files alone, without torch's answers."""
-    archive = Path(__file__).parents[1] / "reference" / "bundles" / "schema_1.zip"
-    with zipfile.ZipFile(archive) as content:
-        content.extractall(tmp_path / "stored")
-    return tmp_path / "stored"
 
 
 def reseal(folder: Path, change: Any) -> None:

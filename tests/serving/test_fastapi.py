@@ -7,7 +7,6 @@ import json
 import threading
 import time
 import types
-import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -19,14 +18,6 @@ from documented import DOCS, blocks
 import cmt
 
 CLIENTS, REQUESTS = 4, 10
-STORED = Path(__file__).parents[1] / "reference" / "bundles" / "schema_1.zip"
-
-
-@pytest.fixture
-def stored(tmp_path: Path) -> Path:
-    with zipfile.ZipFile(STORED) as archive:
-        archive.extractall(tmp_path / "bundle")
-    return tmp_path / "bundle"
 
 
 @pytest.fixture
