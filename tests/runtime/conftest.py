@@ -67,7 +67,13 @@ def _build(name: str) -> None:
         # -Wmaybe-uninitialized beside sanitizers; its own <regex> is one, so the plain build asks.
         options += " -DCMT_SANITIZERS=address,undefined -DCMAKE_BUILD_TYPE=None"
         options += " '-DCMAKE_CXX_FLAGS=-O1 -g1 -Wno-maybe-uninitialized'"
-    run_checked("make", "--silent", "runtime", *variables, f"RUNTIME_OPTIONS={options}")
+    run_checked(
+        "make",
+        "--silent",
+        "runtime",
+        *variables,
+        f"RUNTIME_OPTIONS={options} -DBUILD_SHARED_LIBS=ON",
+    )
 
 
 def run_checked(*command: str | Path) -> str:
