@@ -141,6 +141,12 @@ def library() -> Callable[[Path], Path]:
 
 
 @pytest.fixture
+def has_onnxruntime(runtime: Path) -> bool:
+    """Whether the build has that backend."""
+    return "CMT_ONNXRUNTIME_LIBRARY:FILEPATH=/" in (runtime / "CMakeCache.txt").read_text()
+
+
+@pytest.fixture
 def stored_bundle(tmp_path: Path) -> Path:
     """A small bundle of an earlier release with OpenVINO's and ONNX Runtime's INT8; to change."""
     archive = Path(__file__).parents[1] / "reference" / "bundles" / "schema_1.zip"

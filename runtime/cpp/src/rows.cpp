@@ -68,7 +68,7 @@ void check_view(const ImageView& image) {
 
 const std::uint8_t* rgb_row(const Part& part, int row, std::vector<std::uint8_t>& converted) {
   const ImageView& image = part.image;
-  const auto y = static_cast<std::size_t>(part.top + row);
+  const auto y = static_cast<std::size_t>(part.top) + static_cast<std::size_t>(row);
   const auto left = static_cast<std::size_t>(part.left);
   const auto width = static_cast<std::size_t>(part.width);
   const std::uint8_t* source = image.pixels + y * image.stride;

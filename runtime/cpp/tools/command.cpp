@@ -99,9 +99,7 @@ Trust trust(const Arguments& arguments) {
   return {arguments.text(kTrust, ""), arguments.has(kTrustUnsigned)};
 }
 
-int threads(const Arguments& arguments) {
-  return arguments.count("threads", 0, 1, kMostThreads);
-}
+int threads(const Arguments& arguments) { return arguments.count("threads", 0, 1, kMostThreads); }
 
 std::string device(const Arguments& arguments) {
   std::string name = arguments.text("device", "");

@@ -10,6 +10,8 @@
 #ifndef CMT_CMT_H
 #define CMT_CMT_H
 
+/* NOLINTBEGIN(modernize-*): it is C */
+
 #include <cmt/version.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -109,5 +111,7 @@ CMT_API const char* cmt_last_warning(void);
 #ifdef __cplusplus
 }
 #endif
+
+/* NOLINTEND(modernize-*) */
 
 #endif
