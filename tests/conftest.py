@@ -31,9 +31,9 @@ from filelock import FileLock
 from hypothesis import settings
 from made_up_timings import measure_nothing
 from PIL import Image
-from real_runs import TINY
 from safetensors.torch import save_file
 from tensorrt_double import Machine, make_cuda, make_tensorrt
+from tiny_variant import TINY
 
 from cmt.bundle import placing
 from cmt.bundle.manifest import file_entries
@@ -192,6 +192,13 @@ def short_warm_up() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(latency, "WARM_UP_SECONDS", 0.01)
         yield
+
+
+@pytest.fixture(scope="session")
+def with_tiny() -> dict[str, str]:
+    """The environment of processes that know the tiny network."""
+    folder = Path(__file__).parent / "support" / "everywhere"
+    return {**os.environ, "PYTHONPATH": str(folder)}
 
 
 @pytest.fixture
