@@ -113,15 +113,15 @@ def beside(ours: list[tuple[Any, ...]], theirs: list[Any]) -> None:
 
 
 def test_files_bytes_and_pixels_are_answered_as_by_python(
-    library: Any, opened: Open, stored_bundle: Path
+    library: Any, opened: Open, stored: Path
 ) -> None:
-    handle, photo = opened(stored_bundle), stored_bundle / "golden" / "photo.jpg"
+    handle, photo = opened(stored), stored / "golden" / "photo.jpg"
     with Image.open(photo) as picture:
         rgb = np.asarray(picture.convert("RGB"))
     height, width = rgb.shape[:2]
     image = Pixels(rgb.ctypes.data, width, height, 3 * width, 0, None)
     content = photo.read_bytes()
-    with cmt.Classifier(stored_bundle, FILE, threads=1) as classifier:
+    with cmt.Classifier(stored, FILE, threads=1) as classifier:
         assert library.cmt_artefact(handle).decode() == classifier.artefact
         count = library.cmt_label_count(handle)
         labels = tuple(library.cmt_label(handle, i).decode() for i in range(count))
@@ -135,17 +135,17 @@ def test_files_bytes_and_pixels_are_answered_as_by_python(
 
 
 def test_what_is_unusable_is_refused_in_pythons_words(
-    library: Any, opened: Open, stored_bundle: Path, tmp_path: Path
+    library: Any, opened: Open, stored: Path, tmp_path: Path
 ) -> None:
     text = tmp_path / "text.jpg"
     text.write_text("no picture")
-    photo = str(stored_bundle / "golden" / "photo.jpg").encode()
-    handle = opened(stored_bundle)
-    classifier = cmt.Classifier(stored_bundle, FILE)
+    photo = str(stored / "golden" / "photo.jpg").encode()
+    handle = opened(stored)
+    classifier = cmt.Classifier(stored, FILE)
     for ours, theirs in (
         (
-            lambda: opened(stored_bundle, threads=5000),
-            lambda: cmt.Classifier(stored_bundle, threads=5000),
+            lambda: opened(stored, threads=5000),
+            lambda: cmt.Classifier(stored, threads=5000),
         ),
         (lambda: opened(tmp_path), lambda: cmt.Classifier(tmp_path)),
         (
@@ -162,14 +162,14 @@ def test_what_is_unusable_is_refused_in_pythons_words(
 
 
 def test_what_of_an_image_is_doubtful_is_said(
-    library: Any, opened: Open, stored_bundle: Path, tmp_path: Path
+    library: Any, opened: Open, stored: Path, tmp_path: Path
 ) -> None:
-    manifest = json.loads((stored_bundle / "manifest.json").read_text())
+    manifest = json.loads((stored / "manifest.json").read_text())
     manifest["input"]["image_range"] = [0, 1000]
-    write_manifest(stored_bundle, manifest)
-    deep, plain = tmp_path / "deep.png", stored_bundle / "golden" / "photo.jpg"
+    write_manifest(stored, manifest)
+    deep, plain = tmp_path / "deep.png", stored / "golden" / "photo.jpg"
     Image.fromarray(np.full((40, 40), 2000, np.uint16)).save(deep)
-    handle = opened(stored_bundle)
+    handle = opened(stored)
     classes(library, "file", handle, str(deep).encode())
     words = b"1600 values are outside of the bundle's image range and were clipped"
     assert library.cmt_last_warning() == words
@@ -178,11 +178,11 @@ def test_what_of_an_image_is_doubtful_is_said(
 
 
 def test_a_c_program_may_expect_what_the_header_says(
-    runtime: Path, stored_bundle: Path, tmp_path: Path
+    runtime: Path, stored: Path, tmp_path: Path
 ) -> None:
     text = tmp_path / "text.jpg"
     text.write_text("no picture")
     program = runtime / "tests" / "use_c_interface"
-    command = [program, stored_bundle, stored_bundle / "golden" / "photo.jpg", text]
+    command = [program, stored, stored / "golden" / "photo.jpg", text]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert (result.returncode, result.stdout) == (0, ""), result.stderr

@@ -23,25 +23,25 @@ REFERENCE = Path(__file__).parents[1] / "reference" / "nv12.npz"
 
 
 @pytest.fixture
-def features(stored_bundle: Path) -> Path:
+def features(stored: Path) -> Path:
     """A bundle of four maps, of which the first is the prepared image itself."""
-    graph = stored_bundle / "onnxruntime" / "cmt_tiny.int8.onnx"
+    graph = stored / "onnxruntime" / "cmt_tiny.int8.onnx"
     onnx.save(four_maps(), graph)
     openvino.save_model(
         openvino.convert_model(graph),
-        stored_bundle / "openvino" / "cmt_tiny.int8.xml",
+        stored / "openvino" / "cmt_tiny.int8.xml",
         compress_to_fp16=False,
     )
-    manifest = json.loads((stored_bundle / "manifest.json").read_text())
+    manifest = json.loads((stored / "manifest.json").read_text())
     manifest |= {"outputs": ["s4", "s8", "s16", "s32"], "labels": []}
     for entry in manifest["artefacts"]:
         if "golden" in entry:
             entry["golden"]["outputs"] *= 4
             entry["settings"] = {}
     for entry in file_entries(manifest):
-        entry |= describe_file(stored_bundle, stored_bundle / entry["path"])
-    write_manifest(stored_bundle, manifest)
-    return stored_bundle
+        entry |= describe_file(stored, stored / entry["path"])
+    write_manifest(stored, manifest)
+    return stored
 
 
 def four_maps() -> Any:

@@ -25,8 +25,8 @@ void from_grey(const std::uint8_t* grey, std::size_t width, std::uint8_t* rgb) {
 
 // OpenCV's BT.601 (modules/imgproc/src/color_yuv.simd.hpp, ITUR_BT_601_*): 1.164, 1.596, 0.813,
 // 0.391 and 2.018 in units of 2^-20.
-constexpr int kPrecision = 20;
-constexpr int kHalf = 1 << (kPrecision - 1);
+constexpr int kYuvPrecision = 20;
+constexpr int kYuvHalf = 1 << (kYuvPrecision - 1);
 constexpr int kLuma = 1220542;
 constexpr int kRedOfV = 1673527;
 constexpr int kGreenOfV = -852492;
@@ -35,20 +35,20 @@ constexpr int kBlueOfU = 2116026;
 constexpr int kBlack = 16;
 constexpr int kColourless = 128;
 
-std::uint8_t to_grey_level(int sum) {
-  return static_cast<std::uint8_t>(std::clamp(sum >> kPrecision, 0, 255));
+std::uint8_t yuv_to_grey_level(int sum) {
+  return static_cast<std::uint8_t>(std::clamp(sum >> kYuvPrecision, 0, 255));
 }
 
 /// `left` is the first pixel's place in its row: pairs of pixels share U and V.
 void from_nv12(const std::uint8_t* luma, const std::uint8_t* chroma, std::size_t left,
                std::size_t width, std::uint8_t* rgb) {
   for (std::size_t x = left; x < left + width; ++x, rgb += 3) {
-    const int y = std::max(luma[x] - kBlack, 0) * kLuma + kHalf;
+    const int y = std::max(luma[x] - kBlack, 0) * kLuma + kYuvHalf;
     const int u = chroma[x / 2 * 2] - kColourless;
     const int v = chroma[x / 2 * 2 + 1] - kColourless;
-    rgb[0] = to_grey_level(y + kRedOfV * v);
-    rgb[1] = to_grey_level(y + kGreenOfV * v + kGreenOfU * u);
-    rgb[2] = to_grey_level(y + kBlueOfU * u);
+    rgb[0] = yuv_to_grey_level(y + kRedOfV * v);
+    rgb[1] = yuv_to_grey_level(y + kGreenOfV * v + kGreenOfU * u);
+    rgb[2] = yuv_to_grey_level(y + kBlueOfU * u);
   }
 }
 
