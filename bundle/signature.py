@@ -16,7 +16,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +33,6 @@ SIGNATURE = f"{MANIFEST}.sig"
 SIGNED = "manifest.signed.json"
 _LONGEST_KEY = 10_000
 _LONGEST_SIGNATURE = 200
-
-
 Signer = Callable[[Path, Manifest], None]
 """Writes the signature of the bundle in a folder, which has this manifest."""
 
@@ -49,7 +46,7 @@ def read_signers(paths: Sequence[Path]) -> list[Signer]:
     signers: dict[str, Signer] = {}
     for path in paths:
         key = read_private_key(path)
-        if isinstance(key, _primitives("ed25519").Ed25519PrivateKey):
+        if isinstance(key, _keys()[0].Ed25519PrivateKey):
             name, signer = SIGNATURE, partial(sign, key=key)
         else:
             openssf.package("signing")  # a missing one is said before any work
@@ -62,7 +59,7 @@ def read_signers(paths: Sequence[Path]) -> list[Signer]:
 
 def read_private_key(path: Path) -> Any:
     """The key to sign with; raises InputError for what is no Ed25519 or elliptic key in PEM."""
-    _primitives("ed25519")
+    _keys()
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     def load(content: bytes) -> Any:
@@ -91,7 +88,7 @@ def check(bundle: OpenBundle, public_key: Path) -> OpenBundle:
     Raises:
         InputError: it is not signed with the private part of this key, or not as it is now.
     """
-    ed25519 = _primitives("ed25519")
+    ed25519, _ = _keys()
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     key = _read_key(public_key, load_pem_public_key, "public")
@@ -130,7 +127,7 @@ def _not_signed(bundle: OpenBundle, public_key: Path) -> InputError:
 
 
 def _read_key(path: Path, load: Callable[[bytes], Any], part: str) -> Any:
-    ed25519, elliptic = _primitives("ed25519"), _primitives("ec")
+    ed25519, elliptic = _keys()
     kinds = {
         "private": (ed25519.Ed25519PrivateKey, elliptic.EllipticCurvePrivateKey),
         "public": (ed25519.Ed25519PublicKey, elliptic.EllipticCurvePublicKey),
@@ -149,12 +146,13 @@ def _read_key(path: Path, load: Callable[[bytes], Any], part: str) -> Any:
     return key
 
 
-def _primitives(module: str) -> Any:
-    """`cryptography`'s module of one kind of key."""
+def _keys() -> tuple[Any, Any]:
+    """`cryptography`'s modules of Ed25519 and of elliptic curves."""
     try:
-        return import_module(f"cryptography.hazmat.primitives.asymmetric.{module}")
+        from cryptography.hazmat.primitives.asymmetric import ec, ed25519
     except ModuleNotFoundError as error:
         raise InputError("signatures need a package: pip install 'cmt-export[sign]'") from error
+    return ed25519, ec
 
 
 def _signed_bytes(manifest: Mapping[str, object]) -> bytes:

@@ -87,7 +87,8 @@ def _metrics(row: Row) -> Iterator[dict[str, Any]]:
         yield _metric(f"{name} accuracy, percent", value, 100 * low, 100 * high, where)
     drop, interval = accuracy["drop_pp"], accuracy["drop_ci95"]
     if row["artefact"] is not None and drop is not None and interval is not None:
-        yield _metric("top-1 drop against the network in torch, points", drop, *interval, where)
+        kind = "top-1 drop against the network in torch, points"
+        yield _metric(kind, drop, interval[0], interval[1], where)
 
 
 def _metric(kind: str, value: float, low: float, high: float, where: str) -> dict[str, Any]:
