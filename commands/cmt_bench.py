@@ -102,7 +102,6 @@ def bench_cli(
     from cmt.measure import bench
     from cmt.measure.progress import ProgressBars
     from cmt.measure.rebuild import build_for_here, notes
-    from cmt.targets.machine import usable_cores
     from cmt.targets.tensorrt.build import BuildSettings
 
     opened = open_trusted(bundle, trust, runs)
@@ -112,7 +111,7 @@ def bench_cli(
     if verify:
         if images is not None:
             raise InputError("--verify measures nothing: leave --val-data out")
-        checks = _checks(opened, usable_cores(), sweep["devices"] or (None,))
+        checks = _checks(opened, sweep["devices"] or (None,))
         return _tell_checks(checks, not (quiet or as_json), as_json)
     machine = bench.check_machine(opened, machine)
     command = shlex.join(["cmt-bench", *sys.argv[1:]])
@@ -191,17 +190,18 @@ def _print_measured(entry: Machine, notes: list[str]) -> None:
 
 
 def _checks(
-    bundle: OpenBundle, threads: int, devices: Sequence[str | None]
+    bundle: OpenBundle, devices: Sequence[str | None]
 ) -> Iterator[tuple[str, bool | None, str]]:
     """What was checked, whether it passed (None: skipped) and what was found."""
     from cmt.bundle.golden import verify
+    from cmt.targets.machine import usable_cores
 
     if bundle.trusted:
         run = bundle.manifest.get("run", "unknown")
         yield "signature", True, f"made with the key of --trust, run {run}"
     for device in devices:
         place = "" if device is None else f" on {device}"
-        for check in verify(bundle, threads, device):
+        for check in verify(bundle, usable_cores(), device):
             yield f"{check.name}{place}", check.passed, check.detail
 
 

@@ -113,6 +113,10 @@ def train_cli(
         path = out / f"cmt_{variant}.safetensors"
         accuracy, result = _measure(run, validation, path, display)
     _warn(accuracy.remarks)
+    _tell(accuracy, result, path, quiet, as_json)
+
+
+def _tell(accuracy: Accuracy, result: str, path: Path, quiet: bool, as_json: bool) -> None:
     found = {"top1": accuracy.top1, "images": accuracy.images, "weights": str(path)}
     if as_json:
         click.echo(json.dumps(found))
