@@ -17,7 +17,6 @@ from benchmarks.gpu import FIGURES, NOT_MEASURED, REHEARSED
 from benchmarks.gpu_rehearsal import SHAPES
 from cmt.bundle.reader import open_bundle
 from cmt.export.pipeline import Bundle
-from cmt.measure import latency
 from cmt.targets.registry import TARGETS
 from cmt.targets.tensorrt import device
 from cmt.targets.tensorrt.record import GPUS, Launch, Record, Tensor
@@ -43,7 +42,6 @@ def test_a_rehearsal_runs_to_its_last_line_and_says_that_nothing_was_measured(
     bundle: Bundle, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(latency, "WARM_UP_SECONDS", 0.0)
     work, out = tmp_path / "work", tmp_path / "gpu.json"
     command = f"{bundle.path} --work {work} --out {out} --photos {photos} --seconds 0 --rehearse"
     result = CliRunner().invoke(gpu.main, command.split(), catch_exceptions=False)
