@@ -7,6 +7,7 @@ images by their keys; what it gives hangs on nothing but these and the images' o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import TypedDict
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from cmt.calib_data.limits import UnreadableImageError
 from cmt.calib_data.preprocessing import Description, Preprocessing
 from cmt.calib_data.sources import Origin, load_as, reopened
-from cmt.errors import InputError
+from cmt.errors import MachineError
 from cmt.printing import printable
 
 
@@ -54,11 +55,19 @@ class ReadImages(TypedDict):
     outside: list[tuple[int, int]]
 
 
+def image_list(
+    origin: Origin, preprocessing: Preprocessing, keys: list[str], digests: list[str]
+) -> ImageList:
+    """A list of images that are prepared so, whether or not files then normalise by themselves."""
+    described = replace(preprocessing, in_graph=False).describe(batch=1)
+    return {"origin": origin, "keys": keys, "digests": digests, "preprocessing": described}
+
+
 def read_images(images: ImageList) -> ReadImages:
     """Read and prepare images; those that cannot be decoded are left out.
 
     Raises:
-        InputError: an image has other bytes than those that are listed.
+        MachineError: an image has other bytes than those that are listed.
     """
     preprocessing = Preprocessing.from_description(images["preprocessing"])
     source = reopened(images["origin"], images["keys"])
@@ -73,9 +82,9 @@ def read_images(images: ImageList) -> ReadImages:
     }
     for place, digest in enumerate(images["digests"]):
         if source.digest(place) != digest:
-            raise InputError(
-                f"the image {printable(source.key(place))} has changed since it was listed: let "
-                "nothing write to the images, and start again"
+            raise MachineError(
+                f"the image {printable(source.key(place))} has changed since the start: let "
+                "nothing write to the images"
             )
         try:
             image = load_as(source, place, preprocessing.apply)
@@ -104,7 +113,7 @@ def part(images: ImageList, places: Sequence[int] | NDArray[np.int64]) -> ImageL
 
 
 class PixelsOnDemand:
-    """The pixels of images that can all be read, (N, H, W, 3) uint8, each read when it is asked for.
+    """Pixels (N, H, W, 3) uint8 of images that can all be read, each when it is asked for.
 
     What was asked for last is kept in memory: parity and timing look at the same few again.
     """
@@ -128,7 +137,7 @@ MOST_KEPT = 256
 
 
 def whole(found: ReadImages, count: int) -> NDArray[np.uint8]:
-    """The pixels of all `count` images; raises InputError for one that could be read before."""
+    """The pixels of all `count` images; raises MachineError where one can be read no more."""
     if len(found["read"]) < count:
-        raise InputError(f"{found['skipped'][0]}: it could be read before; start again")
+        raise MachineError(f"{found['skipped'][0]}: it could be read before")
     return found["pixels"]
