@@ -75,8 +75,8 @@ def compare(
         )
     _, classes = logits.shape
     _check_labels(truth, classes)
-    _check_finite(np.isfinite(logits).all(axis=1), "the candidate")
-    _check_finite(np.isfinite(baseline_logits).all(axis=1), "the baseline")
+    _check_finite(np.asarray(np.isfinite(logits).all(axis=1)), "the candidate")
+    _check_finite(np.asarray(np.isfinite(baseline_logits).all(axis=1)), "the baseline")
     rank, baseline_rank = label_rank(logits, truth), label_rank(baseline_logits, truth)
     same = logits.argmax(1) == baseline_logits.argmax(1)
     return paired_accuracy(rank == 0, rank < TOP_K, baseline_rank == 0, same)
