@@ -82,7 +82,7 @@ class Job:
 
     def start(self) -> subprocess.Popen[bytes]:
         code = f"from cmt.export import image_shards; image_shards.MOST_KEPT = {self.kept}; "
-        code += "import cli; cli.export_command()"
+        code += "from cmt.commands.main import run; run('cmt-export')"
         options = [*OPTIONS.split(), "--val-data", str(self.images), "--out", str(self.bundle)]
         return subprocess.Popen(
             [sys.executable, "-c", code, *options, "--quiet", "--resume"],
