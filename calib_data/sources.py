@@ -8,9 +8,10 @@ import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from io import BufferedIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +57,35 @@ LARGEST_IDX = 2**30
 """Bytes; ImageNet's validation images at 28 x 28 would be 40 million."""
 
 
-class ImageSource(Protocol):
+class Origin(TypedDict):
+    """Where a source's images are, as JSON, so that another process finds them by their keys.
+
+    Attributes:
+        folder: that keys are relative to; empty where they are of the bundled `split`.
+    """
+
+    folder: str
+    split: str
+    image_range: list[float] | None
+
+
+class KeyedImages(Protocol):
+    """Images that have names."""
+
+    def key(self, index: int) -> str:
+        """A stable name of the image within the source."""
+        ...
+
+    def load(self, index: int) -> Image:
+        """Decode the image; raises UnreadableImageError."""
+        ...
+
+    def digest(self, index: int) -> str:
+        """sha256 of the image's own bytes, as they are stored."""
+        ...
+
+
+class ImageSource(KeyedImages, Protocol):
     """A fixed sequence of images with class indices (None where the source has no classes).
 
     Attributes:
@@ -74,16 +103,8 @@ class ImageSource(Protocol):
 
     def __len__(self) -> int: ...
 
-    def key(self, index: int) -> str:
-        """A stable name of the image within the source."""
-        ...
-
-    def load(self, index: int) -> Image:
-        """Decode the image; raises UnreadableImageError."""
-        ...
-
-    def digest(self, index: int) -> str:
-        """sha256 of the image's own bytes, as they are stored."""
+    def origin(self) -> Origin:
+        """For `reopened`."""
         ...
 
     def fingerprint(self) -> str:
@@ -101,8 +122,8 @@ class IdxImages:
     left_out = 0
     remarks: Sequence[str] = ()
 
-    def __init__(self, images: Path, labels: Path, description: str) -> None:
-        self.description = description
+    def __init__(self, images: Path, labels: Path, description: str, split: str = "") -> None:
+        self.description, self._split = description, split
         self.class_names: tuple[str, ...] = FASHION_LABELS
         self.pixels = read_idx(images)
         label_array = read_idx(labels)
@@ -118,6 +139,9 @@ class IdxImages:
 
     def key(self, index: int) -> str:
         return f"{self._name}#{index}"
+
+    def origin(self) -> Origin:
+        return {"folder": "", "split": self._split, "image_range": None}
 
     def digest(self, index: int) -> str:
         return hashlib.sha256(self.pixels[index].tobytes()).hexdigest()
@@ -156,7 +180,33 @@ def parse_idx(file: BufferedIOBase, name: object) -> NDArray[np.uint8]:
     raise InputError(f"{name} does not hold what its header says: copy it again")
 
 
-class FolderImages:
+class FileImages:
+    """Files below a folder, known to be meant as images."""
+
+    def __init__(self, root: Path, paths: Sequence[Path], image_range: ImageRange | None) -> None:
+        self._root, self._paths, self.image_range = root, paths, image_range
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def key(self, index: int) -> str:
+        return self._paths[index].relative_to(self._root).as_posix()
+
+    def origin(self) -> Origin:
+        stated = None if self.image_range is None else list(self.image_range)
+        return {"folder": str(self._root), "split": "", "image_range": stated}
+
+    def digest(self, index: int) -> str:
+        try:
+            return sha256_file(self._paths[index])
+        except OSError:  # a link that leads nowhere
+            return UNREADABLE
+
+    def load(self, index: int) -> Image:
+        return load_file(self._paths[index], self.image_range)
+
+
+class FolderImages(FileImages):
     """`class/name.jpg` with classes in sorted order, or a flat folder without classes.
 
     Files are images by their content, whatever their names; links are followed. Where there are
@@ -171,9 +221,8 @@ class FolderImages:
     def __init__(self, root: Path, image_range: ImageRange | None = None) -> None:
         if not root.is_dir():
             raise InputError(f"no image folder at {printable(root)}: give a folder of images")
+        super().__init__(root, [], image_range)
         self.description = printable(root)
-        self.image_range = image_range
-        self._root = root
         folders, others = _divide(root)
         classes = [folder.name for folder in folders]
         for name in classes:
@@ -212,24 +261,9 @@ class FolderImages:
             f"{self.description}: {len(empty)} class folder(s) without an image: {named(empty)}"
         ]
 
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def key(self, index: int) -> str:
-        return self._paths[index].relative_to(self._root).as_posix()
-
-    def digest(self, index: int) -> str:
-        try:
-            return sha256_file(self._paths[index])
-        except OSError:  # a link that leads nowhere
-            return UNREADABLE
-
     def fingerprint(self) -> str:
         lines = [f"{self.key(i)} {_state(path)}" for i, path in enumerate(self._paths)]
         return list_hash([*lines, *map(show_range, filter(None, [self.image_range]))])
-
-    def load(self, index: int) -> Image:
-        return load_file(self._paths[index], self.image_range)
 
 
 def load_file(path: Path, image_range: ImageRange | None = None) -> Image:
@@ -281,7 +315,7 @@ class Loaded(Generic[T]):
     outside: int | None
 
 
-def load_as(source: ImageSource, index: int, make: Callable[[Image], T]) -> Loaded[T]:
+def load_as(source: KeyedImages, index: int, make: Callable[[Image], T]) -> Loaded[T]:
     """What is made of an image.
 
     Raises:
@@ -303,7 +337,21 @@ def bundled(split: str) -> IdxImages:
         BUNDLED / f"{stem}-images-idx3-ubyte.gz",
         BUNDLED / f"{stem}-labels-idx1-ubyte.gz",
         f"Fashion-MNIST, {split}, bundled",
+        split,
     )
+
+
+def reopened(origin: Origin, keys: Sequence[str]) -> KeyedImages:
+    """Images of a source by their keys, without another look at all that it has."""
+    if origin["split"]:
+        places = np.array([int(key.rpartition("#")[2]) for key in keys], np.int64)
+        return Subset(_bundled_once(origin["split"]), places)
+    root, stated = Path(origin["folder"]), origin["image_range"]
+    image_range = None if stated is None else (stated[0], stated[1])
+    return FileImages(root, [root / key for key in keys], image_range)
+
+
+_bundled_once = cache(bundled)
 
 
 def choose(source: ImageSource, count: int | None, seed: int) -> NDArray[np.int64]:
@@ -359,6 +407,9 @@ class Subset:
 
     def load(self, index: int) -> Image:
         return self._source.load(self._indices[index])
+
+    def origin(self) -> Origin:
+        return self._source.origin()
 
     def digest(self, index: int) -> str:
         return self._source.digest(self._indices[index])

@@ -13,9 +13,10 @@ import torch
 from benchmarks.hard_cases import scale_stage_ends
 from cmt.errors import GateError
 from cmt.export import epochs, export
-from cmt.export.answers import reference_answers, reference_network
+from cmt.export.answers import reference_network
 from cmt.export.context import Context
 from cmt.export.epochs import FineTuning, least
+from cmt.export.evaluation import reference_answers
 from cmt.export.graph_maker import GraphMaker
 from cmt.export.graphs import GRAPHS, chain
 from cmt.export.options import ExportOptions
