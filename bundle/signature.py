@@ -2,7 +2,7 @@
 
 A signature covers the bytes of `SIGNED`: the manifest, and through its hashes every file, but for
 the reports that `cmt-bench` adds to wherever it measures. The report as it was exported is a file
-of its own among those. Early bundles have no `SIGNED`: its bytes are those that `_signed_bytes`
+of its own among those. Early bundles have no `SIGNED`: its bytes are those that `signed_bytes`
 makes of the manifest, in early bundles and in later ones.
 """
 
@@ -33,7 +33,7 @@ _LONGEST_SIGNATURE = 200
 
 def sign(folder: Path, manifest: Manifest, key: Ed25519PrivateKey) -> None:
     """Write the signature of the bundle in `folder`."""
-    content = _signed_bytes(manifest)
+    content = signed_bytes(manifest)
     text = base64.b64encode(key.sign(content)).decode()
     (folder / SIGNED).write_bytes(content)
     (folder / SIGNATURE).write_text(f"{text}\n")
@@ -57,13 +57,13 @@ def check(bundle: OpenBundle, public_key: Path) -> OpenBundle:
     file = bundle.path / SIGNATURE
     if file.is_symlink() or not file.is_file():
         raise InputError(f"{bundle.path} is not signed: get it from whoever holds the key")
-    present = _signed_bytes(bundle.manifest)
+    present = signed_bytes(bundle.manifest)
     try:
         signature = base64.b64decode(read_regular(file, _LONGEST_SIGNATURE).strip(), validate=True)
         stored = bundle.path / SIGNED
         content = strict_json.read(stored) if os.path.lexists(stored) else present
         key.verify(signature, content)
-        signed = _signed_bytes(strict_json.parse(content))
+        signed = signed_bytes(strict_json.parse(content))
     except (InvalidSignature, ValueError, OSError, AttributeError) as error:
         raise unsigned from error
     if signed != present:
@@ -103,7 +103,7 @@ def _ed25519() -> Any:
     return ed25519
 
 
-def _signed_bytes(manifest: Mapping[str, object]) -> bytes:
+def signed_bytes(manifest: Mapping[str, object]) -> bytes:
     """The manifest without its reports, in one way to write it."""
     content = {key: value for key, value in manifest.items() if key != "reports"}
     return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
