@@ -186,6 +186,8 @@ def _matrix(value: Any, dtype: type[np.generic], rows: int) -> NDArray[Any]:
     array = np.array(value)
     if array.ndim != 2 or len(array) != rows or not array.shape[1]:
         raise ValueError(f"the shape {array.shape}")
-    if array.dtype.kind != np.dtype(dtype).kind or not np.isfinite(array).all():
+    made = array.astype(dtype)
+    lost = array.dtype.kind == "i" and (made != array).any()  # of a larger integer
+    if array.dtype.kind != np.dtype(dtype).kind or lost or not np.isfinite(made).all():
         raise ValueError(f"the type {array.dtype}")
-    return array.astype(dtype)
+    return made

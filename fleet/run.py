@@ -23,7 +23,7 @@ from cmt.fleet.kind_accuracy import KindAccuracy
 from cmt.measure.bench import with_accuracy
 from cmt.measure.device_rows import Images, Measured
 from cmt.measure.on_device import File
-from cmt.report.rows import Machine
+from cmt.report.rows import AskedImages, Machine
 from cmt.targets.base import Task
 from cmt.targets.settings import DEVICE
 
@@ -194,7 +194,9 @@ def _with_accuracies(
     if isinstance(judged, str):
         why = {"accuracy": judged}
         return {**entry, "results": [{**r, "reasons": {**r["reasons"], **why}} for r in rows]}
-    images = judged.images if len(machines) == 1 else {**judged.images, "answered_by": [*machines]}
+    images: AskedImages = {**judged.images}
+    if len(machines) > 1:
+        images["answered_by"] = [*machines]
     settings = [(row, row.get("settings", {})) for row in rows]
     measured = [with_accuracy(r, judged, own.get(DEVICE), own["batch"]) for r, own in settings]
     return {**entry, "images": images, "results": measured}
