@@ -21,11 +21,13 @@ from cmt.fleet.cluster import IMAGES, connected
 from cmt.fleet.copies import copy_folder, identity
 from cmt.fleet.crew import Crew
 from cmt.fleet.dispatch import Failed, Job, dispatch
+from cmt.fleet.tags import tags_of
 from cmt.measure import on_device
 from cmt.measure.bench import Sweep, asked_files
 from cmt.measure.device_rows import Images, measure_accuracy
 from cmt.measure.on_device import Elsewhere, open_images
 from cmt.measure.progress import ProgressBars
+from cmt.measure.tune import Search, tuned_for_here
 from cmt.report.document import report_of
 
 NO_BARS = ProgressBars(False).task
@@ -144,7 +146,7 @@ def test_a_target_that_no_worker_can_serve_is_named_at_once(start: Callable[...,
             crew.require_targets(["abacus"])
 
 
-def job(name: str, **request: Any) -> Job:
+def job(name: str, /, **request: Any) -> Job:
     return Job(name, "answer", request, lambda member: True)
 
 
@@ -255,6 +257,36 @@ def note_company(task: str, request: str) -> str:
             seen["alone" if alone else "together"].append(len(inside))
             inside.pop()
     return "{}"
+
+
+@pytest.mark.parametrize(
+    ("hardware", "expected"),
+    [
+        ({"cpu": "AMD EPYC", "cpu_flags": ["avx2"], "gpu": None}, ["cpu", "box"]),
+        (
+            {"cpu": "Xeon", "cpu_flags": ["avx2", "avx512_vnni"], "gpu": "L4, 550.1"},
+            ["cpu", "gpu", "vnni", "box"],
+        ),
+        (
+            {"cpu": "NVIDIA Jetson AGX Orin Developer Kit", "cpu_flags": ["asimd"], "gpu": "Orin"},
+            ["cpu", "gpu", "jetson", "box"],
+        ),
+    ],
+)
+def test_tags_say_what_a_machine_is(hardware: Any, expected: list[str]) -> None:
+    assert tags_of(hardware, "box") == expected
+
+
+def test_tuned_settings_are_those_of_files_that_have_any_to_search(
+    stored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = open_bundle(stored)
+    monkeypatch.setattr(Search, "thorough", lambda *_: ({"NUM_STREAMS": 2}, []))
+    tuned = tuned_for_here(bundle, 0.1, NO_BARS)
+    found = {a["target"]: a["settings"] for a in tuned.artefacts}
+    before = {a["target"]: a["settings"] for a in bundle.artefacts}
+    assert found == {**before, "openvino": {"NUM_STREAMS": 2}}
+    assert open_bundle(stored).manifest == bundle.manifest
 
 
 def test_no_thread_count_changes_an_answer(stored: Path, photos: Path) -> None:
