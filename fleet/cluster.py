@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,7 +39,8 @@ def connected(workers: str, certificates: Path | None, images: Path | None) -> I
         MachineError: nothing answers there, or it does not take these certificates.
     """
     _require_dask()
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what ends a run, it says itself
+    for name in ("distributed", "distributed.client"):  # what ends a run, it says itself
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     where = urlsplit(workers if "://" in workers else f"{workers}://")
     if (local := re.fullmatch(r"local(?::([1-9][0-9]{0,3}))?", workers)) is not None:
         with _local(int(local[1] or 1), images) as cluster, _client(cluster) as client:
@@ -93,7 +95,10 @@ def _local(count: int, images: Path | None) -> Any:
 @contextmanager
 def _client(address: Any, **options: Any) -> Iterator[Any]:
     from distributed import Client
+    from distributed.versions import VersionMismatchWarning
 
+    # Of Python's and others': what travels is text.
+    warnings.simplefilter("ignore", VersionMismatchWarning)
     try:
         client = Client(address, timeout=CONNECTING_SECONDS, set_as_default=False, **options)
     except OSError as error:  # of TLS too; Dask's TimeoutError is one

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -86,7 +85,7 @@ class Crew:
     def _ask_scheduler(self) -> Sequence[str]:
         try:
             return [*self.client.nthreads()]
-        except (OSError, asyncio.TimeoutError, RuntimeError) as error:
+        except Exception as error:  # Dask has kinds of its own
             raise MachineError(f"the scheduler no longer answers ({error})") from error
 
     def _meet(self, addresses: Sequence[str]) -> None:

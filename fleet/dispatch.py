@@ -10,6 +10,7 @@ import hashlib
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from queue import Empty, SimpleQueue
@@ -103,7 +104,12 @@ def dispatch(crew: Crew, jobs: Iterable[Job], work: Perform = perform) -> Iterat
             yield from shift.step()
     finally:
         for _, _, future in shift.running.values():
-            future.cancel()
+            _forget(future)
+
+
+def _forget(future: Any) -> None:
+    with suppress(Exception):  # a client without a scheduler raises kinds of its own
+        future.cancel()
 
 
 class _Shift:
@@ -122,7 +128,7 @@ class _Shift:
         members = self._crew.look()
         for address in [one for one in self.running if one not in members]:
             job, member, future = self.running.pop(address)
-            future.cancel()
+            _forget(future)
             self._died = time.monotonic()
             yield from self._again(job, f"{member.machine} died of it")
         for address, member in members.items():
@@ -140,14 +146,17 @@ class _Shift:
             return
         self.todo.remove(job)
         attempts = len(self._failures.get(job.key, ())) + self._sent[job.key, address]
-        future = self._crew.client.submit(
-            self._work,
-            job.task,
-            job.text,
-            key=f"{job.key}-{attempts}" if attempts else job.key,
-            workers=[address],
-            resources={TIMING: 1},
-        )
+        try:
+            future = self._crew.client.submit(
+                self._work,
+                job.task,
+                job.text,
+                key=f"{job.key}-{attempts}" if attempts else job.key,
+                workers=[address],
+                resources={TIMING: 1},
+            )
+        except Exception as error:  # Dask has kinds of its own
+            raise MachineError(f"the scheduler no longer answers ({error})") from error
         self.running[address] = (job, member, future)
         future.add_done_callback(lambda done: self._ended.put((address, done)))
 

@@ -180,11 +180,14 @@ def sleep(task: str, request: str) -> str:
     return "{}"
 
 
-def test_a_scheduler_that_dies_ends_the_run_and_says_so(start: Callable[..., Any]) -> None:
+def test_a_scheduler_that_dies_ends_the_run_and_says_so(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cmt.fleet.cluster.CONNECTING_SECONDS", 1.0)
     with start(1) as cluster, connected(cluster.scheduler_address, None, None) as client:
         found = dispatch(Crew(client), [job(f"{i}", name=i) for i in range(50)], sleep)
         next(found)
-        cluster.sync(cluster.scheduler.close)
+        cluster.close()
         with pytest.raises(MachineError, match="the scheduler"):
             list(found)
 
