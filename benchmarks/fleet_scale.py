@@ -41,6 +41,11 @@ FILES = {
 """Files of an export and whose time they take in `TIMES`. A simulation runs the graph in ONNX
 Runtime: that it takes as long as a plain graph there is an assumption."""
 WORKERS = (1, 8, 64, 512)
+QUIET = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.system-monitor.interval": "1h",
+}
+"""What workers do beside their work, on their own machines: here all would do so on one."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +109,10 @@ def rest(task: str, request: str) -> str:
 
 def simulate(seconds: Sequence[float], workers: int) -> dict[str, float]:
     """Have so many workers sleep for each of these times; what it took."""
+    import dask
     from distributed import Client, LocalCluster
 
+    dask.config.set(QUIET)
     jobs = [
         Job(f"{i}", "rest", {"job": i, "seconds": one}, lambda _: True)
         for i, one in enumerate(sorted(seconds, reverse=True))

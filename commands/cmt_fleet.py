@@ -20,7 +20,7 @@ from cmt.printing import printable, visible
 
 if TYPE_CHECKING:
     from cmt.bundle.reader import OpenBundle
-    from cmt.fleet.run import Result
+    from cmt.fleet.fleet_run import Result
 
 CERTIFICATES = "certificates"
 WAITING_SECONDS = 30.0
@@ -134,7 +134,7 @@ def fleet_cli(
     """
     from cmt.fleet.cluster import connected
     from cmt.fleet.crew import Crew
-    from cmt.fleet.run import Asked, FleetRun
+    from cmt.fleet.fleet_run import Asked, FleetRun
     from cmt.measure import bench
     from cmt.measure.on_device import BUNDLED
     from cmt.measure.progress import ProgressBars
