@@ -117,7 +117,10 @@ def simulate(seconds: Sequence[float], workers: int) -> dict[str, float]:
         Job(f"{i}", "rest", {"job": i, "seconds": one}, lambda _: True)
         for i, one in enumerate(sorted(seconds, reverse=True))
     ]
-    options: dict[str, Any] = {"dashboard_address": None, "worker_dashboard_address": None}
+    options: dict[str, Any] = {
+        "dashboard_address": "127.0.0.1:0",
+        "worker_dashboard_address": "127.0.0.1:0",
+    }
     options |= {"protocol": "tcp://", "host": "127.0.0.1", "memory_limit": 0}
     cluster = LocalCluster(
         n_workers=workers,

@@ -41,9 +41,10 @@ made in {visible(folder)}, good for {days} days: ca.pem, scheduler.pem, worker.p
 Who has one of the last three can run programs on every machine of the fleet: keep them secret.
 To the scheduler's machine go ca.pem and scheduler.pem; to every worker's ca.pem and worker.pem,
 by scp or what else you trust; ca.pem and client.pem stay here. Then, each where it belongs:
-  dask scheduler --protocol tls --tls-ca-file ca.pem --tls-cert scheduler.pem --no-dashboard
+  dask scheduler --protocol tls --tls-ca-file ca.pem --tls-cert scheduler.pem \\
+      --no-dashboard --dashboard-address 127.0.0.1:0
   dask worker tls://SCHEDULER:8786 --tls-ca-file ca.pem --tls-cert worker.pem \\
-      --nthreads 1 --resources TIMING=1 --no-dashboard
+      --nthreads 1 --resources TIMING=1 --no-dashboard --dashboard-address 127.0.0.1:0
   cmt-fleet BUNDLE --workers tls://SCHEDULER:8786 --certificates {visible(folder)}
 The authority's key was not kept. Where one of the files was lost, make all of them anew."""
     for line in said.splitlines():

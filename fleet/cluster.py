@@ -24,6 +24,8 @@ TIMING = "TIMING"
 IMAGES = "CMT_IMAGES"
 """The environment variable that says where a worker has its images."""
 CONNECTING_SECONDS = 20.0
+_OWN_PAGES = "127.0.0.1:0"
+"""Where Dask's pages of state are, which have no TLS and cannot be left out."""
 FORMS = "local, local:2, tcp://127.0.0.1:8786, tls://scheduler:8786, ssh://host,host"
 
 
@@ -84,7 +86,8 @@ def _local(count: int, images: Path | None) -> Any:
         threads_per_worker=1,
         processes=True,
         host="127.0.0.1",
-        dashboard_address=None,
+        dashboard_address=_OWN_PAGES,
+        worker_dashboard_address=_OWN_PAGES,
         silence_logs=logging.CRITICAL,
         memory_limit=0,
         resources={TIMING: 1},
@@ -146,14 +149,20 @@ def _by_ssh(hosts: list[str], certificates: Path | None) -> Iterator[Any]:
     from distributed import SSHCluster
 
     files = _files(certificates)
+    pages = {"dashboard": False, "dashboard_address": _OWN_PAGES}
     tls = {"ca-file": files["ca"]}
     tls |= {part: {"cert": files[part]} for part in PARTS if part in files}  # type: ignore[misc]
     with dask.config.set({"distributed.comm": {"require-encryption": True, "tls": tls}}):
         try:
             cluster = SSHCluster(
                 [hosts[0], *hosts],
-                scheduler_options={"protocol": "tls://", "dashboard": False, "port": 0},
-                worker_options={"nthreads": 1, "resources": {TIMING: 1}, "memory_limit": 0},
+                scheduler_options={"protocol": "tls://", "port": 0, **pages},
+                worker_options={
+                    "nthreads": 1,
+                    "resources": {TIMING: 1},
+                    "memory_limit": 0,
+                    **pages,
+                },
                 security=_security(certificates),
             )
         except ImportError as error:

@@ -32,8 +32,8 @@ def start() -> Start:
             "host": "127.0.0.1",
             "threads_per_worker": 1,
             "resources": {TIMING: 1},
-            "dashboard_address": None,
-            "worker_dashboard_address": None,
+            "dashboard_address": "127.0.0.1:0",
+            "worker_dashboard_address": "127.0.0.1:0",
             "memory_limit": 0,
         }
         with LocalCluster(n_workers=workers, **{**settings, **options}) as cluster:

@@ -17,7 +17,7 @@ from cmt.bundle.torch_answers import Answers
 from cmt.errors import InputError, MachineError
 from cmt.fleet import replies
 from cmt.fleet.certificates import make_certificates
-from cmt.fleet.cluster import connected
+from cmt.fleet.cluster import _local, connected
 from cmt.fleet.copies import receive
 from cmt.fleet.listed import ListedFiles
 from cmt.measure.on_device import File
@@ -60,6 +60,12 @@ def test_who_has_no_certificate_of_the_fleet_is_turned_away(
             pass
 
 
+def test_nothing_of_a_local_fleet_listens_beyond_this_machine() -> None:
+    with _local(0, None) as cluster:
+        assert cluster.scheduler_address.startswith("tcp://127.0.0.1:")
+        assert cluster.scheduler.http_server.address == "127.0.0.1"
+
+
 @pytest.mark.parametrize(
     ("workers", "said"),
     [
@@ -85,6 +91,7 @@ def test_certificates_are_made_once_and_say_how_they_are_handed_out(
     assert status == 0
     assert "dask worker tls://SCHEDULER:8786" in output
     assert "programs on every machine" in output
+    assert output.count("--dashboard-address 127.0.0.1:0") == 2  # pages that have no TLS
     status, _, error = fleet("certificates", folder)
     assert (status, "name a new folder" in error) == (2, True)
 
