@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cmt.commands.cmt_bench import answered, chosen_images, print_measured, warn
-from cmt.commands.console import LOG, long_running, say, with_version
+from cmt.commands.console import LOG, say, takes_common
 from cmt.commands.parameters import FOLDER, SECONDS
 from cmt.commands.trust import open_trusted, takes_trust
 from cmt.errors import GateError, InputError, MachineError
@@ -30,12 +30,16 @@ WAITING_SECONDS = 30.0
 @click.command(context_settings={"show_default": True, "max_content_width": 100})
 @click.argument("folder", type=FOLDER)
 @click.option("--days", default=365, type=click.IntRange(1, 3650), help="How long they are good.")
-@with_version
-def certificates_cli(*, folder: Path, days: int) -> int:
+@takes_common(json="Print where the files are, as an object.")
+def certificates_cli(*, folder: Path, days: int, as_json: bool, quiet: bool) -> int:
     """Make a private authority, and certificates for the parts of a fleet, in a new FOLDER."""
     from cmt.fleet.certificates import make_certificates
 
     make_certificates(folder, days)
+    if as_json:
+        click.echo(json.dumps({path.stem: str(path) for path in sorted(folder.iterdir())}))
+    if as_json or quiet:
+        return 0
     said = f"""\
 made in {visible(folder)}, good for {days} days: ca.pem, scheduler.pem, worker.pem, client.pem
 Who has one of the last three can run programs on every machine of the fleet: keep them secret.
@@ -107,9 +111,7 @@ class _FleetCommand(click.Command):
 @click.option("--seconds", default=5.0, type=SECONDS, help="Spent on timing each file.")
 @click.option("--tune", is_flag=True, help="Search the fastest settings on each machine first.")
 @takes_trust
-@click.option("--json", "as_json", is_flag=True, help="Print the results as in report.json.")
-@long_running
-@with_version
+@takes_common(json="Print the results as in report.json.")
 def fleet_cli(
     *,
     bundle: Path,

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from cmt import strict_json
 from cmt.bundle.golden import IMAGES, MAX_GREY_LEVELS, TOLERANCES, make_photo
 from cmt.bundle.manifest import GoldenInputs, Manifest, TorchAnswers
 from cmt.bundle.sbom import build_sbom
-from cmt.bundle.signature import sign
+from cmt.bundle.signature import Signer
 from cmt.bundle.torch_answers import write_answers
 from cmt.bundle.writer import describe_file, write_manifest
 from cmt.calib_data.preprocessing import Preprocessing
@@ -25,22 +24,20 @@ from cmt.export.options import ExportOptions
 from cmt.export.summary import Results, build_manifest, build_report
 from cmt.export.toml import CONFIG, config_text
 from cmt.report.document import REPORT_FILES, write_report
+from cmt.report.model_card import model_card
 from cmt.report.rows import Report
 from cmt.targets.base import run_all
 from cmt.targets.entries import Built, Entry, FileEntry, Float32Answers, GoldenOutputs
 from cmt.targets.registry import LOADERS
 from cmt.targets.settings import PRECISION, built_settings
 
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-
-def assemble(results: Results, folder: Path, run: str, key: Ed25519PrivateKey | None) -> Report:
+def assemble(results: Results, folder: Path, run: str, signers: Sequence[Signer]) -> Report:
     """Fill a new folder with all that belongs into the bundle; returns the report.
 
     Args:
         run: identity of the run, for the manifest.
-        key: signs the bundle; None leaves it unsigned.
+        signers: sign the bundle; none leave it unsigned.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -59,7 +56,7 @@ def assemble(results: Results, folder: Path, run: str, key: Ed25519PrivateKey | 
     )
     report = build_report(results, artefacts)
     write_report(report, folder)
-    sbom = write_sbom(folder, inputs.weights_sha256)
+    sbom = write_sbom(folder, report, inputs.class_names)
     manifest: Manifest = {
         **build_manifest(results, artefacts, golden, folder),
         "sbom": sbom,
@@ -68,11 +65,11 @@ def assemble(results: Results, folder: Path, run: str, key: Ed25519PrivateKey | 
     }
     if results.options.output != "features":
         manifest["answers"] = torch_answers(folder, results)
-    if key is not None:
+    if signers:
         manifest["exported"] = keep_exported(folder)
     write_manifest(folder, manifest)
-    if key is not None:
-        sign(folder, manifest, key)
+    for sign in signers:
+        sign(folder, manifest)
     return report
 
 
@@ -97,10 +94,11 @@ def write_config(folder: Path, options: ExportOptions) -> FileEntry:
     return describe_file(folder, path)
 
 
-def write_sbom(folder: Path, weights_sha256: str | None) -> FileEntry:
-    """The bundle's bill of materials; returns its manifest entry."""
+def write_sbom(folder: Path, report: Report, labels: Sequence[str]) -> FileEntry:
+    """The bundle's bill of materials, with a model card; returns its manifest entry."""
     path = folder / "sbom.cdx.json"
-    path.write_text(strict_json.dump(build_sbom(weights_sha256)), encoding="utf-8")
+    sbom = build_sbom(report["weights"]["sha256"], model_card(report, labels))
+    path.write_text(strict_json.dump(sbom), encoding="utf-8")
     return describe_file(folder, path)
 
 

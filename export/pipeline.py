@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -42,9 +42,6 @@ from cmt.report.document import REPORT_FILES
 from cmt.report.rows import Parity, Report
 from cmt.targets.machine import Hardware, cuts_int8_sums, describe
 from cmt.targets.registry import get_target, plug_in_versions, require_device
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,7 @@ def _export(options: ExportOptions, progress: ProgressBars) -> Bundle:
     workspace = placing.Workspace(options.bundle, options.resume)
     try:
         results = run(start(plan, workspace.folder, progress), plan.candidates)
-        report = assemble(results, workspace.folder / "bundle", plan.identity, plan.key)
+        report = assemble(results, workspace.folder / "bundle", plan.identity, plan.signers)
         placing.place(workspace.folder / "bundle", options.bundle)
     except InputError:
         workspace.discard()
@@ -119,7 +116,7 @@ class Plan:
     Attributes:
         common: what every stage depends on: the `machine`, of `targets.machine.describe`, the
             program's own `source`, and the `targets` of other packages.
-        key: signs the bundle; None leaves it unsigned.
+        signers: sign the bundle; none leave it unsigned.
     """
 
     options: ExportOptions
@@ -127,7 +124,7 @@ class Plan:
     inputs: Inputs
     selections: Mapping[str, Selection]
     common: dict[str, Any]
-    key: Ed25519PrivateKey | None
+    signers: Sequence[signature.Signer]
 
     @property
     def identity(self) -> str:
@@ -146,7 +143,7 @@ def make_plan(options: ExportOptions, most_held_out: int = MOST_HELD_OUT) -> Pla
     from cmt.bundle.sbom import check_installed
 
     check_installed()  # the bundle lists what made it
-    key = None if options.sign is None else signature.read_private_key(options.sign)
+    signers = signature.read_signers(options.sign)
     candidates = [
         Candidate(target, precision)
         for target in (get_target(name) for name in dict.fromkeys(options.targets))
@@ -161,7 +158,7 @@ def make_plan(options: ExportOptions, most_held_out: int = MOST_HELD_OUT) -> Pla
         "source": source_digest(),
         "targets": plug_in_versions(),
     }
-    return Plan(options, candidates, inputs, selections, common, key)
+    return Plan(options, candidates, inputs, selections, common, signers)
 
 
 def _require_device(options: ExportOptions, candidates: Sequence[Candidate]) -> None:
