@@ -52,7 +52,7 @@ by scp or what else you trust; ca.pem and client.pem stay here. Then, each where
   cmt-fleet BUNDLE --workers tls://SCHEDULER:8786 --certificates {visible(folder)}
 The authority's key was not kept. Where one of the files was lost, make all of them anew."""
     for line in said.splitlines():
-        say(line)
+        say(line, as_is=True)
     return 0
 
 
