@@ -8,7 +8,7 @@ ALIVE = while sleep 9; do echo '  still installing'; done & alive=$$!; trap "kil
 # TensorRT-RTX, which builds engines without a GPU, has wheels for 64-bit x86 only.
 TENSORRT := $(if $(filter x86_64 AMD64,$(shell uname -m)),--target tensorrt)
 
-ROOMS := calib_data targets quantize bundle report measure export training commands
+ROOMS := calib_data targets quantize bundle report measure fleet export training commands
 TYPED := build/typed/made
 
 # The C++ build takes OpenVINO and the JSON headers from the environment's packages.

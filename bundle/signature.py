@@ -4,7 +4,7 @@ The key's kind decides: Ed25519 signs in `SIGNATURE`, which C++ reads as well, a
 OpenSSF's format (`bundle.model_signing_format`). A signature covers the bytes of `SIGNED`: the
 manifest, and through its hashes every file, but for the reports that `cmt-bench` adds to wherever
 it measures. The report as it was exported is a file of its own among those. Early bundles have no
-`SIGNED`: its bytes are those that `_signed_bytes` makes of the manifest, in early bundles and in
+`SIGNED`: its bytes are those that `signed_bytes` makes of the manifest, in early bundles and in
 later ones.
 """
 
@@ -70,14 +70,14 @@ def read_private_key(path: Path) -> Any:
 
 def sign(folder: Path, manifest: Manifest, key: Ed25519PrivateKey) -> None:
     """Write the Ed25519 signature of the bundle in `folder`."""
-    content = _signed_bytes(manifest)
+    content = signed_bytes(manifest)
     text = base64.b64encode(key.sign(content)).decode()
     (folder / SIGNED).write_bytes(content)
     (folder / SIGNATURE).write_text(f"{text}\n")
 
 
 def _sign_for_openssf(folder: Path, manifest: Manifest, key: Path) -> None:
-    (folder / SIGNED).write_bytes(_signed_bytes(manifest))
+    (folder / SIGNED).write_bytes(signed_bytes(manifest))
     reports = [entry["path"] for entry in manifest["reports"]]
     openssf.sign_folder(folder, key, [MANIFEST, SEAL, SIGNATURE, *reports])
 
@@ -99,7 +99,7 @@ def check(bundle: OpenBundle, public_key: Path) -> OpenBundle:
             f"{bundle.path} is not signed (it has no {file.name}): "
             "get it from whoever holds the key"
         )
-    present = _signed_bytes(bundle.manifest)
+    present = signed_bytes(bundle.manifest)
     try:
         stored = bundle.path / SIGNED
         lacks_it = by_ed25519 and not os.path.lexists(stored)
@@ -109,7 +109,7 @@ def check(bundle: OpenBundle, public_key: Path) -> OpenBundle:
             key.verify(base64.b64decode(text.strip(), validate=True), content)
         else:
             openssf.verify_folder(bundle.path, public_key, SIGNED, content)
-        matches = _signed_bytes(strict_json.parse(content)) == present
+        matches = signed_bytes(strict_json.parse(content)) == present
     except InputError:
         raise
     except Exception as error:  # the libraries raise many kinds
@@ -155,7 +155,7 @@ def _keys() -> tuple[Any, Any]:
     return ed25519, ec
 
 
-def _signed_bytes(manifest: Mapping[str, object]) -> bytes:
+def signed_bytes(manifest: Mapping[str, object]) -> bytes:
     """The manifest without its reports, in one way to write it."""
     content = {key: value for key, value in manifest.items() if key != "reports"}
     return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()

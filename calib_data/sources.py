@@ -84,6 +84,10 @@ class KeyedImages(Protocol):
         """sha256 of the image's own bytes, as they are stored."""
         ...
 
+    def origin(self) -> Origin:
+        """For `reopened`."""
+        ...
+
 
 class ImageSource(KeyedImages, Protocol):
     """A fixed sequence of images with class indices (None where the source has no classes).
@@ -102,10 +106,6 @@ class ImageSource(KeyedImages, Protocol):
     remarks: Sequence[str]
 
     def __len__(self) -> int: ...
-
-    def origin(self) -> Origin:
-        """For `reopened`."""
-        ...
 
     def fingerprint(self) -> str:
         """Changes whenever an image is added, removed, renamed or rewritten.

@@ -107,7 +107,7 @@ def bench_cli(
     opened = open_trusted(bundle, trust, runs)
     if compatible or dla is not None:
         _require_engines(opened, verify)
-    images = _images(opened, val_data, val_count)
+    images = chosen_images(opened, val_data, val_count)
     if verify:
         if images is not None:
             raise InputError("--verify measures nothing: leave --val-data out")
@@ -123,17 +123,17 @@ def bench_cli(
         what = bench.Sweep(**sweep)
         entry, remarks = bench.measure(opened, what, machine, command, progress.task, images)
     bench.save(opened, entry)
-    _warn(remarks)
+    warn(remarks)
     if as_json:
         click.echo(json.dumps(entry, indent=1))
         return 0
     if not quiet:
-        _print_measured(entry, [*notes(opened), *_answered(opened, entry)])
+        print_measured(entry, [*notes(opened), *answered(opened, entry)])
         say(f"report: {bundle / 'report.html'}", as_is=True)
     return 0
 
 
-def _warn(remarks: Sequence[str]) -> None:
+def warn(remarks: Sequence[str]) -> None:
     for remark in remarks:
         say(f"warning: {remark}", err=True)
 
@@ -147,7 +147,7 @@ def _require_engines(bundle: OpenBundle, verify: bool) -> None:
         raise InputError(f"--compatible and --dla are for engines, and {reason}: leave them out")
 
 
-def _images(bundle: OpenBundle, where: str | None, count: int | None) -> Images | None:
+def chosen_images(bundle: OpenBundle, where: str | None, count: int | None) -> Images | None:
     """The images of --val-data, by the export's own choice; None where none are asked for."""
     if where is None:
         if count is not None:
@@ -166,7 +166,7 @@ def _images(bundle: OpenBundle, where: str | None, count: int | None) -> Images 
     return Images(source, count, report["environment"]["seed"])
 
 
-def _answered(bundle: OpenBundle, entry: Machine) -> list[str]:
+def answered(bundle: OpenBundle, entry: Machine) -> list[str]:
     """Sentences on the accuracy that was measured here."""
     from cmt.report.devices import device_findings
     from cmt.report.document import report_of
@@ -175,7 +175,7 @@ def _answered(bundle: OpenBundle, entry: Machine) -> list[str]:
     return [finding.text for finding in device_findings(alone)]
 
 
-def _print_measured(entry: Machine, notes: list[str]) -> None:
+def print_measured(entry: Machine, notes: list[str]) -> None:
     """The table of what was measured, and what is to be said of it."""
     from cmt.report import charts
     from cmt.report.terminal import machine_table

@@ -28,6 +28,10 @@ COMMANDS = {
     ),
     "cmt-bench": ("cmt.commands.cmt_bench:bench_cli", AGAIN),
     "cmt-classify": ("cmt.commands.cmt_classify:classify_cli", AGAIN),
+    "cmt-fleet": (
+        "cmt.commands.cmt_fleet:fleet_cli",
+        "the same command goes on where it stopped",
+    ),
     "cmt-report": ("cmt.commands.cmt_report:report_cli", AGAIN),
     "cmt-train": (
         "cmt.commands.cmt_train:train_cli",

@@ -24,7 +24,13 @@ from cmt.report.document import put_report, report_of
 from cmt.report.rows import UNTIMED, Machine, Row
 from cmt.targets.base import Task
 from cmt.targets.entries import Entry
-from cmt.targets.machine import NO_PEAK_RSS, describe, hardware, usable_cores
+from cmt.targets.machine import (
+    NO_PEAK_RSS,
+    Environment,
+    describe,
+    hardware,
+    usable_cores,
+)
 from cmt.targets.registry import (
     TARGETS,
     load_settings,
@@ -77,18 +83,32 @@ def check_machine(bundle: OpenBundle, name: str | None) -> str:
     Raises:
         InputError: the name stands for another machine's results.
     """
-    name = name or platform.node() or "unnamed"
-    ours = describe(seed=0)
+    name = name or host_name()
+    refuse_namesake(bundle, name, describe(seed=0), "--machine")
+    require_writable(bundle)
+    return name
+
+
+def host_name() -> str:
+    """What this machine is called."""
+    return platform.node() or "unnamed"
+
+
+def refuse_namesake(bundle: OpenBundle, name: str, ours: Environment, option: str) -> None:
+    """Raise InputError where the report has another machine of this name; `option` gives names."""
     for entry in report_of(bundle).get("machines", []):
         theirs = entry["environment"]
         if entry["machine"] == name and hardware(theirs) != hardware(ours):
             raise InputError(
                 f"the report has results of another machine called '{name}' ({theirs['cpu']}): "
-                "give this one a name of its own with --machine"
+                f"give this one a name of its own with {option}"
             )
+
+
+def require_writable(bundle: OpenBundle) -> None:
+    """Raise InputError where no results can be put into the bundle."""
     if not os.access(bundle.path, os.W_OK):
         raise InputError(f"cannot write to {bundle.path}: copy the bundle to where you may")
-    return name
 
 
 def measure(
@@ -116,14 +136,17 @@ def measure(
     """
     _check_devices(bundle, sweep)
     points = list(_points(bundle, sweep))
-    judged = None if images is None else _accuracy(bundle, sweep, points[0], images, task)
+    judged = None
+    if images is not None:
+        asked = asked_files(bundle, sweep)
+        judged = measure_accuracy(bundle, images, asked, points[0].threads, task)
     rows = []
     for point in points:
         measured = _measure_point(bundle, sweep, point, task)
         if point.scenario is not None:
             measured = [{**row, "scenario": point.scenario} for row in measured]
         if judged is not None and point.batch == points[0].batch:
-            measured = [_with_accuracy(row, judged, point) for row in measured]
+            measured = [with_accuracy(row, judged, point.device, point.batch) for row in measured]
         rows += measured
     entry: Machine = {
         "machine": machine,
@@ -137,24 +160,23 @@ def measure(
     return {**entry, "images": judged.images}, judged.remarks
 
 
-def _accuracy(
-    bundle: OpenBundle, sweep: Sweep, first: _Point, images: Images, task: Task
-) -> Measured:
-    """Every file's accuracy on every device, at the batch and threads of the first point."""
+def asked_files(bundle: OpenBundle, sweep: Sweep) -> list[File]:
+    """The files that run here, on every device, at the batch and threads of the first point."""
+    first = next(_points(bundle, sweep))
     files = []
     for device, artefact in product(_devices(sweep), bundle.artefacts):
         point = replace(first, streams=None, device=device, scenario=None)
         run = _runs(bundle, artefact, sweep, point)[0]
         if run.reason is None:
             files.append(File(artefact, device, run.own, point.batch))
-    return measure_accuracy(bundle, images, files, first.threads, task)
+    return files
 
 
-def _with_accuracy(row: Row, judged: Measured, point: _Point) -> Row:
-    """The row with its file's accuracy, where the file could be run."""
+def with_accuracy(row: Row, judged: Measured, device: str | None, batch: int) -> Row:
+    """The row with its file's accuracy on a device, where the file could be run."""
     if row["measured_by"] is None:
         return row
-    found = judged.rows[file_name(str(row["artefact"]), point.device, point.batch)]
+    found = judged.rows[file_name(str(row["artefact"]), device, batch)]
     reasons = {name: text for name, text in row["reasons"].items() if name != "accuracy"}
     return {**row, **found, "reasons": {**reasons, **found["reasons"]}}
 

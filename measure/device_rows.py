@@ -11,7 +11,7 @@ import numpy as np
 from cmt.bundle.reader import OpenBundle
 from cmt.calib_data.sources import ImageSource, load_as
 from cmt.measure.changes import changes, class_names
-from cmt.measure.on_device import UNKNOWN, File, Seen, ask
+from cmt.measure.on_device import UNKNOWN, Elsewhere, File, Seen, ask
 from cmt.measure.statistics import Flags, paired_accuracy
 from cmt.report.rows import (
     Accuracy,
@@ -61,12 +61,20 @@ class Measured:
 
 
 def measure_accuracy(
-    bundle: OpenBundle, images: Images, files: Sequence[File], threads: int, task: Task
+    bundle: OpenBundle,
+    images: Images,
+    files: Sequence[File],
+    threads: int,
+    task: Task,
+    elsewhere: Elsewhere | None = None,
 ) -> Measured:
-    """The accuracy of files on this machine, see `measure.on_device.ask` for what it raises."""
-    reference = _reference(bundle, files)
+    """The accuracy of files on this machine, or `elsewhere`.
+
+    See `measure.on_device.ask` for what it raises.
+    """
+    reference = reference_of(bundle, files) if elsewhere is None else elsewhere.reference
     asked = list({f.name: f for f in (*files, *([reference] if reference else []))}.values())
-    seen = ask(bundle, images.source, images.count, asked, threads, task, images.seed)
+    seen = ask(bundle, images.source, images.count, asked, threads, task, images.seed, elsewhere)
     rows = {file.name: _fields(bundle, seen, file, reference) for file in files}
     source = images.source
     described: AskedImages = {
@@ -79,7 +87,7 @@ def measure_accuracy(
     return Measured(described, rows, [*source.remarks, *seen.skipped])
 
 
-def _reference(bundle: OpenBundle, files: Sequence[File]) -> File | None:
+def reference_of(bundle: OpenBundle, files: Sequence[File]) -> File | None:
     """The FP32 file that runs on this CPU, for images that torch did not answer."""
     for artefact in bundle.artefacts:
         if artefact["precision"] != "fp32" or not_runnable(artefact, bundle.trusted) is not None:

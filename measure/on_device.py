@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from io import BytesIO
@@ -25,10 +25,11 @@ from cmt.bundle.torch_answers import KEPT, Answers, best, class_of, read_answers
 from cmt.calib_data.image_range import ImageRange
 from cmt.calib_data.readers import read_lists
 from cmt.calib_data.reading import ImageList, ReadImages, image_list
-from cmt.calib_data.sources import FolderImages, ImageSource, bundled, choose
+from cmt.calib_data.sources import FolderImages, ImageSource, KeyedImages, bundled, choose
 from cmt.errors import GateError, InputError
 from cmt.files import cache_folder, is_own_folder, write_whole
 from cmt.measure.shards import outputs_of
+from cmt.printing import printable
 from cmt.targets.base import Runner, Task
 from cmt.targets.entries import Entry
 from cmt.targets.machine import package_versions
@@ -42,6 +43,9 @@ BUNDLED = "bundled"
 UNKNOWN = -1
 """The row of an image that is not among torch's answers."""
 Shard = dict[str, NDArray[Any]]
+Map = Callable[[Mapping[int, NDArray[np.int64]]], Iterator[tuple[int, Shard]]]
+"""Given shards by number, each the places of its images in the source, yields the number and what
+`answer_images` gives of each, in any order; leaves out those that could not be answered."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,21 @@ class File:
     def name(self) -> str:
         """Tells it from the others of a run."""
         return file_name(self.artefact["path"], self.device, self.batch)
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Machines that answer in the place of this one.
+
+    Attributes:
+        answer: gives them the shards.
+        made_with: all that decides their answers beside files and images; JSON.
+        reference: the FP32 file that runs on their CPU, which is one of the run's; None without.
+    """
+
+    answer: Map
+    made_with: Any
+    reference: File | None
 
 
 def file_name(path: str, device: str | None, batch: int) -> str:
@@ -106,8 +125,12 @@ def ask(
     threads: int,
     task: Task,
     seed: int = 0,
+    elsewhere: Elsewhere | None = None,
 ) -> Seen:
     """Give `count` images of a source (all; see `choose`) to every file.
+
+    Args:
+        elsewhere: who answers; None has this process do so.
 
     Raises:
         InputError: a folder is no class of the bundle, or no image can be read.
@@ -119,38 +142,65 @@ def ask(
         labels = bundle.manifest["labels"]
         wanted = {source.labels[i] for i in chosen}
         classes = {i: class_of(source.class_names[i], answers, labels) for i in wanted}
-    folder = _progress(bundle, source, chosen, files, threads)
-    load = _once(lambda: {file.name: _load(bundle, file, threads) for file in files})
-    parts = [chosen[begin : begin + SHARD] for begin in range(0, len(chosen), SHARD)]
-    paths = [folder / f"{number}.npz" for number in range(len(parts))]
-    missing = [part for part, path in zip(parts, paths, strict=True) if not path.exists()]
-    shards: list[Shard] = []
-    with (
-        task(f"answers of {len(files)} files to {len(chosen)} images", len(chosen)) as advance,
-        closing(read_lists((_listed(bundle, source, p) for p in missing), threads)) as found,
-    ):
-        for part, path in zip(parts, paths, strict=True):
-            if not path.exists():
-                listed, read = next(found)
-                made = _answer(bundle, part, listed["digests"], read, files, load(), answers)
-                write_whole(path, _packed(made))
-            with np.load(path) as kept:
-                shards.append(dict(kept))
-            advance(len(part))
-    shutil.rmtree(folder, ignore_errors=True)
+    made_with = [threads, package_versions()] if elsewhere is None else elsewhere.made_with
+    folder = _progress(bundle, source, chosen, files, made_with)
+    answer = _here(bundle, source, files, threads, answers)
+    with task(f"answers of {len(files)} files to {len(chosen)} images", len(chosen)) as advance:
+        parts = dict(enumerate(np.split(chosen, range(SHARD, len(chosen), SHARD))))
+        pending = {i: part for i, part in parts.items() if not _kept(folder, i).exists()}
+        advance(len(chosen) - sum(map(len, pending.values())))
+        for i, made in (answer if elsewhere is None else elsewhere.answer)(pending):
+            write_whole(_kept(folder, i), _packed(made))
+            advance(len(parts[i]))
+    shards = [_read(_kept(folder, i)) or _left_out(source, part) for i, part in parts.items()]
+    if all(_kept(folder, i).exists() for i in parts):
+        shutil.rmtree(folder, ignore_errors=True)
     return _seen(source, answers, classes, files, shards)
 
 
-def _once(make: Callable[[], Any]) -> Callable[[], Any]:
-    """What makes something at its first call: a run that finds all shards loads no file."""
-    made: list[Any] = []
+def _kept(folder: Path, number: int) -> Path:
+    return folder / f"{number}.npz"
 
-    def get() -> Any:
-        if not made:
-            made.append(make())
-        return made[0]
 
-    return get
+def _read(path: Path) -> Shard | None:
+    if not path.exists():
+        return None
+    with np.load(path) as kept:
+        return dict(kept)
+
+
+def _left_out(source: ImageSource, places: NDArray[np.int64]) -> Shard:
+    """Of a shard that nobody could answer; another run asks again."""
+    lines = [f"{printable(source.key(int(place)))}: nobody answered" for place in places]
+    none = np.zeros(0, np.int64)
+    return {"places": none, "rows": none, "skipped": np.array(lines, np.str_)}
+
+
+def _here(
+    bundle: OpenBundle,
+    source: ImageSource,
+    files: Sequence[File],
+    threads: int,
+    answers: Answers,
+) -> Map:
+    """This process answers; it loads no file where all shards are there."""
+
+    def answer(pending: Mapping[int, NDArray[np.int64]]) -> Iterator[tuple[int, Shard]]:
+        runners = load_files(bundle, files, threads) if pending else {}
+        lists = (listed(bundle, source, places) for places in pending.values())
+        with closing(read_lists(lists, threads)) as found:
+            for (number, places), (asked, read) in zip(pending.items(), found, strict=True):
+                made = answer_images(
+                    bundle, places, asked["digests"], read, files, runners, answers
+                )
+                yield number, made
+
+    return answer
+
+
+def load_files(bundle: OpenBundle, files: Sequence[File], threads: int) -> dict[str, Runner]:
+    """What runs each file, by its name."""
+    return {file.name: _load(bundle, file, threads) for file in files}
 
 
 def _load(bundle: OpenBundle, file: File, threads: int) -> Runner:
@@ -164,7 +214,7 @@ def _progress(
     source: ImageSource,
     chosen: NDArray[np.int64],
     files: Sequence[File],
-    threads: int,
+    made_with: Any,
 ) -> Path:
     """The folder of finished shards of this very run, in the user's cache."""
     identity = {
@@ -172,7 +222,7 @@ def _progress(
         "input": bundle.manifest["input"],
         "answers": bundle.manifest.get("answers"),
         "images": [source.fingerprint(), chosen.tolist()],
-        "made with": [threads, package_versions(), SHARD],
+        "made with": [made_with, SHARD],
     }
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     folder = cache_folder() / "answers" / key
@@ -194,12 +244,13 @@ def _packed(shard: Shard) -> bytes:
     return file.getvalue()
 
 
-def _listed(bundle: OpenBundle, source: ImageSource, places: NDArray[np.int64]) -> ImageList:
+def listed(bundle: OpenBundle, source: KeyedImages, places: NDArray[np.int64]) -> ImageList:
+    """These images of a source, prepared as the bundle says."""
     keys, digests = [source.key(i) for i in places], [source.digest(i) for i in places]
     return image_list(source.origin(), bundle.preprocessing, keys, digests)
 
 
-def _answer(
+def answer_images(
     bundle: OpenBundle,
     places: NDArray[np.int64],
     digests: Sequence[str],

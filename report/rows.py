@@ -284,12 +284,16 @@ class Fallback(Found):
     cost: str
 
 
-class AskedImages(TypedDict):
+class _AskedImages(TypedDict):
     source: str
     images: int
     unknown: int
     skipped: int
     left_out: int
+
+
+class AskedImages(_AskedImages, total=False):
+    answered_by: list[str]
 
 
 class _Machine(TypedDict):

@@ -25,7 +25,8 @@ def test_measuring_modules_import_without_torch_onnx_or_nncf() -> None:
         sys.meta_path.insert(0, Refuse())
         import cmt, cmt.calib_data.prepared, cmt.commands.main, cmt.export, cmt.targets.registry
         import cmt.commands.cmt_bench, cmt.commands.cmt_export, cmt.commands.cmt_report
-        import cmt.commands.cmt_classify
+        import cmt.commands.cmt_classify, cmt.commands.cmt_fleet
+        import cmt.fleet.certificates, cmt.fleet.fleet_run
         cmt.Classifier, cmt.__version__
         import cmt.bundle.golden, cmt.bundle.placing, cmt.bundle.signature, cmt.bundle.writer
         import cmt.measure.latency, cmt.measure.parity, cmt.measure.statistics

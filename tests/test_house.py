@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from cmt.commands.main import COMMANDS
 from cmt.targets.registry import TARGETS
 
 ROOT = Path(__file__).parents[1]
 ROOMS = (
-    *("cmt", "calib_data", "targets", "quantize", "bundle", "report", "measure", "export"),
-    *("training", "commands"),
+    *("cmt", "calib_data", "targets", "quantize", "bundle", "report", "measure", "fleet"),
+    *("export", "training", "commands"),
 )
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 500, 60
 
@@ -127,7 +128,7 @@ def test_somebody_elses_modules_are_not_run(
             check=False,
         )
 
-    for command in ("cmt-export", "cmt-bench", "cmt-classify", "cmt-report", "cmt-train"):
+    for command in COMMANDS:
         result = start(command, "--help")
         if name.startswith("cmt"):
             (line,) = result.stderr.splitlines()

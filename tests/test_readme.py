@@ -174,6 +174,20 @@ def test_bundles_are_measured(
     )
 
 
+def test_bundles_are_measured_by_a_fleet(
+    stored: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").symlink_to(photos)
+    monkeypatch.chdir(tmp_path)
+    assert len(commands("cmt-fleet ")) == 3
+    for command in commands("cmt-fleet "):
+        here = "certificates" in command or "--verify" in command
+        assert run(command if here else f"{command} --seconds 0.1", monkeypatch) == 0
+    (entry,) = report_of(open_bundle(stored))["machines"]
+    assert entry["images"]["images"] == 20
+    assert (tmp_path / "keys" / "worker.pem").is_file()
+
+
 @pytest.mark.parametrize("command", commands("cmt-classify "))
 def test_photos_are_classified(
     command: str,
@@ -243,6 +257,7 @@ def test_every_command_is_run_by_some_test_or_marked() -> None:
         "cmt-export ",
         "cmt-bench ",
         "cmt-classify ",
+        "cmt-fleet ",
         "cmt-report ",
         "cmt-train ",
         BENCHMARK,

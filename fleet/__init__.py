@@ -1,0 +1,1 @@
+"""A bundle measured on several machines at once, by Dask distributed."""
