@@ -53,7 +53,7 @@ def fitted(
 ) -> tuple[onnx.ModelProto, dict[str, Histogram], str, dict[str, Rounded]]:
     model, recipe = onnx.load(float_graph("official")), RECIPES[request.param]
     histograms = observe(model, batches(32, 0), recipe)
-    rounded = round_weights(model, batches(32, 0), histograms, recipe, method=MSE)
+    rounded = round_weights(model, batches(32, 0), histograms, recipe, methods=[MSE])[MSE]
     return model, histograms, request.param, rounded
 
 
@@ -163,7 +163,7 @@ def test_a_layer_with_too_many_inputs_goes_to_its_nearest_levels(
     monkeypatch.setattr(gptq, "LARGEST", 100)
     model, recipe = onnx.load(float_graph("official")), RECIPES[EXPLICIT]
     histograms = observe(model, batches(1, 0), recipe)
-    rounded = round_weights(model, batches(1, 0), histograms, recipe, method=MSE)
+    rounded = round_weights(model, batches(1, 0), histograms, recipe, methods=[MSE])[MSE]
     inputs = {name: own.weight[0].size for name, own in rounded.items() if own.weight.ndim == 4}
     assert inputs
     assert max(inputs.values()) <= 100
