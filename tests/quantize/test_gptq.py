@@ -167,3 +167,20 @@ def test_a_layer_with_too_many_inputs_goes_to_its_nearest_levels(
     inputs = {name: own.weight[0].size for name, own in rounded.items() if own.weight.ndim == 4}
     assert inputs
     assert max(inputs.values()) <= 100
+
+
+def test_methods_fitted_together_get_what_each_gets_alone(
+    float_graph: Callable[[str], Path],
+) -> None:
+    model, recipe = onnx.load(float_graph("official")), RECIPES[OPENVINO]
+    histograms = observe(model, batches(2, 0), recipe)
+    fit = partial(round_weights, model, histograms=histograms, recipe=recipe)
+    together = fit(batches(2, 0), methods=[MSE, "minmax"])
+    for method, rounded in together.items():
+        alone = fit(batches(2, 0), methods=[method])[method]
+        for name, own in alone.items():
+            np.testing.assert_equal(vars(rounded[name]), vars(own))
+    (name,) = (
+        name for name in together[MSE] if name.endswith("stages.3.blocks.0.ffn.project.weight")
+    )
+    assert (together[MSE][name].weight != together["minmax"][name].weight).any()
