@@ -79,10 +79,10 @@ def beside(ours: dict[str, Any], theirs: Any) -> None:
 
 
 def test_a_folders_figures_are_pythons_to_the_image(
-    runtime: Path, copy: Path, images: Path, turn_answers: Callable[[Path], None]
+    any_runtime: Path, copy: Path, images: Path, turn_answers: Callable[[Path], None]
 ) -> None:
     turn_answers(copy)
-    ours, theirs = by_cpp(runtime, copy, "--val-data", images), by_python(copy, images)
+    ours, theirs = by_cpp(any_runtime, copy, "--val-data", images), by_python(copy, images)
     assert ours["images"] == theirs.images
     assert ours["images"]["left_out"] == 1
     assert (ours["images"]["images"], ours["images"]["unknown"]) == (22, 2)
@@ -123,18 +123,18 @@ def test_the_exports_own_images_give_the_exports_figures(
 
 
 def test_images_without_classes_or_torchs_answers_are_told_apart(
-    runtime: Path, copy: Path, stored_bundle: Path, photos: Path
+    any_runtime: Path, copy: Path, stored: Path, photos: Path
 ) -> None:
-    for row in by_cpp(runtime, copy, "--val-data", photos / "red")["results"]:
+    for row in by_cpp(any_runtime, copy, "--val-data", photos / "red")["results"]:
         assert row["accuracy"] is None
         assert row["beside_torch"]["images"] == 10
-    for row in by_cpp(runtime, stored_bundle, "--val-data", photos)["results"]:
+    for row in by_cpp(any_runtime, stored, "--val-data", photos)["results"]:
         assert row["accuracy"]["drop_pp"] is None
         assert row["unknown_images"]["agreement"] is None  # it has no FP32 file
 
 
 def test_folders_and_answers_are_refused_as_python_does(
-    runtime: Path, copy: Path, photos: Path, tmp_path: Path
+    any_runtime: Path, copy: Path, photos: Path, tmp_path: Path
 ) -> None:
     other = shutil.copytree(photos, tmp_path / "other")
     (other / "red").rename(other / "green")
@@ -144,12 +144,12 @@ def test_folders_and_answers_are_refused_as_python_does(
         (tmp_path / "none", "no image folder at"),
         (tmp_path / "empty", "no images in"),
     ):
-        result = run(runtime / "cmt_bench", copy, *QUICK, "--val-data", folder)
+        result = run(any_runtime / "cmt_bench", copy, *QUICK, "--val-data", folder)
         assert result.returncode == 2
         assert words in result.stderr
         assert len(result.stderr.splitlines()) == 1
     reseal(copy, "answers/classes.npy", lambda array: array[:3])
-    result = run(runtime / "cmt_bench", copy, *QUICK, "--val-data", photos)
+    result = run(any_runtime / "cmt_bench", copy, *QUICK, "--val-data", photos)
     assert result.returncode == 2
     assert "do not belong together" in result.stderr
 
@@ -184,17 +184,17 @@ def test_a_device_that_is_not_there_is_told_from_those_that_are(
         assert len(result.stderr.splitlines()) == 1
 
 
-def test_openvinos_own_choice_answers_as_the_cpu(runtime: Path, openvino_bundle: Path) -> None:
-    result = run(runtime / "cmt_check", openvino_bundle, "--device", "AUTO")
+def test_openvinos_own_choice_answers_as_the_cpu(any_runtime: Path, openvino_bundle: Path) -> None:
+    result = run(any_runtime / "cmt_check", openvino_bundle, "--device", "AUTO")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "ok      openvino/cmt_tiny.int8.xml on AUTO: differs by" in result.stdout
     photo = openvino_bundle / "golden" / "photo.jpg"
     usual, chosen = (
-        run(runtime / "cmt_classify", openvino_bundle, photo, *more)
+        run(any_runtime / "cmt_classify", openvino_bundle, photo, *more)
         for more in ((), ("--device", "AUTO"))
     )
     assert usual.stdout == chosen.stdout
-    rows = by_cpp(runtime, openvino_bundle, "--device", "AUTO")["results"]
+    rows = by_cpp(any_runtime, openvino_bundle, "--device", "AUTO")["results"]
     assert {row["settings"]["device"] for row in rows} == {"AUTO"}
 
 
