@@ -159,8 +159,8 @@ def _compare_methods(
     methods: Sequence[str] = [learned] if learned else METHODS
     rows: list[Method] = []
 
-    def fit(method: str) -> dict[str, Rounded]:
-        return _fit_weights(context, source, histograms, method)
+    def fit(chosen: Sequence[str]) -> dict[str, dict[str, Rounded]]:
+        return _fit_weights(context, source, histograms, chosen)
 
     with context.progress.task("choosing ranges", len(methods)) as advance:
 
@@ -184,9 +184,9 @@ def _title(method: str, rounded: object) -> str:
 
 
 def _fit_weights(
-    context: Context, source: Source, histograms: Mapping[str, Histogram], method: str
-) -> dict[str, Rounded]:
-    """Of a float graph, for inputs with the ranges of this method."""
+    context: Context, source: Source, histograms: Mapping[str, Histogram], methods: Sequence[str]
+) -> dict[str, dict[str, Rounded]]:
+    """Of a float graph, for inputs with the ranges of these methods, by method."""
     from cmt.quantize.gptq import IMAGES, round_weights
 
     images = context.images.setting_ranges
@@ -197,7 +197,7 @@ def _fit_weights(
             images.batches(1, places),
             histograms,
             source.recipe,
-            method=method,
+            methods=methods,
             progress=advance,
             threads=context.threads,
         )

@@ -133,7 +133,7 @@ class FineTuning:
                         fit_weights(own, recipe, calibration, histograms, method)
                     return own
 
-                choice = choose(METHODS, judge, fit)
+                choice = choose(METHODS, judge, lambda chosen: {m: fit(m) for m in chosen})
             start = network if choice.fitted is None else choice.fitted
             save_torch({"network": start.state_dict()}, folder / _START)
             save_histograms(histograms, folder / _HISTOGRAMS)

@@ -4,7 +4,7 @@ error on held-out images.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -30,7 +30,7 @@ class Choice(Generic[Fitted]):
 def choose(
     methods: Sequence[str],
     judge: Callable[[str, Fitted | None], float],
-    fit: Callable[[str], Fitted] | None,
+    fit: Callable[[Sequence[str]], Mapping[str, Fitted]] | None,
 ) -> Choice[Fitted]:
     """Try all methods with the nearest levels, and the most promising ones with fitted weights.
 
@@ -42,14 +42,13 @@ def choose(
         methods: of choosing ranges, at least one.
         judge: error on held-out images of a method with these weights, None for the nearest levels;
             infinite where answers are no numbers.
-        fit: weights for the ranges of a method; None fits none.
+        fit: weights for the ranges of each of these methods, by method; None fits none.
     """
     tried = [Choice[Fitted](method, None, judge(method, None)) for method in methods]
     best = min(tried, key=lambda choice: choice.error)
     if fit is None:
         return best
-    for method in dict.fromkeys([MSE, best.method]):
-        fitted = fit(method)
+    for method, fitted in fit(list(dict.fromkeys([MSE, best.method]))).items():
         error = judge(method, fitted)
         if error < best.error:
             best = Choice(method, fitted, error)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from cmt.calib_data.prepared import PreparedImages, spread
-from cmt.quantize.gptq import IMAGES, LARGEST, LayerFit, Window
+from cmt.quantize.gptq import IMAGES, LARGEST, LayerFit, Window, one_thread_each
 from cmt.quantize.ranges import LEVELS, MSE, Histogram, Levels, half_scale
 from cmt.quantize.recipe import Recipe
 from cmt.rewrite import batchnorm_affine
@@ -181,9 +181,10 @@ def fit_weights(
         if layer in fits:
             fits[layer].add(given[0].numpy(), rng)
 
-    _observe(network, layers, images, IMAGES, count)
-    for layer, fit in fits.items():
-        weight, bias, _ = fit.fit(keep_largest=True)
+    with one_thread_each():
+        _observe(network, layers, images, IMAGES, count)
+        fitted_layers = {layer: fit.fit(keep_largest=True) for layer, fit in fits.items()}
+    for layer, (weight, bias, _) in fitted_layers.items():
         for parameter, values in ((layer.weight, weight), (layer.bias, bias)):
             if parameter is not None and values is not None:
                 fitted = torch.from_numpy(values).reshape(parameter.shape)

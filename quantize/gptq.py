@@ -11,6 +11,8 @@ last and is not rounded. The file is as fast as with any other numbers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,10 +22,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from threadpoolctl import threadpool_limits
 
 from cmt.quantize.qdq import Rounded, find_layers, input_levels, is_layer, observed, output_axis
 from cmt.quantize.ranges import LEVELS, Histogram, Levels, half_scale
 from cmt.quantize.recipe import Recipe
+from cmt.targets.machine import usable_cores
 
 IMAGES = 32
 """How many the weights are fitted on."""
@@ -38,6 +42,8 @@ _DAMPING = 0.01
 """The same for GPTQ, whose authors' it is."""
 _AT_ONCE = 1024
 """Positions whose products are added to the moments together: large ones are read and written."""
+_IN_CACHE = 1 << 18
+"""Numbers of a layer with many groups that are looked at together."""
 _BLOCK = 64
 """Inputs that are rounded before all that follow hear of it."""
 
@@ -84,11 +90,15 @@ class LayerFit:
 
     def add(self, x: Array, rng: np.random.Generator) -> None:
         """Count what the layer is given, (B, ...), at some positions of each image."""
-        self._waiting.append(self._pick(x, rng))
+        self.take(self.pick(x, rng))
+
+    def take(self, rows: Array) -> None:
+        """Count what was picked, (groups, positions, inputs)."""
+        self._waiting.append(rows)
         if sum(rows.shape[1] for rows in self._waiting) >= _AT_ONCE:
             self._count()
 
-    def _pick(self, x: Array, rng: np.random.Generator) -> Array:
+    def pick(self, x: Array, rng: np.random.Generator) -> Array:
         """What outputs at some positions are computed from, (groups, positions, inputs)."""
         if self._window is None:
             rows = x.reshape(len(x), -1, x.shape[-1])
@@ -108,15 +118,21 @@ class LayerFit:
     def _count(self) -> None:
         exact = np.concatenate(self._waiting, 1)
         self._waiting.clear()
+        step = max(1, _IN_CACHE // exact[0].size)
+        parts = [slice(begin, begin + step) for begin in range(0, len(exact), step)]
+        sums = [self._sums(exact[part], self._exact[part]) for part in parts]
+        given, missing = (np.concatenate(arrays) for arrays in zip(*sums, strict=True))
+        self._given, self._missing = self._given + given, self._missing + missing
+
+    def _sums(self, exact: Array, weight: Array) -> tuple[Array, Array]:
+        """What some groups add to `_given` and `_missing`."""
         given = exact
         if self._levels is not None:
             given = self._levels.round_trip(exact).astype(np.float32)
-            lost = self._exact @ (exact - given).transpose(0, 2, 1)
+        lost = weight @ (exact - given).transpose(0, 2, 1)
         if self._bias is not None:
             given = np.concatenate([given, np.ones((*given.shape[:2], 1), np.float32)], 2)
-        if self._levels is not None:
-            self._missing = self._missing + lost @ given
-        self._given = self._given + given.transpose(0, 2, 1) @ given
+        return given.transpose(0, 2, 1) @ given, lost @ given
 
     def fit(
         self, keep_largest: bool = False
@@ -152,16 +168,30 @@ class _Layer:
     Attributes:
         axis: of the weight's outputs.
         shape: of the weight, the outputs first.
+        levels: of its input by each method; None where it stays float.
+        fits: by levels, which methods may have in common.
     """
 
     node: onnx.NodeProto
     axis: int
     shape: tuple[int, ...]
-    fit: LayerFit
+    levels: Sequence[Levels | None]
+    fits: Mapping[Levels | None, LayerFit]
 
-    def rounded(self) -> Rounded:
-        """The layer's weight on its grid, with its bias."""
-        weight, bias, scale = self.fit.fit()
+    def add(self, x: Array, rng: np.random.Generator) -> None:
+        """Count what the layer is given, (B, ...), the same of it for all fits."""
+        fits = list(self.fits.values())
+        rows = fits[0].pick(x, rng)
+        for fit in fits:
+            fit.take(rows)
+
+    def rounded(self) -> list[Rounded]:
+        """The layer's weight on its grid, with its bias, by each method."""
+        found = {levels: self._rounded(fit) for levels, fit in self.fits.items()}
+        return [found[levels] for levels in self.levels]
+
+    def _rounded(self, fit: LayerFit) -> Rounded:
+        weight, bias, scale = fit.fit()
         bias = None if bias is None else bias.ravel().astype(np.float32)
         if scale is None:
             return Rounded(self._restored(weight.astype(np.float32)), None, bias)
@@ -179,39 +209,60 @@ def round_weights(
     histograms: Mapping[str, Histogram],
     recipe: Recipe,
     *,
-    method: str,
+    methods: Sequence[str],
     progress: Callable[[int], None] | None = None,
     threads: int = 0,
-) -> dict[str, Rounded]:
-    """Weights and biases for `quantize.qdq.insert_qdq`, by the weight's name.
+) -> dict[str, dict[str, Rounded]]:
+    """Weights and biases for `quantize.qdq.insert_qdq`, by method and by the weight's name.
 
     INT8 for the layers of the recipe; where `Recipe.bf16`, BF16 numbers for other convolutions.
 
     Args:
-        model, histograms, method: as `insert_qdq` takes them.
+        model, histograms: as `insert_qdq` takes them.
+        methods: of choosing ranges, all of which are fitted to what the graph computes once.
         batches: calibration inputs, float32 (B, 3, H, W); read once.
         progress: called with each batch's number of images when it is done.
     """
-    layers = _layers(model, histograms, recipe, method)
+    layers = _layers(model, histograms, recipe, methods)
     names = [layer.node.input[0] for layer in layers]
     rng = np.random.default_rng(0)
-    for values in observed(model, list(dict.fromkeys(names)), batches, progress, threads):
-        for layer in layers:
-            layer.fit.add(values[layer.node.input[0]], rng)
-    return {layer.node.input[1]: layer.rounded() for layer in layers}
+    with one_thread_each():
+        for values in observed(model, list(dict.fromkeys(names)), batches, progress, threads):
+            for layer in layers:
+                layer.add(values[layer.node.input[0]], rng)
+        with ThreadPoolExecutor(threads or usable_cores()) as pool:
+            fitted = list(pool.map(_Layer.rounded, layers))
+    weights = [layer.node.input[1] for layer in layers]
+    by_method = zip(*fitted, strict=True)
+    return {
+        method: dict(zip(weights, rounded, strict=True))
+        for method, rounded in zip(methods, by_method, strict=True)
+    }
+
+
+def one_thread_each() -> AbstractContextManager[Any]:
+    """Within it, no product of matrices or solution of equations is divided among threads.
+
+    The threads of NumPy's OpenBLAS wait for each other by spinning. Beside those of ONNX Runtime
+    they took up to 60 times the time of one, and their number decided the last bits.
+    """
+    return threadpool_limits(1, user_api="blas")
 
 
 def _layers(
-    model: onnx.ModelProto, histograms: Mapping[str, Histogram], recipe: Recipe, method: str
+    model: onnx.ModelProto,
+    histograms: Mapping[str, Histogram],
+    recipe: Recipe,
+    methods: Sequence[str],
 ) -> list[_Layer]:
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     names, found = set(constants), find_layers(model.graph, recipe)
-    by_source = input_levels(found, histograms, recipe, method)
-    levels = {layer.node.output[0]: by_source[layer.source] for layer in found}
+    by_source = [input_levels(found, histograms, recipe, method) for method in methods]
+    levels = {layer.node.output[0]: [by[layer.source] for by in by_source] for layer in found}
     layers = []
     for node in model.graph.node:
-        own = levels.get(node.output[0])
-        rounded = own is not None or (recipe.bf16 and node.op_type == "Conv")
+        own = levels.get(node.output[0], [None] * len(methods))
+        rounded = node.output[0] in levels or (recipe.bf16 and node.op_type == "Conv")
         if not rounded or not is_layer(node, names):
             continue
         axis = output_axis(node)
@@ -223,8 +274,9 @@ def _layers(
             bias = numpy_helper.to_array(constants[node.input[2]]).astype(np.float64)
             bias = bias.reshape(*shaped.shape[:2], 1)
         if shaped.shape[2] <= LARGEST:
-            fit = LayerFit(shaped, bias, own, _window(node))
-            layers.append(_Layer(node, axis, weight.shape, fit))
+            window = _window(node)
+            fits = {chosen: LayerFit(shaped, bias, chosen, window) for chosen in own}
+            layers.append(_Layer(node, axis, weight.shape, own, fits))
     return layers
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,9 @@ _LEAST = _BINS / float(np.finfo(np.float32).max)
 _CLIPPING = np.linspace(0.2, 1.0, 81)
 """Candidate thresholds, as fractions of the largest magnitude."""
 _TAIL = 1e-5
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
 
 
 class Histogram:
@@ -73,13 +77,17 @@ class Histogram:
         low, high = self._quantile(_TAIL) if method == "percentile" else self._edges()
         if method in ("minmax", "percentile"):
             return unsigned_levels(low, high) if asymmetric else signed_levels(max(-low, high))
-        error = partial(_squared_error if method == MSE else _divergence, *self._used())
+        errors = partial(_squared_errors if method == MSE else _divergences, *self._used())
+
+        def least(candidates: list[Levels]) -> Levels:
+            return candidates[int(errors(candidates).argmin())]
+
         if not asymmetric:
             top = max(-low, high)
-            return min((signed_levels(top * fraction) for fraction in _CLIPPING), key=error)
-        best = min((unsigned_levels(low, high * fraction) for fraction in _CLIPPING), key=error)
+            return least([signed_levels(top * fraction) for fraction in _CLIPPING])
+        best = least([unsigned_levels(low, high * fraction) for fraction in _CLIPPING])
         high = best.scale * (255 - best.zero_point)
-        return min((unsigned_levels(low * fraction, high) for fraction in _CLIPPING), key=error)
+        return least([unsigned_levels(low * fraction, high) for fraction in _CLIPPING])
 
     def share_outside(self, levels: Levels) -> float:
         """The share of what was counted, zeros left out, that no level is near."""
@@ -115,26 +123,58 @@ class Histogram:
         return centres.astype(np.float64), self.counts[used]
 
 
-def _squared_error(values: NDArray[np.float64], counts: NDArray[np.int64], levels: Levels) -> float:
-    return float(((levels.round_trip(values) - values) ** 2) @ counts)
+# Errors of candidates, all of one kind, on the bins that are not empty. All that they take of the
+# bins that a level is nearest to are sums, which are differences of running ones.
 
 
-def _divergence(values: NDArray[np.float64], counts: NDArray[np.int64], levels: Levels) -> float:
+def _squared_errors(centres: Floats, counts: Counts, candidates: Sequence[Levels]) -> Floats:
+    """Of the values after quantisation from those before."""
+    levels, ends = _nearest_bins(centres, candidates)
+    number, total, square = (np.diff(_running(counts * centres**power)[ends]) for power in range(3))
+    return (square - 2 * levels * total + levels**2 * number).sum(1)
+
+
+def _divergences(centres: Floats, counts: Counts, candidates: Sequence[Levels]) -> Floats:
     """Of the clipped values from what the levels keep of those within their range."""
-    low, high = levels.range
-    within = (values >= low) & (values <= high)
-    if not within.any():
-        return np.inf
-    kept = counts[within].astype(np.float64)
-    clipped = kept.copy()
-    clipped[0] += counts[values < low].sum()
-    clipped[-1] += counts[values > high].sum()
+    levels, ends = _nearest_bins(centres, candidates)
+    begin = np.searchsorted(centres, levels[:, 0])
+    end = np.searchsorted(centres, levels[:, -1], "right")
+    ends = np.clip(ends, begin[:, None], end[:, None])
+    running = _running(counts)
+    kept, total = np.diff(running[ends]), max(running[-1], 1)
     # Each level gives what it holds to all of its bins alike.
-    level = np.rint(values[within] / levels.scale).astype(np.int64)
-    level -= level[0]
-    spread = (np.bincount(level, kept) / np.maximum(np.bincount(level), 1))[level]
-    p, q = clipped / clipped.sum(), spread / spread.sum()
-    return float((p * np.log(p / q)).sum())
+    log_each = np.log(np.maximum(kept, 1) / np.maximum(np.diff(ends), 1))
+    cross = (kept * log_each).sum(1)
+    own = np.diff(_running(_x_log_x(counts))[np.stack([begin, end])], axis=0)[0]
+    holds, rows = kept > 0, np.arange(len(kept))
+    # What is clipped goes to the outermost bins.
+    lowest = begin, holds.argmax(1), running[begin]
+    highest = end - 1, -1 - holds[:, ::-1].argmax(1), running[-1] - running[end]
+    for place, level, outside in (lowest, highest):
+        count = np.append(counts, 0)[place]
+        own += _x_log_x(count + outside) - _x_log_x(count)
+        cross += outside * log_each[rows, level]
+    divergence = (own - cross) / total + np.log(np.maximum(kept.sum(1), 1) / total)
+    return np.select([end <= begin, end - begin == 1], [np.inf, 0.0], divergence)
+
+
+def _nearest_bins(centres: Floats, candidates: Sequence[Levels]) -> tuple[Floats, Counts]:
+    """The levels of each candidate, and between which places of `centres` each is the nearest."""
+    low, high = candidates[0].steps
+    steps = np.arange(low, high + 1) - np.array([[c.zero_point] for c in candidates])
+    scales = np.array([[c.scale] for c in candidates])
+    between = np.searchsorted(centres, (steps[:, 1:] - 0.5) * scales)
+    return steps * scales, np.pad(between, ((0, 0), (1, 1)), constant_values=(0, len(centres)))
+
+
+def _running(values: NDArray[Any]) -> NDArray[Any]:
+    """Sums of the values before each place, and of all."""
+    return np.concatenate([[0], np.cumsum(values)])
+
+
+def _x_log_x(counts: Counts) -> Floats:
+    logarithms: Floats = np.log(np.maximum(counts, 1))
+    return counts * logarithms
 
 
 def save_histograms(histograms: Mapping[str, Histogram], path: Path) -> None:
@@ -167,14 +207,19 @@ class Levels:
     unsigned: bool
 
     @property
+    def steps(self) -> tuple[int, int]:
+        """The least and the greatest integer."""
+        return (0, 255) if self.unsigned else (-LEVELS, LEVELS)
+
+    @property
     def range(self) -> tuple[float, float]:
         """The least and the greatest value that is not clipped."""
-        low, high = (0, 255) if self.unsigned else (-LEVELS, LEVELS)
+        low, high = self.steps
         return (low - self.zero_point) * self.scale, (high - self.zero_point) * self.scale
 
     def round_trip(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
         """The values after quantisation and dequantisation."""
-        low, high = (0, 255) if self.unsigned else (-LEVELS, LEVELS)
+        low, high = self.steps
         steps = np.rint(values / self.scale)
         np.clip(steps, low - self.zero_point, high - self.zero_point, out=steps)
         return steps * self.scale

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -24,9 +24,9 @@ class Judged:
         assert weights in (None, f"fitted {method}")
         return self.nearest[method] if weights is None else self.fitted[method]
 
-    def fit(self, method: str) -> str:
-        self.fits.append(method)
-        return f"fitted {method}"
+    def fit(self, methods: Sequence[str]) -> dict[str, str]:
+        self.fits += methods
+        return {method: f"fitted {method}" for method in methods}
 
     def choose(self) -> Choice[str]:
         return choose(METHODS, self.judge, self.fit)

@@ -53,7 +53,7 @@ def fitted(
 ) -> tuple[onnx.ModelProto, dict[str, Histogram], str, dict[str, Rounded]]:
     model, recipe = onnx.load(float_graph("official")), RECIPES[request.param]
     histograms = observe(model, batches(32, 0), recipe)
-    rounded = round_weights(model, batches(32, 0), histograms, recipe, method=MSE)
+    rounded = round_weights(model, batches(32, 0), histograms, recipe, methods=[MSE])[MSE]
     return model, histograms, request.param, rounded
 
 
@@ -163,7 +163,24 @@ def test_a_layer_with_too_many_inputs_goes_to_its_nearest_levels(
     monkeypatch.setattr(gptq, "LARGEST", 100)
     model, recipe = onnx.load(float_graph("official")), RECIPES[EXPLICIT]
     histograms = observe(model, batches(1, 0), recipe)
-    rounded = round_weights(model, batches(1, 0), histograms, recipe, method=MSE)
+    rounded = round_weights(model, batches(1, 0), histograms, recipe, methods=[MSE])[MSE]
     inputs = {name: own.weight[0].size for name, own in rounded.items() if own.weight.ndim == 4}
     assert inputs
     assert max(inputs.values()) <= 100
+
+
+def test_methods_fitted_together_get_what_each_gets_alone(
+    float_graph: Callable[[str], Path],
+) -> None:
+    model, recipe = onnx.load(float_graph("official")), RECIPES[OPENVINO]
+    histograms = observe(model, batches(2, 0), recipe)
+    fit = partial(round_weights, model, histograms=histograms, recipe=recipe)
+    together = fit(batches(2, 0), methods=[MSE, "minmax"])
+    for method, rounded in together.items():
+        alone = fit(batches(2, 0), methods=[method])[method]
+        for name, own in alone.items():
+            np.testing.assert_equal(vars(rounded[name]), vars(own))
+    (name,) = (
+        name for name in together[MSE] if name.endswith("stages.3.blocks.0.ffn.project.weight")
+    )
+    assert (together[MSE][name].weight != together["minmax"][name].weight).any()
