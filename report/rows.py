@@ -91,7 +91,7 @@ class Speedup(TypedDict):
     rounds: int
 
 
-class Disturbance(TypedDict):
+class _Disturbance(TypedDict):
     lost: float | None
     cpu: float | None
     waited: float | None
@@ -100,6 +100,10 @@ class Disturbance(TypedDict):
     others: float | None
     switches_per_s: float | None
     mhz: float | None
+
+
+class Disturbance(_Disturbance, total=False):
+    load: float | None
 
 
 class Timing(Disturbance):
