@@ -50,6 +50,8 @@ FASHION_LABELS = (
     "Bag",
     "Ankle boot",
 )
+TEST = "t10k"
+"""What the names of MNIST's test files begin with."""
 UNREADABLE = "unreadable"
 _LARGEST_RANK = 3  # images, rows, columns
 LARGEST_IDX = 2**30
@@ -298,12 +300,20 @@ def load_as(source: ImageSource, index: int, make: Callable[[Image], T]) -> Load
 
 def bundled(split: str) -> IdxImages:
     """The bundled Fashion-MNIST: `validation` (10,000 test) or `calibration` (1,024 training)."""
-    stem = {"validation": "t10k", "calibration": "calibration"}[split]
-    return IdxImages(
-        BUNDLED / f"{stem}-images-idx3-ubyte.gz",
-        BUNDLED / f"{stem}-labels-idx1-ubyte.gz",
-        f"Fashion-MNIST, {split}, bundled",
-    )
+    stem = {"validation": TEST, "calibration": "calibration"}[split]
+    return _idx_images(BUNDLED, stem, f"Fashion-MNIST, {split}, bundled")
+
+
+def idx_test_images(folder: Path) -> IdxImages | None:
+    """A folder's test images in MNIST's form, of Fashion-MNIST's classes; None without any."""
+    if not (folder / f"{TEST}-images-idx3-ubyte.gz").is_file():
+        return None
+    return _idx_images(folder, TEST, printable(folder))
+
+
+def _idx_images(folder: Path, stem: str, description: str) -> IdxImages:
+    images, labels = (f"{stem}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1"))
+    return IdxImages(folder / images, folder / labels, description)
 
 
 def choose(source: ImageSource, count: int | None, seed: int) -> NDArray[np.int64]:

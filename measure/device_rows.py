@@ -38,11 +38,10 @@ class Judged(Answering):
 
 @dataclass(frozen=True)
 class Images:
-    """What files are asked: `count` images of a source (all), chosen by `seed`."""
+    """What files are asked: `count` images of a source (all), see `measure.on_device.choose`."""
 
     source: ImageSource
     count: int | None = None
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def measure_accuracy(
     """The accuracy of files on this machine, see `measure.on_device.ask` for what it raises."""
     reference = _reference(bundle, files)
     asked = list({f.name: f for f in (*files, *([reference] if reference else []))}.values())
-    seen = ask(bundle, images.source, images.count, asked, threads, task, images.seed)
+    seen = ask(bundle, images.source, images.count, asked, threads, task)
     rows = {file.name: _fields(bundle, seen, file, reference) for file in files}
     source = images.source
     described: AskedImages = {

@@ -56,8 +56,8 @@ class Usage:
         by_others = 0.0
         if self.waited is not None and self.others is not None:
             by_others = min(self.waited, max(0.0, self.others) + _TICK * len(_own_cpus()))
-        # Kernels have been seen to take back what they had counted as stolen.
-        return by_others + max(0.0, self.stolen or 0) + max(0.0, self.throttled or 0)
+        # What threads waited goes with them, and kernels have taken back what they had as stolen.
+        return sum(max(0.0, one or 0) for one in (by_others, self.stolen, self.throttled))
 
     def lost(self) -> float | None:
         """`kept_away` as a share of the time, 0 and up; None where waiting is not told."""
@@ -129,10 +129,15 @@ def _own_cpus() -> set[int]:
 
 
 def _waited(root: Path) -> float | None:
-    """By the scheduler's statistics of each thread: time on a CPU, time in wait for one, in ns."""
+    """By the scheduler's statistics of each thread: time on a CPU, time in wait for one, in ns.
+
+    A kernel that does not keep them has zeros for both.
+    """
     files = (root / "proc/self/task").glob("*/schedstat")
     found = [words for file in files if (words := read_text(file).split())]
-    return sum(int(words[1]) for words in found) / 1e9 if found else None
+    if not any(int(words[0]) for words in found):
+        return None
+    return sum(int(words[1]) for words in found) / 1e9
 
 
 def _machine(root: Path) -> tuple[float, float] | tuple[None, None]:

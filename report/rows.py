@@ -269,6 +269,7 @@ class Point(_Kept):
     changed: float
     drop_pp: float | None
     slowdown: float | None
+    slowdown_ci95: list[float] | None
     bytes: int
     chosen: bool
     pareto: bool

@@ -32,6 +32,7 @@ def burst(**spent: float | None) -> Usage:
         ({"waited": None, "throttled": 0.2}, True),  # no schedstat, but a limit that was met
         ({"waited": 0.5, "others": 0.5, "stolen": -0.6}, True),  # counters that went backwards
         ({"waited": 0.05, "others": -0.3, "throttled": 0.08}, False),
+        ({"waited": -0.5, "others": 0.5, "throttled": 0.2}, True),  # a thread that waited is gone
         ({"wall": 10.0, "waited": 0.5, "others": 0.5}, False),
     ],
 )
@@ -69,6 +70,14 @@ def test_the_systems_counters_are_read_as_linux_means_them(tmp_path: Path) -> No
     assert spent.others == pytest.approx(0.5 * cpus - spent.cpu)
     assert spent.mhz == 3000
     assert spent.load == 1.5
+
+
+@LINUX
+def test_a_kernel_that_does_not_count_waiting_does_not_tell(tmp_path: Path) -> None:
+    write_system(tmp_path, busy=100, stolen=10, waited=5_000_000, throttled=200, khz=2_000_000)
+    for file in tmp_path.glob("proc/self/task/*/schedstat"):
+        file.write_text("0 0 0")
+    assert usage(tmp_path).waited is None
 
 
 @LINUX

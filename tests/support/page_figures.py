@@ -175,7 +175,7 @@ TRIED = {
     "Layers": (("float_layers",), 1, 0),
     "Answers changed": (("changed",), 100, 2),
     "Drop, points": (("drop_pp",), 1, 2),
-    "Time": (("slowdown",), 1, 2),
+    "Time": (("slowdown", "slowdown_ci95.0", "slowdown_ci95.1"), 1, 2),
     "Size": (("bytes",), 1e-6, 1),
 }
 CLASSES = {
