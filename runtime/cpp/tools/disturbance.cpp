@@ -37,15 +37,17 @@ std::vector<int> own_cpus() {
 
 /// By the scheduler's statistics of each thread: time on a CPU, time in wait for one, in ns.
 std::optional<double> waited(const fs::path& root) {
-  std::optional<double> sum;
+  double sum = 0;
+  bool ran = false;  // a kernel that does not keep them has zeros
   std::error_code error;
   for (const auto& thread : fs::directory_iterator(root / "proc/self/task", error)) {
     std::ifstream file(thread.path() / "schedstat");
     double on = 0;
     double waiting = 0;
-    if (file >> on >> waiting) sum = sum.value_or(0) + waiting / 1e9;
+    if (file >> on >> waiting) sum += waiting / 1e9;
+    ran = ran || on > 0;
   }
-  return sum;
+  return ran ? std::optional(sum) : std::nullopt;
 }
 
 /// Seconds that this process's CPUs were busy, and that were stolen from them.
@@ -97,7 +99,8 @@ double CpuUse::kept_away() const {
     const double most = std::max(0.0, *others) + kTick * static_cast<double>(own_cpus().size());
     by_others = std::min(*waited, most);
   }
-  return by_others + std::max(0.0, stolen.value_or(0)) + std::max(0.0, throttled.value_or(0));
+  return std::max(0.0, by_others) + std::max(0.0, stolen.value_or(0)) +
+         std::max(0.0, throttled.value_or(0));
 }
 
 CpuUse cpu_use(const fs::path& root) {

@@ -35,7 +35,7 @@ struct Options {
   std::string artefact;
   int threads = 0;  ///< CPU threads of the runtime; 0 takes all
   Trust trust = {};
-  /// Where it runs: of OpenVINO's, such as GPU, NPU or AUTO; empty takes the CPU, an engine GPU 0.
+  /// Where it runs, such as GPU, NPU, AUTO, or CUDA; empty takes the CPU, an engine GPU 0.
   /// One that is named has to answer the golden images as the exporting machine did.
   std::string device = {};
 };
