@@ -29,10 +29,11 @@ from cryptography.hazmat.primitives.serialization import (
 from exported_once import export_once
 from filelock import FileLock
 from hypothesis import settings
+from made_up_timings import measure_nothing
 from PIL import Image
-from real_runs import TINY
 from safetensors.torch import save_file
 from tensorrt_double import Machine, make_cuda, make_tensorrt
+from tiny_variant import TINY
 
 from cmt.bundle import placing
 from cmt.bundle.manifest import file_entries
@@ -157,14 +158,22 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Variant:
 
 @pytest.fixture
 def tiny_in_process(monkeypatch: pytest.MonkeyPatch, exported: Path) -> None:
-    """The tiny network is a variant that `export.export` and `cmt-export` take in this process."""
+    """The tiny network is a variant that `export.export` and `cmt-export` take in this process.
+
+    Nothing is timed; `bundle` and `uint8_bundle` are.
+    """
     _take_tiny(monkeypatch, exported)
+    monkeypatch.setattr(file_maker, "measure_alternately", measure_nothing)
 
 
 def _take_tiny(patch: pytest.MonkeyPatch, exported: Path) -> None:
     patch.setitem(VARIANTS, TINY.name, TINY)
     (option,) = [option for option in export_cli.params if option.name == "variant"]
     patch.setattr(option, "type", click.Choice(list(VARIANTS)))
+    patch.setattr(graph_maker, "export_onnx", export_once(exported))
+
+
+def _time_tiny(patch: pytest.MonkeyPatch) -> None:
     measure = file_maker.measure_alternately
 
     def measure_files(files: dict[str, Any], *arguments: Any) -> Any:
@@ -175,7 +184,6 @@ def _take_tiny(patch: pytest.MonkeyPatch, exported: Path) -> None:
         return measure(files, *arguments)
 
     patch.setattr(file_maker, "measure_alternately", measure_files)
-    patch.setattr(graph_maker, "export_onnx", export_once(exported))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -184,6 +192,13 @@ def short_warm_up() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(latency, "WARM_UP_SECONDS", 0.01)
         yield
+
+
+@pytest.fixture(scope="session")
+def with_tiny() -> dict[str, str]:
+    """The environment of processes that know the tiny network."""
+    folder = Path(__file__).parent / "support" / "everywhere"
+    return {**os.environ, "PYTHONPATH": str(folder)}
 
 
 @pytest.fixture
@@ -434,6 +449,7 @@ def _export(photos: Path, weights: Path, out: Path, **options: Any) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         _take_tiny(patch, out.with_name("exported"))
+        _time_tiny(patch)
         patch.setattr(placing, "place", keep_stages)
         made = _export_to(out, available, photos, weights, **options)
     _returned(out).write_text(json.dumps(made.report))

@@ -103,14 +103,21 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", IN_THE_WAY)
 def test_somebody_elses_modules_are_not_run(
-    name: str, installed: Path, weights: Path, photos: Path, tmp_path: Path
+    name: str,
+    installed: Path,
+    tiny_weights: Path,
+    photos: Path,
+    with_tiny: dict[str, str],
+    tmp_path: Path,
 ) -> None:
     path = tmp_path / "theirs" / name
     path.parent.mkdir(parents=True)
     path.write_text(IN_THE_WAY[name])
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "theirs")}
+    theirs = {**os.environ, "PYTHONPATH": str(tmp_path / "theirs")}
 
-    def start(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def start(
+        command: str, *arguments: str, environment: dict[str, str] = theirs
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [installed.with_name(command), *arguments],
             env=environment,
@@ -130,8 +137,8 @@ def test_somebody_elses_modules_are_not_run(
             assert result.returncode == 0, result.stderr
             assert "Usage: cmt-" in result.stdout
     if name == "measure/__init__.py":  # which the processes that time files would meet first
-        words = (
-            f"--variant ti --weights {weights} --val-data {photos} --no-tune --bench-seconds 0.1"
-        )
-        result = start("cmt-export", *words.split(), "--target", "onnxruntime", "--out", "bundle")
+        words = f"--variant tiny --weights {tiny_weights} --val-data {photos} --no-tune"
+        words += " --bench-seconds 0.1 --target onnxruntime --out bundle"
+        paths = os.pathsep.join((theirs["PYTHONPATH"], with_tiny["PYTHONPATH"]))
+        result = start("cmt-export", *words.split(), environment={**theirs, "PYTHONPATH": paths})
         assert result.returncode == 0, result.stderr

@@ -8,21 +8,25 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from exported_once import put_weights
 from onnx import numpy_helper
 from whole_recipe import quantize_onnx
 
 from cmt.bundle.golden import run_artefact, verify
 from cmt.bundle.reader import OpenBundle, open_bundle
 from cmt.calib_data.preprocessing import Preprocessing
-from cmt.export.onnx_graph import _name_constants, embed_preprocessing
+from cmt.export.onnx_graph import _name_constants, embed_preprocessing, export_onnx
 from cmt.export.pipeline import Bundle
+from cmt.network import CMT
 from cmt.quantize.half import to_fp16
 from cmt.quantize.recipe import EXPLICIT, RECIPES
+from cmt.rewrite import InferenceCMT, rewrite_for_inference
 from cmt.targets.base import SIMULATED
 from cmt.targets.entries import Entry
 from cmt.targets.onnx_edit import free_batch
 from cmt.targets.openvino import build_ir
 from cmt.targets.registry import LOADERS
+from cmt.tensor_cores import fit_tensor_cores
 
 PREPROCESSING = Preprocessing((64, 64), (64, 64), mean=(0.1, 0.5, 0.4), std=(0.2, 0.3, 0.25))
 PIXELS = np.random.default_rng(3).integers(0, 256, (2, 64, 64, 3), np.uint8)
@@ -173,3 +177,19 @@ def test_constants_of_every_form_become_initialisers(
     read = numpy_helper.to_array(constant)
     assert (read.dtype, read.shape) == (expected.dtype, expected.shape)
     np.testing.assert_array_equal(read, expected)
+
+
+@pytest.mark.parametrize(
+    ("form", "family"), [(rewrite_for_inference, "official"), (fit_tensor_cores, "flyegle")]
+)
+def test_one_graph_with_the_weights_of_another_network_is_that_networks(
+    make_tiny: Callable[..., CMT],
+    form: Callable[[CMT], InferenceCMT],
+    family: str,
+    tmp_path: Path,
+) -> None:
+    one, other = (form(make_tiny(family, seed=seed)) for seed in (0, 1))
+    for name, network in (("one", one), ("other", other)):
+        export_onnx(network, 2, tmp_path / name)
+    put_weights(tmp_path / "one", other, tmp_path / "put")
+    assert (tmp_path / "put").read_bytes() == (tmp_path / "other").read_bytes()

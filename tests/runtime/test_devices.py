@@ -86,10 +86,10 @@ def beside(ours: dict[str, Any], theirs: Any) -> None:
 
 
 def test_a_folders_figures_are_pythons_to_the_image(
-    runtime: Path, copy: Path, images: Path, turn_answers: Callable[[Path], None]
+    any_runtime: Path, copy: Path, images: Path, turn_answers: Callable[[Path], None]
 ) -> None:
     turn_answers(copy)
-    ours = by_cpp(runtime, copy, "--val-data", images)
+    ours = by_cpp(any_runtime, copy, "--val-data", images)
     theirs = by_python(copy, Images(FolderImages(images)))
     assert ours["images"] == theirs.images
     assert ours["images"]["left_out"] == 1
@@ -120,7 +120,7 @@ def turn_answers() -> Callable[[Path], None]:
 
 @pytest.mark.usefixtures("tiny_in_process")
 def test_the_bundled_images_give_the_exports_figures_in_both_languages(
-    runtime: Path,
+    any_runtime: Path,
     tiny_network: Callable[..., CMT],
     save_labelled: Callable[..., None],
     tmp_path: Path,
@@ -133,7 +133,7 @@ def test_the_bundled_images_give_the_exports_figures_in_both_languages(
     exported = {row["artefact"]: row for row in read_report(out / "report.json")["results"]}
     for count in (24, 7):
         source = Images(idx_test_images(BUNDLED), count)
-        ours = by_cpp(runtime, out, "--val-data", BUNDLED, "--val-count", count)
+        ours = by_cpp(any_runtime, out, "--val-data", BUNDLED, "--val-count", count)
         theirs = by_python(out, source)
         assert (ours["images"]["images"], ours["images"]["unknown"]) == (count, 0)
         rows = {row["artefact"]: row for row in ours["results"]}
@@ -148,7 +148,7 @@ def test_the_bundled_images_give_the_exports_figures_in_both_languages(
 
 
 def test_a_killed_run_goes_on_where_it_was(
-    runtime: Path, copy: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    any_runtime: Path, copy: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed by a limit on files, as what is kept grows by a line for each damaged image."""
     folder = tmp_path / "many"
@@ -158,9 +158,9 @@ def test_a_killed_run_goes_on_where_it_was(
         os.link(photos / "blue" / f"{i % 10}.png", folder / "blue" / f"{i:03}.png")
         (folder / "red" / f"{i:03}.jpg").write_bytes(b"\xff\xd8\xff no picture")
     asked = ("--val-data", folder)
-    whole = by_cpp(runtime, copy, *asked)
+    whole = by_cpp(any_runtime, copy, *asked)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    command = [runtime / "cmt_bench", copy, *QUICK, "--json", *asked]
+    command = [any_runtime / "cmt_bench", copy, *QUICK, "--json", *asked]
     limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (4096, 4096))
     killed = subprocess.run(command, capture_output=True, check=False, preexec_fn=limit)
     assert killed.returncode == -signal.SIGXFSZ
@@ -188,18 +188,18 @@ def test_the_exports_own_images_give_the_exports_figures(
 
 
 def test_images_without_classes_or_torchs_answers_are_told_apart(
-    runtime: Path, copy: Path, stored_bundle: Path, photos: Path
+    any_runtime: Path, copy: Path, stored: Path, photos: Path
 ) -> None:
-    for row in by_cpp(runtime, copy, "--val-data", photos / "red")["results"]:
+    for row in by_cpp(any_runtime, copy, "--val-data", photos / "red")["results"]:
         assert row["accuracy"] is None
         assert row["beside_torch"]["images"] == 10
-    for row in by_cpp(runtime, stored_bundle, "--val-data", photos)["results"]:
+    for row in by_cpp(any_runtime, stored, "--val-data", photos)["results"]:
         assert row["accuracy"]["drop_pp"] is None
         assert row["unknown_images"]["agreement"] is None  # it has no FP32 file
 
 
 def test_folders_and_answers_are_refused_as_python_does(
-    runtime: Path, copy: Path, photos: Path, tmp_path: Path
+    any_runtime: Path, copy: Path, photos: Path, tmp_path: Path
 ) -> None:
     other = shutil.copytree(photos, tmp_path / "other")
     (other / "red").rename(other / "green")
@@ -209,12 +209,12 @@ def test_folders_and_answers_are_refused_as_python_does(
         (tmp_path / "none", "no image folder at"),
         (tmp_path / "empty", "no images in"),
     ):
-        result = run(runtime / "cmt_bench", copy, *QUICK, "--val-data", folder)
+        result = run(any_runtime / "cmt_bench", copy, *QUICK, "--val-data", folder)
         assert result.returncode == 2
         assert words in result.stderr
         assert len(result.stderr.splitlines()) == 1
     reseal(copy, "answers/classes.npy", lambda array: array[:3])
-    result = run(runtime / "cmt_bench", copy, *QUICK, "--val-data", photos)
+    result = run(any_runtime / "cmt_bench", copy, *QUICK, "--val-data", photos)
     assert result.returncode == 2
     assert "do not belong together" in result.stderr
 
@@ -249,24 +249,24 @@ def test_a_device_that_is_not_there_is_told_from_those_that_are(
         assert len(result.stderr.splitlines()) == 1
 
 
-def test_openvinos_own_choice_answers_as_the_cpu(runtime: Path, openvino_bundle: Path) -> None:
-    result = run(runtime / "cmt_check", openvino_bundle, "--device", "AUTO")
+def test_openvinos_own_choice_answers_as_the_cpu(any_runtime: Path, openvino_bundle: Path) -> None:
+    result = run(any_runtime / "cmt_check", openvino_bundle, "--device", "AUTO")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "ok      openvino/cmt_tiny.int8.xml on AUTO: differs by" in result.stdout
     photo = openvino_bundle / "golden" / "photo.jpg"
     usual, chosen = (
-        run(runtime / "cmt_classify", openvino_bundle, photo, *more)
+        run(any_runtime / "cmt_classify", openvino_bundle, photo, *more)
         for more in ((), ("--device", "AUTO"))
     )
     assert usual.stdout == chosen.stdout
-    rows = by_cpp(runtime, openvino_bundle, "--device", "AUTO")["results"]
+    rows = by_cpp(any_runtime, openvino_bundle, "--device", "AUTO")["results"]
     assert {row["settings"]["device"] for row in rows} == {"AUTO"}
 
 
 def test_a_plug_in_whose_answers_are_shuffled_is_refused(
-    runtime: Path, openvino_bundle: Path, tmp_path: Path
+    any_runtime: Path, openvino_bundle: Path, tmp_path: Path
 ) -> None:
-    if runtime.name != "runtime":
+    if any_runtime.name != "runtime":
         pytest.skip("sanitizers must be loaded first, an emulator loads nothing of this machine")
     shuffle = tmp_path / "shuffle.so"
     headers = Path(openvino.__file__).parent / "include"
@@ -280,7 +280,7 @@ def test_a_plug_in_whose_answers_are_shuffled_is_refused(
         ("cmt_bench", QUICK, 1),
         ("cmt_classify", (photo,), 2),
     ):
-        command = [runtime / tool, openvino_bundle, *map(str, more), "--device", "AUTO"]
+        command = [any_runtime / tool, openvino_bundle, *map(str, more), "--device", "AUTO"]
         result = subprocess.run(
             command, env=environment, capture_output=True, text=True, check=False
         )

@@ -113,27 +113,27 @@ def run_in_float32(bundle: Path) -> None:
 
 @pytest.mark.parametrize("kind", UNUSABLE)
 def test_a_program_meets_an_error_of_the_library_alone(
-    runtime: Path, stored_bundle: Path, tmp_path: Path, kind: str
+    runtime: Path, stored: Path, tmp_path: Path, kind: str
 ) -> None:
-    photo = shutil.copy(stored_bundle / "golden" / "photo.jpg", tmp_path)
-    run_in_float32(stored_bundle)
-    UNUSABLE[kind](stored_bundle)
+    photo = shutil.copy(stored / "golden" / "photo.jpg", tmp_path)
+    run_in_float32(stored)
+    UNUSABLE[kind](stored)
     program = [runtime / "tests" / "open_bundles", photo]
     result = subprocess.run(
-        program, input=f"{stored_bundle}\n", capture_output=True, text=True, check=False
+        program, input=f"{stored}\n", capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("input: "), result.stdout
     for tool in TOOLS:
-        one = run(*command(runtime, tool, stored_bundle))
+        one = run(*command(runtime, tool, stored))
         assert one.returncode == 2, one.stderr
         assert one.stderr.splitlines()[-1].startswith(f"{tool}: ")
 
 
 def test_paths_of_any_kind_lead_to_an_error_of_the_library(
-    runtime: Path, stored_bundle: Path, tmp_path: Path
+    runtime: Path, stored: Path, tmp_path: Path
 ) -> None:
-    program = [runtime / "tests" / "open_bundles", stored_bundle / "golden" / "photo.jpg"]
+    program = [runtime / "tests" / "open_bundles", stored / "golden" / "photo.jpg"]
     result = subprocess.run(
         program, input="\n".join(PATHS) + "\n", capture_output=True, text=True, check=True
     )
@@ -144,10 +144,10 @@ def test_paths_of_any_kind_lead_to_an_error_of_the_library(
 
 @pytest.mark.parametrize("path", ["", "none.jpg", "/dev/zero", "/", "x" * 5000, "pipe"])
 def test_images_of_any_kind_are_refused_in_one_line(
-    runtime: Path, stored_bundle: Path, tmp_path: Path, path: str
+    any_runtime: Path, stored: Path, tmp_path: Path, path: str
 ) -> None:
     os.mkfifo(tmp_path / "pipe")
-    result = run(runtime / "cmt_classify", stored_bundle, tmp_path / path if path else "")
+    result = run(any_runtime / "cmt_classify", stored, tmp_path / path if path else "")
     assert result.returncode == 2, result.stderr
     assert result.stderr.splitlines()[-1].startswith("cmt_classify: ")
 
@@ -155,9 +155,9 @@ def test_images_of_any_kind_are_refused_in_one_line(
 @pytest.mark.parametrize("tool", TOOLS)
 @pytest.mark.parametrize("what", ["--help", "text", "--json"])
 def test_output_that_is_lost_is_a_failure(
-    runtime: Path, stored_bundle: Path, tool: str, what: str
+    any_runtime: Path, stored: Path, tool: str, what: str
 ) -> None:
-    arguments = command(runtime, tool, stored_bundle)
+    arguments = command(any_runtime, tool, stored)
     if what == "--json" and tool == "cmt_check":
         pytest.skip("it has no --json")
     if what != "text":
@@ -179,20 +179,20 @@ def test_output_that_is_lost_is_a_failure(
 
 @pytest.mark.parametrize("name", [b"\xff", b"", b"a\nb", b"\x1b[2J", b"a\xe2\x80\xaeb", b"a  b"])
 def test_a_machine_without_a_name_is_refused_before_anything_is_measured(
-    runtime: Path, stored_bundle: Path, name: bytes
+    runtime: Path, stored: Path, name: bytes
 ) -> None:
     options = ("--seconds", "30", "--json", "--machine")
-    result = run(runtime / "cmt_bench", stored_bundle, *options, name)
+    result = run(runtime / "cmt_bench", stored, *options, name)
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1
     assert "is no name: give visible characters in UTF-8" in result.stderr
 
 
 def test_a_path_that_is_no_utf8_keeps_its_measurement(
-    runtime: Path, stored_bundle: Path, tmp_path: Path
+    runtime: Path, stored: Path, tmp_path: Path
 ) -> None:
     odd = os.fsencode(tmp_path) + b"/\xff\xfe bundle"
-    stored_bundle.rename(os.fsdecode(odd))
+    stored.rename(os.fsdecode(odd))
     result = run(
         runtime / "cmt_bench", odd, "--seconds", "0.05", "--json", "--artefact=openvino/int8"
     )

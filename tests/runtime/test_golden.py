@@ -71,18 +71,18 @@ def check_with(runtime: Path, bundle: Path, change: Callable[[np.ndarray], Any])
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
 @pytest.mark.parametrize("place", [(0, 0), (7, 1), slice(None)])
 def test_golden_answers_that_are_no_numbers_are_refused(
-    runtime: Path, stored_bundle: Path, value: float, place: Any
+    any_runtime: Path, stored: Path, value: float, place: Any
 ) -> None:
-    result = check_with(runtime, stored_bundle, lambda a: a.__setitem__(place, value))
+    result = check_with(any_runtime, stored, lambda a: a.__setitem__(place, value))
     assert result.returncode == 2, result.stdout
     assert f"{ANSWERS} holds NaN or infinity: export the bundle again" in result.stderr
 
 
 @pytest.mark.parametrize("value", [3e38, 0, -1e9])
 def test_golden_answers_that_nothing_computes_fail(
-    runtime: Path, stored_bundle: Path, value: float
+    runtime: Path, stored: Path, value: float
 ) -> None:
-    result = check_with(runtime, stored_bundle, lambda a: a.fill(value))
+    result = check_with(runtime, stored, lambda a: a.fill(value))
     assert result.returncode == 1, result.stderr
     assert "FAILED  openvino" in result.stdout
 
@@ -120,28 +120,28 @@ def judged_by_python(bundle: Path) -> str:
     ],
 )
 def test_a_machine_may_answer_in_either_arithmetic_and_nothing_between(
-    runtime: Path,
-    stored_bundle: Path,
+    any_runtime: Path,
+    stored: Path,
     hint: str,
     error: float,
     in_float32: float | None,
     good: bool,
 ) -> None:
-    here = answers_here(stored_bundle, hint)
+    here = answers_here(stored, hint)
     # The share is of what is expected, which the error makes larger.
     offs = [
         None if e is None else (here + np.float32(e) * np.abs(here).max() * np.sign(here))
         for e in (error, in_float32)
     ]
-    store(stored_bundle, hint, *offs)
+    store(stored, hint, *offs)
     asked = {"target": "openvino", "settings": settings(hint)}
     expected = "ok" if good else "FAILED"
     if in_float32 is None and computes_otherwise(asked):
         expected = "skipped"
-    result = cmt_check(runtime, stored_bundle)
+    result = cmt_check(any_runtime, stored)
     assert f"{expected:8}{IR}" in result.stdout, result.stdout + result.stderr
     assert result.returncode == (expected == "FAILED")
-    assert judged_by_python(stored_bundle) == expected
+    assert judged_by_python(stored) == expected
 
 
 NUMBERS = np.ones((8, 2), np.float32)
@@ -160,12 +160,12 @@ REFUSED = {
 @pytest.mark.parametrize("hint", ["f32", "bf16"])
 @pytest.mark.parametrize("kind", REFUSED)
 def test_answers_that_are_none_of_the_file_are_refused_alike(
-    runtime: Path, stored_bundle: Path, kind: str, hint: str
+    runtime: Path, stored: Path, kind: str, hint: str
 ) -> None:
-    store(stored_bundle, hint, *REFUSED[kind])
-    result = cmt_check(runtime, stored_bundle)
+    store(stored, hint, *REFUSED[kind])
+    result = cmt_check(runtime, stored)
     assert result.returncode == 2, result.stdout + result.stderr
     assert "export" in result.stderr
     assert len(result.stderr.splitlines()) == 1
     with pytest.raises(InputError, match=r"export|shape"):
-        list(golden.verify(open_bundle(stored_bundle), 1))
+        list(golden.verify(open_bundle(stored), 1))

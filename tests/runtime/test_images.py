@@ -219,20 +219,20 @@ def test_damaged_and_foreign_files_are_refused_with_a_reason(
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 def test_a_bundle_prepares_images_with_the_filter_that_its_manifest_names(
-    runtime: Path, stored_bundle: Path, interpolation: str
+    runtime: Path, stored: Path, interpolation: str
 ) -> None:
-    manifest = json.loads((stored_bundle / "manifest.json").read_text())
+    manifest = json.loads((stored / "manifest.json").read_text())
     manifest["input"]["resize"]["filter"] = f"pillow-{interpolation}"
     manifest["golden"]["max_grey_levels"] = 0
     for drawn in INTERPOLATIONS:
         preprocessing = Preprocessing.from_description(manifest["input"])
-        with Image.open(stored_bundle / "golden" / "photo.jpg") as photo:
+        with Image.open(stored / "golden" / "photo.jpg") as photo:
             pixels = replace(preprocessing, interpolation=drawn).apply(photo)
-        np.save(stored_bundle / "golden" / "pixels.npy", pixels)
-        path = stored_bundle / "golden" / "pixels.npy"
-        manifest["golden"]["pixels"] = describe_file(stored_bundle, path)
-        write_manifest(stored_bundle, manifest)
-        command = [runtime / "cmt_check", stored_bundle]
+        np.save(stored / "golden" / "pixels.npy", pixels)
+        path = stored / "golden" / "pixels.npy"
+        manifest["golden"]["pixels"] = describe_file(stored, path)
+        write_manifest(stored, manifest)
+        command = [runtime / "cmt_check", stored]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         expected = "ok      " if drawn == interpolation else "FAILED  "
         assert f"{expected}preprocessing: differs by" in result.stdout, result.stderr

@@ -72,25 +72,27 @@ def test_names_are_shown_as_python_shows_them(runtime: Path) -> None:
 @pytest.mark.parametrize("name", TOGETHER, ids=["bytes", "utf-8"])
 @pytest.mark.parametrize("tool", ["cmt_check", "cmt_classify", "cmt_bench"])
 def test_hostile_names_on_the_command_line_stay_one_line(
-    runtime: Path, stored_bundle: Path, tmp_path: Path, tool: str, name: bytes
+    any_runtime: Path, stored: Path, tmp_path: Path, tool: str, name: bytes
 ) -> None:
     odd = os.fsencode(tmp_path) + b"/" + name
-    stored_bundle.rename(os.fsdecode(odd))
+    stored.rename(os.fsdecode(odd))
     photo = odd + b".jpg"
     shutil.copy(odd + b"/golden/photo.jpg", photo)
     images = [photo] if tool == "cmt_classify" else []
     quick = ["--seconds", "0.05"] if tool == "cmt_bench" else []
-    good = subprocess.run([runtime / tool, odd, *images, *quick], capture_output=True, check=False)
+    good = subprocess.run(
+        [any_runtime / tool, odd, *images, *quick], capture_output=True, check=False
+    )
     assert good.returncode in (0, 1), good.stderr  # 1 where INT8 sums are cut off
     assert_visible(good.stdout)
     assert_visible(good.stderr)
     if tool != "cmt_check":
-        json_too = [runtime / tool, odd, *images, *quick, "--json"]
+        json_too = [any_runtime / tool, odd, *images, *quick, "--json"]
         result = subprocess.run(json_too, capture_output=True, check=True)
         assert result.stdout.isascii()
         json.loads(result.stdout)
     for arguments in ([odd + b"none", *images], [odd, b"--" + name], [odd, b"--threads", name]):
-        refused = subprocess.run([runtime / tool, *arguments], capture_output=True, check=False)
+        refused = subprocess.run([any_runtime / tool, *arguments], capture_output=True, check=False)
         assert refused.returncode == 2
         assert_visible(refused.stderr, lines=1)
 

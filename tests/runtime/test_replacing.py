@@ -47,41 +47,41 @@ def write_reports(folder: Path, manifest: dict[str, Any], text: str) -> None:
 
 @pytest.mark.parametrize("moved", range(len(MOVED) + 1))
 def test_a_replacement_that_was_killed_anywhere_is_read_and_left_as_it_is(
-    runtime: Path, stored_bundle: Path, moved: int
+    runtime: Path, stored: Path, moved: int
 ) -> None:
-    folder = replacement(stored_bundle)
+    folder = replacement(stored)
     for name in MOVED[:moved]:
-        (folder / name).replace(stored_bundle / name)
-    before = contents(stored_bundle)
-    result = check(runtime, stored_bundle)
+        (folder / name).replace(stored / name)
+    before = contents(stored)
+    result = check(runtime, stored)
     assert result.returncode in (0, 1), result.stderr  # 1 where INT8 sums are cut off
-    assert contents(stored_bundle) == before
-    assert open_bundle(stored_bundle).manifest["reports"][0]["path"] == "report.html"
+    assert contents(stored) == before
+    assert open_bundle(stored).manifest["reports"][0]["path"] == "report.html"
 
 
 def test_one_that_was_killed_while_it_was_written_is_of_no_account(
-    runtime: Path, stored_bundle: Path
+    runtime: Path, stored: Path
 ) -> None:
-    replacement(stored_bundle).rename(stored_bundle / ".replacement.partial")
-    assert check(runtime, stored_bundle).returncode in (0, 1)
+    replacement(stored).rename(stored / ".replacement.partial")
+    assert check(runtime, stored).returncode in (0, 1)
 
 
-def test_a_replacement_that_is_damaged_is_refused(runtime: Path, stored_bundle: Path) -> None:
-    folder = replacement(stored_bundle)
+def test_a_replacement_that_is_damaged_is_refused(runtime: Path, stored: Path) -> None:
+    folder = replacement(stored)
     (folder / "report.md").write_text("damaged")
-    result = check(runtime, stored_bundle)
+    result = check(runtime, stored)
     assert result.returncode == 2
     assert "report.md is not the file of this bundle" in result.stderr
 
 
 @pytest.mark.parametrize("link", [".replacement", ".replacement/report.md"])
 def test_a_replacement_outside_of_the_bundle_is_not_read(
-    runtime: Path, stored_bundle: Path, tmp_path: Path, link: str
+    runtime: Path, stored: Path, tmp_path: Path, link: str
 ) -> None:
-    replacement(stored_bundle)
-    shutil.move(stored_bundle / link, tmp_path / "elsewhere")
-    (stored_bundle / link).symlink_to(tmp_path / "elsewhere")
-    result = check(runtime, stored_bundle)
+    replacement(stored)
+    shutil.move(stored / link, tmp_path / "elsewhere")
+    (stored / link).symlink_to(tmp_path / "elsewhere")
+    result = check(runtime, stored)
     if link == ".replacement":  # the bundle's own files are whole
         assert result.returncode in (0, 1), result.stderr
     else:
@@ -90,27 +90,27 @@ def test_a_replacement_outside_of_the_bundle_is_not_read(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes files of another user")
-def test_what_another_user_planted_is_not_read(runtime: Path, stored_bundle: Path) -> None:
-    folder = replacement(stored_bundle)
+def test_what_another_user_planted_is_not_read(runtime: Path, stored: Path) -> None:
+    folder = replacement(stored)
     (folder / "manifest.json").write_text("planted")
     os.chown(folder, 12345, 12345)
-    result = check(runtime, stored_bundle)
+    result = check(runtime, stored)
     assert result.returncode in (0, 1), result.stderr  # 1 where INT8 sums are cut off
-    os.chown(stored_bundle, 12345, 12345)  # whoever owns the bundle may be replacing its files
-    result = check(runtime, stored_bundle)
+    os.chown(stored, 12345, 12345)  # whoever owns the bundle may be replacing its files
+    result = check(runtime, stored)
     assert result.returncode == 2
     assert "manifest.json is damaged" in result.stderr
 
 
 def test_a_bundle_opens_while_its_report_is_replaced_again_and_again(
-    runtime: Path, stored_bundle: Path
+    any_runtime: Path, stored: Path
 ) -> None:
     stop = threading.Event()
     replaced = 0
 
     def keep_replacing() -> None:
         nonlocal replaced
-        bundle = open_bundle(stored_bundle)
+        bundle = open_bundle(stored)
         while not stop.is_set():
             with replacing_files(bundle) as new:
                 write_reports(new, bundle.manifest, f"report {replaced}")
@@ -119,12 +119,12 @@ def test_a_bundle_opens_while_its_report_is_replaced_again_and_again(
 
     thread = threading.Thread(target=keep_replacing)
     thread.start()
-    photo = stored_bundle.parent / "photo.jpg"
-    shutil.copy(stored_bundle / "golden" / "photo.jpg", photo)
+    photo = stored.parent / "photo.jpg"
+    shutil.copy(stored / "golden" / "photo.jpg", photo)
     try:
         result = subprocess.run(
-            [runtime / "tests" / "open_bundles", photo],
-            input=f"{stored_bundle}\n" * 20,
+            [any_runtime / "tests" / "open_bundles", photo],
+            input=f"{stored}\n" * 20,
             capture_output=True,
             text=True,
             check=False,

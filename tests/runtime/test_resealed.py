@@ -15,9 +15,7 @@ from cmt.bundle.reader import open_bundle
 TAKEN, REFUSED = Answer("accepted"), Answer("refused", "why")
 
 
-def test_changed_bundles_are_answered_alike(
-    runtime: Path, stored_bundle: Path, tmp_path: Path
-) -> None:
+def test_changed_bundles_are_answered_alike(runtime: Path, stored: Path, tmp_path: Path) -> None:
     in_cpp, rng, counts = (
         CppReader(runtime / "tests" / "read_manifests", bounded=runtime.name != "sanitized"),
         random.Random(1),
@@ -25,7 +23,7 @@ def test_changed_bundles_are_answered_alike(
     )
     for number in range(60):
         folder = tmp_path / str(number)
-        make(stored_bundle, folder, rng)
+        make(stored, folder, rng)
         before = state_of(folder)
         answers = in_python(lambda folder=folder: open_bundle(folder)), in_cpp(folder)
         assert findings(*answers, state_of(folder) != before) == []

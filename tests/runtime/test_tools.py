@@ -44,7 +44,7 @@ def rewrite(folder: Path, change: Any) -> None:
 
 @pytest.mark.parametrize("command", commands("build/runtime/"))
 def test_documented_commands_run(
-    runtime: Path,
+    any_runtime: Path,
     copy: Path,
     photos: Path,
     tmp_path: Path,
@@ -56,7 +56,7 @@ def test_documented_commands_run(
     (tmp_path / "photos").symlink_to(photos)
     monkeypatch.chdir(tmp_path)
     quick = ("--seconds", "0.1") if program.endswith("cmt_bench") else ()
-    result = run(runtime / Path(program).relative_to("build/runtime"), *arguments, *quick)
+    result = run(any_runtime / Path(program).relative_to("build/runtime"), *arguments, *quick)
     assert result.returncode == 0, result.stderr
     assert result.stdout
 
@@ -216,7 +216,7 @@ def test_bench_gives_what_the_report_takes(runtime: Path, copy: Path) -> None:
 
 
 def test_a_tuned_number_of_threads_holds_unless_another_is_asked_for(
-    runtime: Path, copy: Path
+    any_runtime: Path, copy: Path
 ) -> None:
     def change(manifest: dict[str, Any]) -> None:
         for artefact in manifest["artefacts"]:
@@ -225,7 +225,7 @@ def test_a_tuned_number_of_threads_holds_unless_another_is_asked_for(
 
     rewrite(copy, change)
     for arguments, expected in (((), 1), (("--threads", "2"), 2)):
-        result = run(runtime / "cmt_bench", copy, *arguments, "--seconds", "0.1", "--json")
+        result = run(any_runtime / "cmt_bench", copy, *arguments, "--seconds", "0.1", "--json")
         assert result.returncode == 0, result.stderr
         rows = json.loads(result.stdout)["results"]
         assert {row["settings"]["threads"] for row in rows} == {expected}
@@ -288,30 +288,28 @@ def test_settings_that_could_write_files_are_refused(
 
 
 @pytest.mark.parametrize("count", [1, 3, 3000])
-def test_labels_are_as_many_as_the_answers(runtime: Path, stored_bundle: Path, count: int) -> None:
-    rewrite(stored_bundle, lambda manifest: manifest.update(labels=["x"] * count))
-    photo = stored_bundle / "golden" / "photo.jpg"
+def test_labels_are_as_many_as_the_answers(any_runtime: Path, stored: Path, count: int) -> None:
+    rewrite(stored, lambda manifest: manifest.update(labels=["x"] * count))
+    photo = stored / "golden" / "photo.jpg"
     file = "openvino/cmt_tiny.int8.xml"
     for tool, more in (("cmt_check", ()), ("cmt_bench", ()), ("cmt_classify", (photo,))):
-        result = run(runtime / tool, stored_bundle, *more)
+        result = run(any_runtime / tool, stored, *more)
         assert result.returncode == 2
         by_golden = f"{file} answers for 2 classes and the manifest names {count}"
         by_file = f"{file} does not answer with one number for each label"
         assert (by_golden if tool == "cmt_check" else by_file) in result.stderr
 
 
-def test_a_file_is_hashed_once_however_often_it_is_named(
-    runtime: Path, stored_bundle: Path
-) -> None:
+def test_a_file_is_hashed_once_however_often_it_is_named(runtime: Path, stored: Path) -> None:
     """Ten thousand mentions of a large file would take an hour."""
-    (stored_bundle / "large").write_bytes(bytes(300_000_000))
-    entry = describe_file(stored_bundle, stored_bundle / "large")
-    rewrite(stored_bundle, lambda manifest: manifest["environment"].update(x=[entry] * 10_000))
-    result = run(runtime / "cmt_check", stored_bundle)
+    (stored / "large").write_bytes(bytes(300_000_000))
+    entry = describe_file(stored, stored / "large")
+    rewrite(stored, lambda manifest: manifest["environment"].update(x=[entry] * 10_000))
+    result = run(runtime / "cmt_check", stored)
     assert result.returncode in (0, 1), result.stderr  # 1 where INT8 sums are cut off
     wrong = {**entry, "sha256": "0" * 64}
-    rewrite(stored_bundle, lambda manifest: manifest["environment"].update(x=[entry, wrong]))
-    result = run(runtime / "cmt_check", stored_bundle)
+    rewrite(stored, lambda manifest: manifest["environment"].update(x=[entry, wrong]))
+    result = run(runtime / "cmt_check", stored)
     assert result.returncode == 2
     assert "large is there twice, with different contents" in result.stderr
 

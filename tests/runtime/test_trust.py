@@ -104,36 +104,34 @@ Run = Callable[..., tuple[subprocess.CompletedProcess[str], list[str]]]
 
 
 @pytest.mark.parametrize("tool", ["cmt_check", "cmt_classify", "cmt_bench"])
-def test_an_engine_of_an_unsigned_bundle_is_never_loaded(
-    run: Run, stored_bundle: Path, tool: str
-) -> None:
-    with_engine(stored_bundle, compatible=["version"])
-    photo = [stored_bundle / "golden" / "photo.jpg"] if tool == "cmt_classify" else []
+def test_an_engine_of_an_unsigned_bundle_is_never_loaded(run: Run, stored: Path, tool: str) -> None:
+    with_engine(stored, compatible=["version"])
+    photo = [stored / "golden" / "photo.jpg"] if tool == "cmt_classify" else []
     quick = ["--seconds", "0.05"] if tool == "cmt_bench" else []
-    result, asked = run(tool, stored_bundle, *photo, *quick)
+    result, asked = run(tool, stored, *photo, *quick)
     assert result.returncode == 2
     assert "an engine is native code and nobody vouches for this one" in (
         result.stdout + result.stderr
     )
     assert asked == []
-    result, asked = run(tool, stored_bundle, *photo, *quick, "--trust-unsigned")
+    result, asked = run(tool, stored, *photo, *quick, "--trust-unsigned")
     assert result.returncode == 0, result.stderr
     assert asked == ["host code allowed", "deserialised"]
 
 
 def test_an_engine_of_a_signed_bundle_runs_with_the_key_alone(
-    run: Run, stored_bundle: Path, tmp_path: Path
+    run: Run, stored: Path, tmp_path: Path
 ) -> None:
-    with_engine(stored_bundle, dla={"core": 1, "layers": 2, "on_gpu": []})
-    sign_bundle(stored_bundle, make_key(tmp_path / "key.pem"))
-    result, asked = run("cmt_check", stored_bundle)
+    with_engine(stored, dla={"core": 1, "layers": 2, "on_gpu": []})
+    sign_bundle(stored, make_key(tmp_path / "key.pem"))
+    result, asked = run("cmt_check", stored)
     assert (result.returncode, asked) == (2, [])
-    result, asked = run("cmt_check", stored_bundle, "--trust", tmp_path / "key.pem")
+    result, asked = run("cmt_check", stored, "--trust", tmp_path / "key.pem")
     assert result.returncode == 0, result.stdout + result.stderr
     assert asked == ["host code forbidden", "core 1", "deserialised"]
     assert "ok      signature" in result.stdout
     assert f"ok      {ENGINE}" in result.stdout
-    result, asked = run("cmt_check", stored_bundle, "--trust", tmp_path / "key.pem", STUB_GPUS="0")
+    result, asked = run("cmt_check", stored, "--trust", tmp_path / "key.pem", STUB_GPUS="0")
     assert (result.returncode, asked) == (2, [])
     assert "no CUDA device" in result.stdout
 
@@ -176,12 +174,12 @@ UNTRUSTED: dict[str, Callable[[Path, Path], object]] = {
 
 @pytest.mark.parametrize("kind", UNTRUSTED)
 def test_a_bundle_that_the_key_does_not_vouch_for_is_refused_whatever_runs(
-    run: Run, runtime: Path, stored_bundle: Path, tmp_path: Path, kind: str
+    run: Run, runtime: Path, stored: Path, tmp_path: Path, kind: str
 ) -> None:
-    with_engine(stored_bundle)
-    sign_bundle(stored_bundle, make_key(tmp_path / "key.pem"))
-    UNTRUSTED[kind](stored_bundle, tmp_path)
-    arguments = (stored_bundle, "--trust", tmp_path / "key.pem", "--trust-unsigned")
+    with_engine(stored)
+    sign_bundle(stored, make_key(tmp_path / "key.pem"))
+    UNTRUSTED[kind](stored, tmp_path)
+    arguments = (stored, "--trust", tmp_path / "key.pem", "--trust-unsigned")
     result, asked = run("cmt_check", *arguments)
     assert (result.returncode, asked) == (2, [])
     assert "is not signed" in result.stderr
@@ -191,14 +189,14 @@ def test_a_bundle_that_the_key_does_not_vouch_for_is_refused_whatever_runs(
 
 
 def test_a_report_that_was_measured_elsewhere_keeps_the_signature(
-    run: Run, stored_bundle: Path, tmp_path: Path
+    run: Run, stored: Path, tmp_path: Path
 ) -> None:
-    with_engine(stored_bundle)
-    sign_bundle(stored_bundle, make_key(tmp_path / "key.pem"))
-    (stored_bundle / "report.md").write_text("other")
-    entry = describe_file(stored_bundle, stored_bundle / "report.md")
-    rewrite(stored_bundle, lambda manifest: manifest["reports"].__setitem__(1, entry))
-    result, _ = run("cmt_check", stored_bundle, "--trust", tmp_path / "key.pem")
+    with_engine(stored)
+    sign_bundle(stored, make_key(tmp_path / "key.pem"))
+    (stored / "report.md").write_text("other")
+    entry = describe_file(stored, stored / "report.md")
+    rewrite(stored, lambda manifest: manifest["reports"].__setitem__(1, entry))
+    result, _ = run("cmt_check", stored, "--trust", tmp_path / "key.pem")
     assert result.returncode == 0, result.stderr
 
 
@@ -272,22 +270,22 @@ STORED: dict[str, tuple[bool, Store]] = {
 
 @pytest.mark.parametrize("kind", STORED)
 def test_what_was_signed_is_checked_as_in_python(
-    run: Run, stored_bundle: Path, tmp_path: Path, kind: str
+    run: Run, stored: Path, tmp_path: Path, kind: str
 ) -> None:
     trusted, store = STORED[kind]
-    with_engine(stored_bundle)
+    with_engine(stored)
     key = make_key(tmp_path / "key.pem")
-    sign_bundle(stored_bundle, key)
-    store(stored_bundle, key)
-    result, asked = run("cmt_check", stored_bundle, "--trust", tmp_path / "key.pem")
+    sign_bundle(stored, key)
+    store(stored, key)
+    result, asked = run("cmt_check", stored, "--trust", tmp_path / "key.pem")
     assert result.returncode == (0 if trusted else 2), result.stdout + result.stderr
     assert (asked != []) == trusted
     assert len(result.stderr.splitlines()) == int(not trusted)
     if trusted:
-        assert check(open_bundle(stored_bundle), tmp_path / "key.pem").trusted
+        assert check(open_bundle(stored), tmp_path / "key.pem").trusted
     else:
         with pytest.raises(InputError, match="is not signed with the key"):
-            check(open_bundle(stored_bundle), tmp_path / "key.pem")
+            check(open_bundle(stored), tmp_path / "key.pem")
 
 
 def pem(key: Any) -> bytes:
@@ -313,60 +311,58 @@ NO_KEYS = {
 
 
 @pytest.mark.parametrize("kind", [*NO_KEYS, "none", "folder", "pipe", "endless", "unset"])
-def test_what_is_no_key_is_refused(
-    run: Run, stored_bundle: Path, tmp_path: Path, kind: str
-) -> None:
-    with_engine(stored_bundle)
-    sign_bundle(stored_bundle, make_key(tmp_path / "key.pem"))
+def test_what_is_no_key_is_refused(run: Run, stored: Path, tmp_path: Path, kind: str) -> None:
+    with_engine(stored)
+    sign_bundle(stored, make_key(tmp_path / "key.pem"))
     path: str | Path = tmp_path / "other.pem"
     if kind in NO_KEYS:
         (tmp_path / "other.pem").write_bytes(NO_KEYS[kind])
     os.mkfifo(tmp_path / "pipe")
     path = {"folder": tmp_path, "pipe": tmp_path / "pipe", "endless": "/dev/zero"}.get(kind, path)
-    result, asked = run("cmt_check", stored_bundle, "--trust", "" if kind == "unset" else path)
+    result, asked = run("cmt_check", stored, "--trust", "" if kind == "unset" else path)
     assert (result.returncode, asked) == (2, [])
     assert len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("built_with", [{"tensorrt_rtx": "10.3.0"}])
 def test_an_engine_of_another_library_is_left_out_before_it_is_read(
-    run: Run, stored_bundle: Path, built_with: dict[str, str]
+    run: Run, stored: Path, built_with: dict[str, str]
 ) -> None:
-    with_engine(stored_bundle, built_with=built_with)
-    result, asked = run("cmt_check", stored_bundle, "--trust-unsigned")
+    with_engine(stored, built_with=built_with)
+    result, asked = run("cmt_check", stored, "--trust-unsigned")
     assert (result.returncode, asked) == (2, [])
     assert "it was built with tensorrt_rtx 10.3.0 for sm87; this build has tensorrt 10.3.0" in (
         result.stdout
     )
 
 
-def test_what_tensorrt_refuses_is_one_line(run: Run, stored_bundle: Path) -> None:
-    with_engine(stored_bundle, "no engine")
-    result, asked = run("cmt_check", stored_bundle, "--trust-unsigned")
+def test_what_tensorrt_refuses_is_one_line(run: Run, stored: Path) -> None:
+    with_engine(stored, "no engine")
+    result, asked = run("cmt_check", stored, "--trust-unsigned")
     assert (result.returncode, asked[-1]) == (2, "deserialised")
     assert "cannot load it on this GPU (this is no engine): export it anew" in result.stderr
-    with_engine(stored_bundle, "ENGINE 1 64 64 3")
-    result, _ = run("cmt_check", stored_bundle, "--trust-unsigned")
+    with_engine(stored, "ENGINE 1 64 64 3")
+    result, _ = run("cmt_check", stored, "--trust-unsigned")
     assert "does not answer with one number for each label" in result.stderr
-    with_engine(stored_bundle, "ENGINE 2 64 64 2")
-    result, _ = run("cmt_check", stored_bundle, "--trust-unsigned")
+    with_engine(stored, "ENGINE 2 64 64 2")
+    result, _ = run("cmt_check", stored, "--trust-unsigned")
     assert "does not have the manifest's input" in result.stderr
 
 
-def test_answers_that_are_no_numbers_fail(run: Run, stored_bundle: Path) -> None:
-    with_engine(stored_bundle, "ENGINE 1 64 64 2 nan")
-    result, _ = run("cmt_check", stored_bundle, "--trust-unsigned")
+def test_answers_that_are_no_numbers_fail(run: Run, stored: Path) -> None:
+    with_engine(stored, "ENGINE 1 64 64 2 nan")
+    result, _ = run("cmt_check", stored, "--trust-unsigned")
     assert result.returncode == 1
     assert f"FAILED  {ENGINE}: differs by inf" in result.stdout
-    photo = stored_bundle / "golden" / "photo.jpg"
-    result, _ = run("cmt_classify", stored_bundle, photo, "--trust-unsigned")
+    photo = stored / "golden" / "photo.jpg"
+    result, _ = run("cmt_classify", stored, photo, "--trust-unsigned")
     assert result.returncode == 2
     assert "answered with NaN or infinity" in result.stderr
 
 
-def test_a_range_of_batches_runs_with_the_usual_one(run: Run, stored_bundle: Path) -> None:
-    with_engine(stored_bundle, "ENGINE -1 64 64 2", batches=[1, 1, 8])
-    result, _ = run("cmt_check", stored_bundle, "--trust-unsigned")
+def test_a_range_of_batches_runs_with_the_usual_one(run: Run, stored: Path) -> None:
+    with_engine(stored, "ENGINE -1 64 64 2", batches=[1, 1, 8])
+    result, _ = run("cmt_check", stored, "--trust-unsigned")
     assert result.returncode == 0, result.stdout + result.stderr
 
 

@@ -8,10 +8,9 @@ import runpy
 from pathlib import Path
 from typing import Any
 
-from cmt.variants import Variant
+from tiny_variant import TINY
 
 SCRIPT = Path(__file__).parents[1] / "export" / "killed_run.py"
-TINY = Variant("tiny", 32, 8, (8, 16, 32, 64), (1, 1, 2, 1), {"official": 3.6, "flyegle": 3.6})
 
 # Children of a server that has the heavy imports done already, and has run nothing with them: those
 # that exporting makes on the way too, which may fail in their own ways where memory is short.

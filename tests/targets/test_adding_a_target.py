@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -36,11 +38,11 @@ def plug_in(tmp_path: Path) -> Path:
     return folder
 
 
-def run(plug_in: Path, name: str, *arguments: object) -> str:
+def run(plug_in: Path, name: str, *arguments: object, env: Mapping[str, str]) -> str:
     program = f"from cmt.commands.main import run; run({name!r})"
     result = subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(plug_in)},
+        env={**env, "PYTHONPATH": os.pathsep.join((env["PYTHONPATH"], str(plug_in)))},
         cwd=plug_in,
         capture_output=True,
         text=True,
@@ -56,22 +58,25 @@ def test_the_example_is_short() -> None:
 
 
 def test_the_example_exports_measures_benches_and_reports(
-    plug_in: Path, weights: Path, photos: Path, tmp_path: Path
+    plug_in: Path, tiny_weights: Path, photos: Path, with_tiny: dict[str, str], tmp_path: Path
 ) -> None:
+    command = partial(run, env=with_tiny)
     bundle = tmp_path / "bundle"
-    words = f"--variant ti --weights {weights} --val-data {photos} --batch 3 --no-tune"
+    words = f"--variant tiny --weights {tiny_weights} --val-data {photos} --batch 3 --no-tune"
     words += " --bench-seconds 0.1"
     targets = ["--target", "toy", "--target", "onnxruntime"]
-    assert "toy" in run(plug_in, "cmt-export", *words.split(), *targets, "--out", bundle)
-    assert open_bundle(bundle).artefacts[0]["path"] == "toy/cmt_ti.fp32.toy"
+    assert "toy" in command(plug_in, "cmt-export", *words.split(), *targets, "--out", bundle)
+    assert open_bundle(bundle).artefacts[0]["path"] == "toy/cmt_tiny.fp32.toy"
     row = report_of(open_bundle(bundle))["results"][0]
     assert row["accuracy"]["images"] == 20
     assert row["latency_ms"]["p50"] > 0
-    assert "ok      toy/" in run(plug_in, "cmt-bench", bundle, "--verify")
-    measured = json.loads(run(plug_in, "cmt-bench", bundle, "--seconds", "0.1", "--json"))
+    assert "ok      toy/" in command(plug_in, "cmt-bench", bundle, "--verify")
+    measured = json.loads(command(plug_in, "cmt-bench", bundle, "--seconds", "0.1", "--json"))
     assert [row["measured_by"] for row in measured["results"]] == ["toy", "onnxruntime"]
-    run(plug_in, "cmt-report", bundle, "--require", "drop<=100,p50<=10000ms", "--file", "toy/fp32")
+    command(
+        plug_in, "cmt-report", bundle, "--require", "drop<=100,p50<=10000ms", "--file", "toy/fp32"
+    )
     # A machine without the package says so, and runs the rest.
-    output = run(tmp_path, "cmt-bench", bundle, "--verify")
-    assert "skipped toy/cmt_ti.fp32.toy: running toy files is not part of this version" in output
-    assert "ok      onnxruntime/cmt_ti.fp32.onnx" in output
+    output = command(tmp_path, "cmt-bench", bundle, "--verify")
+    assert "skipped toy/cmt_tiny.fp32.toy: running toy files is not part of this version" in output
+    assert "ok      onnxruntime/cmt_tiny.fp32.onnx" in output

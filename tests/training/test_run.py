@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,6 +28,7 @@ from cmt.training.schedule import Recipe
 from cmt.training.starting import resized, start_model
 from cmt.training.validation import Accuracy, Validation, evaluate
 
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 # Six steps at size 32, then two at 64.
 RECIPE = Recipe("tiny", ((32, 24, 4), (64, 8, 4)), learning_rate=1e-2, resize_ratio=1.25)
 LARGE, SMALL = (64, 8, 4), (32, 24, 4)
@@ -94,11 +96,16 @@ def assert_same_weights(one: CMT, other: CMT) -> None:
 
 
 @pytest.fixture
-def whole(tiny: object, images: FolderImages, tmp_path: Path) -> Run:
-    """A run that was never stopped."""
-    run = new_run(images, tmp_path / "whole")
-    train(run)
-    return run
+def images(folder: Path, made_once: MadeOnce) -> FolderImages:
+    """The same files for every test, for by those a run that was stopped is known."""
+    return FolderImages(made_once("training-images", lambda path: shutil.copytree(folder, path)))
+
+
+@pytest.fixture
+def whole(tiny: object, images: FolderImages, made_once: MadeOnce, tmp_path: Path) -> Run:
+    """A run that was never stopped, as it is found when it is over."""
+    kept = made_once("whole-run", lambda folder: train(new_run(images, folder)))
+    return new_run(images, shutil.copytree(kept, tmp_path / "whole"))
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])

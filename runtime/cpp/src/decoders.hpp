@@ -20,6 +20,9 @@ struct Decoded {
 Decoded decode_jpeg(std::string_view content);
 Decoded decode_png(std::string_view content, const std::optional<ImageRange>& range);
 
+/// Throws InputError for a file whose content cannot be, with what is wrong.
+[[noreturn]] void refuse_damaged(const std::string& damage);
+
 /// Throws InputError for sizes that nobody can have meant, and for more than `most` pixels, which
 /// is what the file's bytes can hold. calib_data/limits.py has the same numbers.
 void check_size(std::uint64_t width, std::uint64_t height, std::uint64_t most);

@@ -28,19 +28,19 @@ Array<T> expect_shape(Array<T> array, const std::vector<std::size_t>& shape,
 }
 
 /// An array for each output, (images, ...).
-using Answers = std::vector<Array<float>>;
+using Arrays = std::vector<Array<float>>;
 
-bool are_of_one_shape(const Answers& some, const Answers& others) {
+bool are_of_one_shape(const Arrays& some, const Arrays& others) {
   return std::equal(some.begin(), some.end(), others.begin(), others.end(),
                     [](const auto& one, const auto& other) { return one.shape == other.shape; });
 }
 
 /// What a file may answer; finite, and alike in shape.
-std::vector<Answers> read_answers(const Bundle& bundle, const Artefact& artefact) {
+std::vector<Arrays> read_answers(const Bundle& bundle, const Artefact& artefact) {
   const std::size_t labels = bundle.manifest().labels.size();
-  std::vector<Answers> found;
+  std::vector<Arrays> found;
   for (const std::vector<FileEntry>& entries : artefact.golden_answers) {
-    Answers& answers = found.emplace_back();
+    Arrays& answers = found.emplace_back();
     for (const FileEntry& entry : entries) {
       answers.push_back(parse_npy_floats(bundle.read(entry), entry.path));
     }
@@ -58,9 +58,9 @@ std::vector<Answers> read_answers(const Bundle& bundle, const Artefact& artefact
   return found;
 }
 
-/// Answers to `count` images, with nothing in them yet.
-Answers empty_answers(const std::vector<Output>& outputs, std::size_t count) {
-  Answers answers;
+/// Arrays to `count` images, with nothing in them yet.
+Arrays empty_answers(const std::vector<Output>& outputs, std::size_t count) {
+  Arrays answers;
   for (const Output& output : outputs) {
     answers.push_back({output.shape, {}});
     answers.back().shape.front() = count;
@@ -68,7 +68,7 @@ Answers empty_answers(const std::vector<Output>& outputs, std::size_t count) {
   return answers;
 }
 
-Answers run(const Bundle& bundle, const Model& model) {
+Arrays run(const Bundle& bundle, const Model& model) {
   const Manifest& manifest = bundle.manifest();
   const Preprocessing& p = manifest.preprocessing;
   const auto height = static_cast<std::size_t>(p.height);
@@ -77,7 +77,7 @@ Answers run(const Bundle& bundle, const Model& model) {
   const std::size_t count = images.shape[0];
   const Preprocessor preprocessor(p);
   const auto session = model.make_session();
-  Answers answers = empty_answers(session->outputs(), count);
+  Arrays answers = empty_answers(session->outputs(), count);
   for (std::size_t begin = 0; begin < count; begin += manifest.batch) {
     for (std::size_t i = 0; i < manifest.batch; ++i) {
       // The batch is fixed, so the last one starts over with the first images.
@@ -108,7 +108,7 @@ double relative_difference(const std::vector<float>& ours, const std::vector<flo
   return absolute / scale;
 }
 
-double largest_difference(const Answers& ours, const Answers& expected) {
+double largest_difference(const Arrays& ours, const Arrays& expected) {
   double largest = 0;
   for (std::size_t o = 0; o < expected.size(); ++o) {
     largest = std::max(largest, relative_difference(ours[o].values, expected[o].values));
@@ -135,10 +135,10 @@ double smallest_cosine(const Array<float>& a, const Array<float>& b) {
 }
 
 /// The least cosine with the answers of the bundle's FP32 file; 1 without one.
-double likeness_to_float(const Bundle& bundle, const Answers& ours) {
+double likeness_to_float(const Bundle& bundle, const Arrays& ours) {
   for (const Artefact& artefact : bundle.manifest().artefacts) {
     if (artefact.precision != "fp32") continue;
-    const Answers expected = read_answers(bundle, artefact).front();
+    const Arrays expected = read_answers(bundle, artefact).front();
     if (!are_of_one_shape(ours, expected)) {
       throw InputError("the golden answers of the FP32 file have another shape: export again");
     }
@@ -166,7 +166,7 @@ Array<std::uint8_t> read_pixels(const Bundle& bundle, const FileEntry& entry,
 
 Check check_golden(const Bundle& bundle, const Artefact& artefact, const std::string& device,
                    const std::function<std::shared_ptr<const Model>()>& load) {
-  const std::vector<Answers> known = read_answers(bundle, artefact);
+  const std::vector<Arrays> known = read_answers(bundle, artefact);
   double limit = artefact.max_rel;
   if (const auto otherwise = computes_otherwise(artefact, device)) {
     if (!device.empty() && device != kCpu) {
@@ -175,13 +175,13 @@ Check check_golden(const Bundle& bundle, const Artefact& artefact, const std::st
       return {std::nullopt, *otherwise + ", and the bundle has no answers in that: export again"};
     }
   }
-  const Answers ours = run(bundle, *load());
+  const Arrays ours = run(bundle, *load());
   if (!are_of_one_shape(ours, known.front())) {
     throw InputError(artefact.file.path +
                      " has other outputs than its golden ones: " + "export the bundle again");
   }
   double least = HUGE_VAL;
-  for (const Answers& expected : known) {
+  for (const Arrays& expected : known) {
     least = std::min(least, largest_difference(ours, expected));
   }
   if (least <= limit && !device.empty()) {

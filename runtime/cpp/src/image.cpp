@@ -42,6 +42,10 @@ constexpr const char* kAdvice = "get the image anew";
 
 }  // namespace
 
+void refuse_damaged(const std::string& damage) {
+  throw InputError("it is damaged (" + damage + "): get it anew");
+}
+
 void check_size(std::uint64_t width, std::uint64_t height, std::uint64_t most) {
   constexpr std::uint64_t kMostSide = std::uint64_t{1} << 20;
   const std::string size = std::to_string(width) + " x " + std::to_string(height) + " pixels";

@@ -19,7 +19,7 @@ namespace {
 
 /// libjpeg reports errors by a jump, which must not pass over a C++ object. So every function
 /// here that calls the library and holds such objects keeps them outside of the jump.
-struct Decoder {
+struct JpegDecoder {
   jpeg_decompress_struct info{};
   jpeg_error_mgr errors{};
   jpeg_source_mgr source{};
@@ -28,7 +28,7 @@ struct Decoder {
 };
 
 [[noreturn]] void on_error(j_common_ptr info) {
-  auto* decoder = static_cast<Decoder*>(info->client_data);
+  auto* decoder = static_cast<JpegDecoder*>(info->client_data);
   info->err->format_message(info, decoder->message.data());
   std::longjmp(decoder->jump, 1);
 }
@@ -50,7 +50,7 @@ void skip(j_decompress_ptr info, long count) {
   info->src->bytes_in_buffer -= static_cast<std::size_t>(count);
 }
 
-bool read_header(Decoder& decoder, std::string_view content) {
+bool read_header(JpegDecoder& decoder, std::string_view content) {
   decoder.info.err = jpeg_std_error(&decoder.errors);
   decoder.info.client_data = &decoder;
   decoder.errors.error_exit = on_error;
@@ -71,7 +71,7 @@ bool read_header(Decoder& decoder, std::string_view content) {
 }
 
 /// (height, width, components) of the decoder's output.
-bool read_pixels(Decoder& decoder, std::uint8_t* pixels, std::size_t stride) {
+bool read_pixels(JpegDecoder& decoder, std::uint8_t* pixels, std::size_t stride) {
   if (setjmp(decoder.jump) != 0) return false;
   jpeg_start_decompress(&decoder.info);
   while (decoder.info.output_scanline < decoder.info.output_height) {
@@ -104,12 +104,12 @@ void to_rgb(const std::uint8_t* pixels, int components, Image& image) {
 }  // namespace
 
 Decoded decode_jpeg(std::string_view content) {
-  auto decoder = std::make_unique<Decoder>();
-  const auto destroy = [](Decoder* d) { jpeg_destroy_decompress(&d->info); };
-  const std::unique_ptr<Decoder, decltype(destroy)> cleanup(decoder.get(), destroy);
+  auto decoder = std::make_unique<JpegDecoder>();
+  const auto destroy = [](JpegDecoder* d) { jpeg_destroy_decompress(&d->info); };
+  const std::unique_ptr<JpegDecoder, decltype(destroy)> cleanup(decoder.get(), destroy);
   const auto fail = [&] {
     if (decoder->errors.msg_code == JERR_OUT_OF_MEMORY) throw std::bad_alloc();
-    throw InputError("it is damaged (" + std::string(decoder->message.data()) + "): get it anew");
+    refuse_damaged(decoder->message.data());
   };
   Jpeg jpeg = read_jpeg(content);
   if (!read_header(*decoder, jpeg.pixels)) fail();

@@ -8,11 +8,11 @@
 #include <vector>
 
 #include "decoders.hpp"
+#include "orientation.hpp"
 
 namespace cmt {
 namespace {
 
-constexpr std::string_view kExif("Exif\0\0", 6);
 constexpr std::string_view kXmp("http://ns.adobe.com/xap/1.0/\0", 29);
 constexpr int kProgressive = 0xC2;
 constexpr int kScan = 0xDA;
@@ -25,15 +25,11 @@ constexpr std::uint64_t kMostScans = 100;
 constexpr std::uint64_t kMostScanned = 16 * kMostPixels;  ///< pixels in all scans
 constexpr std::uint64_t kPixelsPerByte = 512;             ///< at most: each block of 64 takes a bit
 
-[[noreturn]] void refuse(const std::string& damage) {
-  throw InputError("it is damaged (" + damage + "): get it anew");
-}
-
 int byte_at(std::string_view bytes, std::size_t place) {
   return static_cast<std::uint8_t>(bytes[place]);
 }
 
-unsigned number_at(std::string_view bytes, std::size_t place) {
+unsigned big_endian_16(std::string_view bytes, std::size_t place) {
   return static_cast<unsigned>(byte_at(bytes, place) << 8 | byte_at(bytes, place + 1));
 }
 
@@ -66,7 +62,7 @@ std::size_t next_marker(std::string_view content, std::size_t at) {
 std::size_t marker_at(std::string_view content, std::size_t at) {
   const std::size_t code = content.find_first_not_of('\xFF', at);
   if (code == std::string_view::npos || code == at || !is_marker(byte_at(content, code))) {
-    refuse("it ends too early");
+    refuse_damaged("it ends too early");
   }
   return code - 1;
 }
@@ -118,10 +114,10 @@ bool complete(std::string_view frame, const std::vector<std::string_view>& scans
 }
 
 void check(const Frames& frames, std::size_t size) {
-  if (frames.count != 1 || frames.scans.empty()) refuse("no pixels, or two pictures");
-  if (frames.data.size() < 6) refuse("odd segment");
-  const std::uint64_t height = number_at(frames.data, 1);
-  const std::uint64_t width = number_at(frames.data, 3);
+  if (frames.count != 1 || frames.scans.empty()) refuse_damaged("no pixels, or two pictures");
+  if (frames.data.size() < 6) refuse_damaged("odd segment");
+  const std::uint64_t height = big_endian_16(frames.data, 1);
+  const std::uint64_t width = big_endian_16(frames.data, 3);
   const int components = byte_at(frames.data, 5);
   if (frames.marker > kProgressive || byte_at(frames.data, 0) != 8 ||
       (components != 1 && components != 3 && components != 4)) {
@@ -133,7 +129,7 @@ void check(const Frames& frames, std::size_t size) {
     throw InputError("its " + std::to_string(scans) + " scans are too much work: save it again");
   }
   if (frames.marker == kProgressive && !complete(frames.data, frames.scans)) {
-    refuse("scans are missing");
+    refuse_damaged("scans are missing");
   }
 }
 
@@ -147,9 +143,9 @@ Jpeg read_jpeg(std::string_view content) {
     const std::size_t begin = marker_at(content, at);
     const int marker = byte_at(content, begin + 1);
     if (marker == kEnd) break;
-    const std::size_t length = content.size() - begin < 4 ? 0 : number_at(content, begin + 2);
+    const std::size_t length = content.size() - begin < 4 ? 0 : big_endian_16(content, begin + 2);
     if (length < 2 || length > content.size() - begin - 2 || !is_known(marker)) {
-      refuse("odd segment");
+      refuse_damaged("odd segment");
     }
     const std::string_view data = content.substr(begin + 4, length - 2);
     at = begin + 2 + length;
@@ -158,7 +154,7 @@ Jpeg read_jpeg(std::string_view content) {
       frames.marker = marker;
       frames.data = data;
     } else if (marker == kScan) {
-      if (frames.count == 0) refuse("no size before its pixels");
+      if (frames.count == 0) refuse_damaged("no size before its pixels");
       frames.scans.push_back(data);
       at = next_marker(content, at);
     } else if (marker == kApp1) {

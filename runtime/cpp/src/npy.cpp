@@ -11,7 +11,7 @@
 namespace cmt {
 namespace {
 
-[[noreturn]] void refuse(const std::string& name) {
+[[noreturn]] void refuse_array(const std::string& name) {
   throw InputError(name + " is no NumPy array of the kind expected here: export the bundle again");
 }
 
@@ -22,7 +22,7 @@ std::vector<std::size_t> parse_sides(std::string_view text, const std::string& n
   for (const char c : text.substr(0, text.find(')'))) {
     if (c >= '0' && c <= '9') {
       side = side * 10 + static_cast<std::size_t>(c - '0');
-      if (side > std::numeric_limits<std::uint32_t>::max()) refuse(name);
+      if (side > std::numeric_limits<std::uint32_t>::max()) refuse_array(name);
     } else if (c == ',') {
       sides.push_back(std::exchange(side, 0));
     }
@@ -46,11 +46,12 @@ std::vector<std::size_t> parse_header(std::string_view header, std::string_view 
                                       const std::string& name) {
   const std::string begin = usual_header(type, {});
   const std::size_t at = begin.find("), }");
-  if (header.substr(0, at) != begin.substr(0, at)) refuse(name);
+  if (header.substr(0, at) != begin.substr(0, at)) refuse_array(name);
   std::vector<std::size_t> shape = parse_sides(header.substr(at), name);
   const std::string usual = usual_header(type, shape);
   const std::size_t filled = header.find_last_not_of(' ', header.size() - 2) + 1;
-  if (header.back() != '\n' || header.substr(0, filled) != usual || shape.empty()) refuse(name);
+  if (header.back() != '\n' || header.substr(0, filled) != usual || shape.empty())
+    refuse_array(name);
   return shape;
 }
 
@@ -58,20 +59,20 @@ template <typename T>
 Array<T> parse(const std::string& content, std::string_view type, const std::string& name) {
   constexpr std::string_view kMagic("\x93NUMPY\x01\x00", 8);
   const std::string_view text(content);
-  if (text.size() < 10 || text.substr(0, 8) != kMagic) refuse(name);
+  if (text.size() < 10 || text.substr(0, 8) != kMagic) refuse_array(name);
   const std::size_t length =
       static_cast<std::uint8_t>(text[8]) + 256U * static_cast<std::uint8_t>(text[9]);
   const std::string_view header = text.substr(10, length);
-  if (header.size() != length || length < 2) refuse(name);
+  if (header.size() != length || length < 2) refuse_array(name);
   Array<T> array;
   array.shape = parse_header(header, type, name);
   const std::string_view body = text.substr(10 + length);
   std::size_t count = body.size() / sizeof(T);
   for (const std::size_t side : array.shape) {
-    if (side == 0 || count % side != 0) refuse(name);
+    if (side == 0 || count % side != 0) refuse_array(name);
     count /= side;
   }
-  if (count != 1 || body.size() % sizeof(T) != 0) refuse(name);
+  if (count != 1 || body.size() % sizeof(T) != 0) refuse_array(name);
   array.values.resize(body.size() / sizeof(T));
   std::memcpy(array.values.data(), body.data(), body.size());
   return array;

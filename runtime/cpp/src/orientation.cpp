@@ -8,7 +8,6 @@
 namespace cmt {
 namespace {
 
-constexpr std::string_view kExif("Exif\0\0", 6);
 constexpr std::uint32_t kOrientation = 0x0112;
 constexpr int kUpright = 1;
 

@@ -6,6 +6,8 @@
 
 namespace cmt {
 
+constexpr std::string_view kExif("Exif\0\0", 6);  ///< what EXIF data begins with in a JPEG file
+
 /// Which way up an image is, 1 to 8 as EXIF numbers them.
 struct Orientation {
   int value = 1;

@@ -14,21 +14,21 @@ namespace {
 
 /// libpng reports errors by a jump, which must not pass over a C++ object. So every function
 /// here that calls the library and holds such objects keeps them outside of the jump.
-struct Decoder {
+struct PngDecoder {
   png_structp png = nullptr;
   png_infop info = nullptr;
   std::string_view rest;
   std::jmp_buf jump{};
   std::array<char, 200> message{};
 
-  Decoder() = default;
-  Decoder(const Decoder&) = delete;
-  Decoder& operator=(const Decoder&) = delete;
-  ~Decoder() { png_destroy_read_struct(&png, &info, nullptr); }
+  PngDecoder() = default;
+  PngDecoder(const PngDecoder&) = delete;
+  PngDecoder& operator=(const PngDecoder&) = delete;
+  ~PngDecoder() { png_destroy_read_struct(&png, &info, nullptr); }
 };
 
 [[noreturn]] void on_error(png_structp png, png_const_charp message) {
-  auto* decoder = static_cast<Decoder*>(png_get_error_ptr(png));
+  auto* decoder = static_cast<PngDecoder*>(png_get_error_ptr(png));
   const std::string_view text(message);
   std::copy_n(text.data(), std::min(text.size(), decoder->message.size() - 1),
               decoder->message.data());
@@ -38,13 +38,13 @@ struct Decoder {
 void on_warning(png_structp /*png*/, png_const_charp /*message*/) {}
 
 void read(png_structp png, png_bytep target, std::size_t count) {
-  auto* decoder = static_cast<Decoder*>(png_get_io_ptr(png));
+  auto* decoder = static_cast<PngDecoder*>(png_get_io_ptr(png));
   if (count > decoder->rest.size()) png_error(png, "it ends too early");
   std::copy_n(decoder->rest.data(), count, target);
   decoder->rest.remove_prefix(count);
 }
 
-bool read_header(Decoder& decoder) {
+bool read_header(PngDecoder& decoder) {
   decoder.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &decoder, on_error, on_warning);
   if (decoder.png == nullptr) return false;
   if (setjmp(decoder.jump) != 0) return false;
@@ -58,7 +58,7 @@ bool read_header(Decoder& decoder) {
 }
 
 /// To the bytes of RGB, of 16 bits the upper byte, not rounded.
-void to_rgb(Decoder& decoder) {
+void to_rgb(PngDecoder& decoder) {
   png_structp png = decoder.png;
   png_set_strip_16(png);
   png_set_palette_to_rgb(png);
@@ -70,7 +70,7 @@ void to_rgb(Decoder& decoder) {
 }
 
 /// (height, width, 3) in 8 bits, or, where `deep`, (height, width) in 16.
-bool read_pixels(Decoder& decoder, std::uint8_t* pixels, std::size_t stride, std::size_t height,
+bool read_pixels(PngDecoder& decoder, std::uint8_t* pixels, std::size_t stride, std::size_t height,
                  bool deep) {
   png_structp png = decoder.png;
   if (setjmp(decoder.jump) != 0) return false;
@@ -139,11 +139,11 @@ Decoded decode_png(std::string_view content, const std::optional<ImageRange>& ra
         "its colours have 16 bits, of which the upper 8 alone are read: the bundle's image range "
         "is for grey images; write 8 bits");
   }
-  Decoder decoder;
+  PngDecoder decoder;
   decoder.rest = file.pixels;
   const auto require = [&](bool good) {
     if (good) return;
-    throw InputError("it is damaged (" + std::string(decoder.message.data()) + "): get it anew");
+    refuse_damaged(decoder.message.data());
   };
   require(read_header(decoder));
   Decoded decoded{{}, std::move(file.exif), std::move(file.xmp)};

@@ -13,7 +13,7 @@
 namespace cmt {
 namespace {
 
-constexpr std::string_view kSignature("\x89PNG\r\n\x1A\n", 8);
+constexpr std::string_view kPngSignature("\x89PNG\r\n\x1A\n", 8);
 constexpr std::size_t kAround = 12;  ///< bytes of a chunk beside its data
 constexpr std::size_t kMostText = std::size_t{1} << 20;
 constexpr std::uint64_t kMostDeflated = 1040;  ///< times, a little more than DEFLATE can
@@ -24,11 +24,7 @@ struct Chunk {
   std::string_view data;
 };
 
-[[noreturn]] void refuse(const std::string& damage) {
-  throw InputError("it is damaged (" + damage + "): get it anew");
-}
-
-std::uint32_t number_at(std::string_view bytes, std::size_t place) {
+std::uint32_t big_endian_32(std::string_view bytes, std::size_t place) {
   std::uint32_t value = 0;
   for (std::size_t i = 0; i < 4; ++i) {
     value = value << 8 | static_cast<std::uint8_t>(bytes[place + i]);
@@ -44,13 +40,13 @@ std::uint32_t checksum(std::string_view bytes) {
 /// Up to and with IEND.
 std::vector<Chunk> chunks_of(std::string_view content) {
   std::vector<Chunk> chunks;
-  std::string_view rest = content.substr(kSignature.size());
+  std::string_view rest = content.substr(kPngSignature.size());
   do {
-    if (rest.size() < kAround) refuse("it ends too early");
-    const std::size_t length = number_at(rest, 0);
-    if (length > rest.size() - kAround) refuse("it ends too early");
-    if (checksum(rest.substr(4, 4 + length)) != number_at(rest, 8 + length)) {
-      refuse("wrong checksum");
+    if (rest.size() < kAround) refuse_damaged("it ends too early");
+    const std::size_t length = big_endian_32(rest, 0);
+    if (length > rest.size() - kAround) refuse_damaged("it ends too early");
+    if (checksum(rest.substr(4, 4 + length)) != big_endian_32(rest, 8 + length)) {
+      refuse_damaged("wrong checksum");
     }
     chunks.push_back({rest.substr(4, 4), rest.substr(8, length)});
     rest.remove_prefix(kAround + length);
@@ -98,10 +94,10 @@ Header header_of(const std::vector<Chunk>& chunks) {
   const Chunk& first = chunks.front();
   if (first.name != "IHDR" || first.data.size() != 13 ||
       std::any_of(chunks.begin() + 1, chunks.end(), odd)) {
-    refuse("odd chunks");
+    refuse_damaged("odd chunks");
   }
   const auto byte = [&](std::size_t place) { return static_cast<std::uint8_t>(first.data[place]); };
-  const Header header{number_at(first.data, 0), number_at(first.data, 4), byte(8), byte(9),
+  const Header header{big_endian_32(first.data, 0), big_endian_32(first.data, 4), byte(8), byte(9),
                       byte(12) == 1};
   if (!exists(header.depth, header.colour) || byte(10) != 0 || byte(11) != 0 || byte(12) > 1) {
     throw InputError("it has an odd format: convert it");
@@ -143,10 +139,11 @@ std::string palette_of(const std::vector<Chunk>& chunks, int depth) {
   const auto found = std::find_if(chunks.begin(), chunks.end(), is_palette);
   if (std::count_if(chunks.begin(), chunks.end(), is_palette) != 1 ||
       found > std::find_if(chunks.begin(), chunks.end(), is_data)) {
-    refuse("no palette");
+    refuse_damaged("no palette");
   }
   std::string palette(found->data);
-  if (palette.empty() || palette.size() > 768 || palette.size() % 3 != 0) refuse("odd palette");
+  if (palette.empty() || palette.size() > 768 || palette.size() % 3 != 0)
+    refuse_damaged("odd palette");
   palette.resize(std::size_t{3} << depth, '\0');
   return palette;
 }
@@ -155,7 +152,8 @@ std::string palette_of(const std::vector<Chunk>& chunks, int depth) {
 std::vector<Chunk> image_data(const std::vector<Chunk>& chunks) {
   const auto begin = std::find_if(chunks.begin(), chunks.end(), is_data);
   const auto end = std::find_if_not(begin, chunks.end(), is_data);
-  if (begin == end || std::any_of(end, chunks.end(), is_data)) refuse("no pixels, or in pieces");
+  if (begin == end || std::any_of(end, chunks.end(), is_data))
+    refuse_damaged("no pixels, or in pieces");
   return {begin, end};
 }
 
@@ -198,16 +196,16 @@ void check_pixels(const std::vector<Chunk>& data, std::uint64_t size) {
   std::string piece(std::size_t{1} << 16, '\0');
   std::uint64_t total = 0;
   for (const Chunk& chunk : data) {
-    if (unpacker.ended() && !chunk.data.empty()) refuse("odd pixels");
+    if (unpacker.ended() && !chunk.data.empty()) refuse_damaged("odd pixels");
     unpacker.give(chunk.data);
     for (std::size_t made = piece.size(); made == piece.size() && !unpacker.ended();) {
-      if (!unpacker.unpack(piece.data(), made)) refuse("odd pixels");
+      if (!unpacker.unpack(piece.data(), made)) refuse_damaged("odd pixels");
       total += made;
-      if (total > size) refuse("odd pixels");
+      if (total > size) refuse_damaged("odd pixels");
     }
-    if (unpacker.left() > 0) refuse("odd pixels");
+    if (unpacker.left() > 0) refuse_damaged("odd pixels");
   }
-  if (total < size || !unpacker.ended()) refuse("too few pixels");
+  if (total < size || !unpacker.ended()) refuse_damaged("too few pixels");
 }
 
 /// As it is where it cannot be unpacked, or is too long.
@@ -265,7 +263,7 @@ Png read_png(std::string_view content) {
   png.height = header.height;
   png.deep = header.depth == 16;
   png.grey = header.colour == 0;
-  png.pixels = kSignature;
+  png.pixels = kPngSignature;
   append(png.pixels, chunks.front());
   if (header.colour == kPalette) append(png.pixels, {"PLTE", palette_of(chunks, header.depth)});
   std::uint64_t deflated = 0;

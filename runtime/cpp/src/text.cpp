@@ -7,7 +7,7 @@
 namespace cmt {
 namespace {
 
-constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
+constexpr std::string_view kReplacementCharacter = "\xEF\xBF\xBD";
 
 struct Range {
   char32_t first;
@@ -92,7 +92,7 @@ std::string printable(std::string_view text) {
     } else {
       if (blank && !line.empty()) line += ' ';
       blank = false;
-      line += size == 0 || within(kInvisible, point) ? kReplacement : text.substr(0, size);
+      line += size == 0 || within(kInvisible, point) ? kReplacementCharacter : text.substr(0, size);
     }
     text.remove_prefix(std::max<std::size_t>(size, 1));
   }
