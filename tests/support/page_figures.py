@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from typing import Any
@@ -257,7 +257,7 @@ def row_figures(row: Row) -> dict[str, list[float]]:
     return {unit: [v for v in values if v is not None] for unit, values in figures.items()}
 
 
-def _sentence_problem(text: str, strings: list[str], rows: Iterable[Row], more: list[float]) -> str:
+def _sentence_problem(text: str, strings: list[str], rows: Sequence[Row], more: list[float]) -> str:
     figures = [row_figures(row) for row in rows]
     rest = PHRASES.sub("", text)  # first: a word of them may be a text of the file
     for string in strings:
@@ -265,6 +265,8 @@ def _sentence_problem(text: str, strings: list[str], rows: Iterable[Row], more: 
             rest = re.sub(rf"(?<!\w){re.escape(string)}(?!\w)", "·", rest)
     if RESOLVED in text:
         more = [*more, *(value for figure in figures for value in figure[RESOLVED])]
+    if "thread(s)" in text:
+        more = [*more, *(row["settings"]["threads"] for row in rows)]
     wrong = []
     rest = NAMES.sub("", rest)
     for sign, number, unit in NUMBER.findall(rest):
