@@ -259,15 +259,19 @@ def row_figures(row: Row) -> dict[str, list[float]]:
 
 def _sentence_problem(text: str, strings: list[str], rows: Sequence[Row], more: list[float]) -> str:
     figures = [row_figures(row) for row in rows]
+    for settings in (row["settings"] for row in rows):  # whole, for numbers so small are many
+        text = text.replace(
+            "batch {batch}, {threads} thread(s)".format(**{"batch": 0, "threads": 0, **settings}),
+            "·",
+        )
     rest = PHRASES.sub("", text)  # first: a word of them may be a text of the file
     for string in strings:
         if string in rest:
             rest = re.sub(rf"(?<!\w){re.escape(string)}(?!\w)", "·", rest)
     if RESOLVED in text:
         more = [*more, *(value for figure in figures for value in figure[RESOLVED])]
-    if "thread(s)" in text:
-        more = [*more, *(row["settings"]["threads"] for row in rows)]
     wrong = []
+    wrong += ["thread(s)"] * ("thread(s)" in rest)
     rest = NAMES.sub("", rest)
     for sign, number, unit in NUMBER.findall(rest):
         allowed = [v for f in figures for u, values in f.items() for v in values if unit in ("", u)]
