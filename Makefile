@@ -17,7 +17,7 @@ FUZZ_SECONDS ?= 60
 FUZZ_COUNT ?= 20000
 PACKAGES := $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
-.PHONY: demo docs test lint lint-cpp runtime sanitize fuzz fuzz-alike fuzz-python fuzz-build arm lock audit clean
+.PHONY: demo docs docs-cpp test lint lint-cpp runtime sanitize fuzz fuzz-alike fuzz-python fuzz-build arm lock audit clean
 
 demo: $(INSTALLED)
 	$(BIN)/cmt-export --variant ti --target openvino $(TENSORRT) --fp16 --int8 \
@@ -44,6 +44,11 @@ docs: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	$(BIN)/mkdocs build --strict --quiet
 
+# Needs doxygen.
+docs-cpp:
+	mkdir -p build
+	doxygen runtime/cpp/Doxyfile
+
 runtime: $(INSTALLED)
 	packages="$$($(PACKAGES))" && cmake -S runtime/cpp -B $(RUNTIME) $(RUNTIME_OPTIONS) \
 		-DCMT_TESTS=ON -DCMT_OPENVINO=ON "-DOpenVINO_DIR=$$packages/openvino/cmake" \
@@ -52,7 +57,7 @@ runtime: $(INSTALLED)
 
 # Needs clang-format and clang-tidy.
 lint-cpp: runtime
-	clang-format --dry-run -Werror runtime/cpp/*/*.[ch]pp runtime/cpp/include/cmt/*.hpp
+	clang-format --dry-run -Werror runtime/cpp/*/*.[ch]pp runtime/cpp/*/*.c runtime/cpp/include/cmt/*.h*
 	clang-tidy --quiet -p $(RUNTIME) runtime/cpp/src/*.cpp runtime/cpp/tools/*.cpp
 
 # The C++ tests with every leak, memory error and undefined behaviour an abort.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any
 from urllib.parse import quote
@@ -21,10 +22,14 @@ def check_installed() -> None:
         raise InputError("cmt-export is not installed: pip install -e '.[export]' does that")
 
 
-def build_sbom(weights_sha256: str | None) -> dict[str, Any]:
-    """The installed versions of all that cmt-export needs to export, and the weights' hash.
+def build_sbom(weights_sha256: str | None, card: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The installed versions of all that cmt-export needs to export, and the network's weights.
 
     Has no time and no serial number, so that the same run makes the same file.
+
+    Args:
+        weights_sha256: None for random weights.
+        card: the network's model card; weights with neither are no component.
     """
     needs = _requirements()
     references = {name: _reference(name) for name in sorted(needs)}
@@ -32,7 +37,8 @@ def build_sbom(weights_sha256: str | None) -> dict[str, Any]:
         "type": "machine-learning-model",
         "bom-ref": "weights",
         "name": "weights",
-        "hashes": [{"alg": "SHA-256", "content": weights_sha256}],
+        **({"hashes": [{"alg": "SHA-256", "content": weights_sha256}]} if weights_sha256 else {}),
+        **({"modelCard": card} if card else {}),
     }
     packages = [
         {
@@ -50,7 +56,7 @@ def build_sbom(weights_sha256: str | None) -> dict[str, Any]:
         "version": 1,
         "metadata": {"component": next(p for p in packages if p["name"] == ROOT)},
         "components": [p for p in packages if p["name"] != ROOT]
-        + ([weights] if weights_sha256 is not None else []),
+        + ([weights] if weights_sha256 or card else []),
         "dependencies": [
             {"ref": references[name], "dependsOn": [references[n] for n in sorted(needs[name])]}
             for name in references

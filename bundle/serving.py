@@ -1,7 +1,8 @@
 """A bundle's files as the repository of a model server, which answers on them as the bundle does.
 
-Neither server has been run by this project: what is written for Triton is held against its own
-protobuf schema, and the client has been tried on a stand-in that speaks the servers' protocol.
+No server has been run by this project: what is written for Triton is held against its own protobuf
+schema, for DeepStream against the keys that its plugin reads, and the client has been tried on a
+stand-in that speaks the servers' protocol.
 """
 
 from __future__ import annotations
@@ -90,13 +91,13 @@ def write_repository(bundle: OpenBundle, server: str, out: Path, force: bool = F
         a line for each file that is left out.
 
     Raises:
-        InputError: the folder is there, the files normalise outside, or the server runs none.
+        InputError: the folder is there, the server cannot prepare images for the files, or runs
+            none of them.
     """
-    if bundle.manifest["input"]["dtype"] != "uint8":
-        raise InputError(
-            f"{bundle.path} wants its images normalised by the client: export with "
-            "--embed-preprocess, so that a server gives the bundle's own answers"
-        )
+    row = SERVERS[server]
+    refusal = row.refuses(bundle)
+    if refusal is not None:
+        raise InputError(f"{bundle.path} {refusal}")
     if out.exists() and not (force and (out / DESCRIPTION).is_file()):
         raise InputError(f"{out} is there already: remove it, or name another folder")
     found = [_model(bundle, entry, server) for entry in bundle.artefacts]
@@ -109,14 +110,16 @@ def write_repository(bundle: OpenBundle, server: str, out: Path, force: bool = F
     try:
         for model in models:
             _copy(bundle, model, partial / model.name / VERSION)
-        SERVERS[server](bundle, models, partial)
-        _write_client(bundle, models, partial)
+        row.configure(bundle, models, partial)
+        _describe(bundle, models, partial)
+        if row.has_client:
+            _write_client(bundle, models, partial)
         if out.exists():
             shutil.rmtree(out)
         move(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return left_out
+    return [*left_out, *row.notes(bundle)]
 
 
 def _model(bundle: OpenBundle, entry: Entry, server: str) -> _Model | str:
@@ -151,33 +154,43 @@ def _copy(bundle: OpenBundle, model: _Model, folder: Path) -> None:
 def _write_client(bundle: OpenBundle, models: list[_Model], folder: Path) -> None:
     (folder / "client.py").write_text(CLIENT, encoding="utf-8")
     shutil.copyfile(bundle.file(bundle.manifest["golden"]["images"]), folder / "images.npy")
-    described = []
     for model in models:
-        golden = model.entry["golden"]
-        files = [f"{model.name}-{output}.npy" for output in model.shapes]
-        for entry, file in zip(golden["outputs"], files, strict=True):
+        files = _expected(model)
+        for entry, file in zip(model.entry["golden"]["outputs"], files, strict=True):
             shutil.copyfile(bundle.file(entry), folder / file)
-        described.append(
-            {
-                "name": model.name,
-                "input": bundle.manifest["input"]["name"],
-                "batch": bundle.manifest["input"]["shape"][0],
-                "outputs": list(model.shapes),
-                "expected": files,
-                "max_rel": golden["max_rel"],
-            }
-        )
+
+
+def _expected(model: _Model) -> list[str]:
+    """The files of a model's golden answers."""
+    return [f"{model.name}-{output}.npy" for output in model.shapes]
+
+
+def _describe(bundle: OpenBundle, models: list[_Model], folder: Path) -> None:
+    described = [
+        {
+            "name": model.name,
+            "input": bundle.manifest["input"]["name"],
+            "batch": bundle.manifest["input"]["shape"][0],
+            "outputs": list(model.shapes),
+            "expected": _expected(model),
+            "max_rel": model.entry["golden"]["max_rel"],
+        }
+        for model in models
+    ]
     (folder / DESCRIPTION).write_text(json.dumps(described, indent=1), encoding="utf-8")
 
 
+def _write_labels(bundle: OpenBundle, folder: Path, between: str = "\n") -> None:
+    if bundle.manifest["labels"]:
+        text = between.join(bundle.manifest["labels"])
+        (folder / LABELS).write_text(f"{text}\n", encoding="utf-8")
+
+
 def _configure_triton(bundle: OpenBundle, models: list[_Model], folder: Path) -> None:
-    labels = bundle.manifest["labels"]
     for model in models:
         lines = _config_lines(bundle, model)
         (folder / model.name / "config.pbtxt").write_text("".join(lines), encoding="utf-8")
-        if labels:
-            text = "".join(f"{label}\n" for label in labels)
-            (folder / model.name / LABELS).write_text(text, encoding="utf-8")
+        _write_labels(bundle, folder / model.name)
 
 
 def _config_lines(bundle: OpenBundle, model: _Model) -> Iterator[str]:
@@ -204,13 +217,107 @@ def _configure_ovms(bundle: OpenBundle, models: list[_Model], folder: Path) -> N
         entries.append({"config": {**config, **({"plugin_config": settings} if settings else {})}})
     text = json.dumps({"model_config_list": entries}, indent=1)
     (folder / "config.json").write_text(text, encoding="utf-8")
-    if bundle.manifest["labels"]:
-        text = "".join(f"{label}\n" for label in bundle.manifest["labels"])
-        (folder / LABELS).write_text(text, encoding="utf-8")
+    _write_labels(bundle, folder)
 
 
-SERVERS: dict[str, Callable[[OpenBundle, list[_Model], Path], None]] = {
-    "triton": _configure_triton,
-    "ovms": _configure_ovms,
+def _normalises_outside(bundle: OpenBundle) -> str | None:
+    if bundle.manifest["input"]["dtype"] == "uint8":
+        return None
+    return (
+        "wants its images normalised by the client: export with --embed-preprocess, so that a "
+        "server gives the bundle's own answers"
+    )
+
+
+def _not_for_deepstream(bundle: OpenBundle) -> str | None:
+    """Gst-nvinfer hands over floats, y = net-scale-factor * (x - offsets[channel])."""
+    described, labels = bundle.manifest["input"], bundle.manifest["labels"]
+    by_triton = "have Gst-nvinferserver ask Triton (--embed-preprocess and --for triton)"
+    if described["dtype"] == "uint8":
+        return f"normalises inside, and Gst-nvinfer hands over floats: export anew, or {by_triton}"
+    if len(set(described["std"])) > 1:
+        stated = ", ".join(map(str, described["std"]))
+        return f"divides by {stated}, and Gst-nvinfer scales all channels alike: {by_triton}"
+    if bundle.manifest["outputs"] != ["logits"]:
+        return "gives no class scores, and Gst-nvinfer labels by these: export --output logits"
+    if not labels or any(";" in label for label in labels):
+        return "needs labels, without ';', which Gst-nvinfer splits its list at"
+    return None
+
+
+def _configure_deepstream(bundle: OpenBundle, models: list[_Model], folder: Path) -> None:
+    """Gst-nvinfer's file for each engine; paths in it are seen from where it lies."""
+    for model in models:
+        lines = [f"{key}={value}\n" for key, value in _nvinfer(bundle, model).items()]
+        text = "".join(["[property]\n", *lines])
+        (folder / model.name / "config_infer_primary.txt").write_text(text, encoding="utf-8")
+        _write_labels(bundle, folder / model.name, between=";")
+
+
+def _nvinfer(bundle: OpenBundle, model: _Model) -> dict[str, object]:
+    """The keys of `gstnvinfer_property_parser.h`, of DeepStream 7."""
+    described = bundle.manifest["input"]
+    batch, _, height, width = described["shape"]
+    return {
+        "model-engine-file": f"{VERSION}/{model.served.file}",
+        "labelfile-path": LABELS,
+        "batch-size": batch,
+        "infer-dims": f"3;{height};{width}",
+        "network-input-order": 0,  # NCHW
+        "network-mode": {"fp32": 0, "int8": 1, "fp16": 2}[model.entry["precision"]],
+        "network-type": 1,  # a classifier
+        "process-mode": 1,  # of whole frames
+        "gie-unique-id": 1,
+        "model-color-format": 0,  # red first
+        "net-scale-factor": f"{1 / (255 * described['std'][0]):.17g}",
+        "offsets": ";".join(f"{255 * one:.17g}" for one in described["mean"]),
+        "maintain-aspect-ratio": 0,
+        "output-blob-names": ";".join(model.shapes),
+        "classifier-threshold": 0,
+        "output-tensor-meta": 1,  # all scores, for whoever wants probabilities
+    }
+
+
+def _deepstream_notes(bundle: OpenBundle) -> list[str]:
+    described = bundle.manifest["input"]
+    box, size = (
+        "x".join(map(str, one)) for one in (described["resize"]["box"], described["crop"]["size"])
+    )
+    return [
+        f"Gst-nvinfer stretches frames to {size} with a filter of its own, where the bundle covers "
+        f"{box} and crops the centre: answers differ, measure the accuracy there",
+        "Gst-nvinfer shows scores in place of probabilities, and labels nothing where none is "
+        "above 0: take the tensor of output-tensor-meta",
+    ]
+
+
+@dataclass(frozen=True)
+class Server:
+    """What is written for a model server.
+
+    Attributes:
+        configure: writes the configuration of its models.
+        refuses: why it cannot prepare images as a bundle wants them.
+        notes: what will not be as in the bundle.
+        has_client: it is asked over HTTP, and so for the golden answers.
+        runs_exports: it has files of those that an export builds, not on the device alone.
+    """
+
+    configure: Callable[[OpenBundle, list[_Model], Path], None]
+    refuses: Callable[[OpenBundle], str | None] = _normalises_outside
+    notes: Callable[[OpenBundle], list[str]] = lambda _: []
+    has_client: bool = True
+    runs_exports: bool = True
+
+
+SERVERS = {
+    "triton": Server(_configure_triton),
+    "ovms": Server(_configure_ovms),
+    "deepstream": Server(
+        _configure_deepstream,
+        _not_for_deepstream,
+        _deepstream_notes,
+        has_client=False,
+        runs_exports=False,
+    ),
 }
-"""Model servers, and what writes the configuration of their models."""

@@ -59,6 +59,7 @@ def best(logits: NDArray[np.float32], count: int = KEPT) -> NDArray[np.int32]:
 def write_answers(
     folder: Path,
     digests: Sequence[str],
+    classes: NDArray[np.int32],
     logits: NDArray[np.float32],
     folders: Mapping[str, int],
 ) -> TorchAnswers:
@@ -66,14 +67,14 @@ def write_answers(
 
     Args:
         digests: sha256 of each image's own bytes.
-        logits: (images, classes).
+        classes: (images, k), of `best`.
+        logits: (images, k), of these classes.
         folders: name of a validation folder -> class index.
     """
-    classes = best(logits)
     arrays = {
         "images": np.frombuffer(bytes.fromhex("".join(digests)), np.uint8).reshape(-1, 32),
         "classes": classes,
-        "logits": np.take_along_axis(logits, classes, 1),
+        "logits": logits,
     }
     place = folder / "answers"
     place.mkdir()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from cmt.calib_data.image_range import ImageRange, show_range
 from cmt.calib_data.listing import named
 from cmt.calib_data.preprocessing import Preprocessing
+from cmt.calib_data.reading import ImageList, image_list
 from cmt.calib_data.sources import (
     ImageSource,
+    Origin,
     UnreadableImageError,
     choose,
     list_hash,
@@ -26,12 +28,18 @@ from cmt.calib_data.sources import (
 from cmt.errors import InputError
 
 
+class Pixels(Protocol):
+    """(N, H, W, 3) uint8 by places, as an array has them."""
+
+    def __getitem__(self, places: Any, /) -> NDArray[np.uint8]: ...
+
+
 @dataclass(frozen=True)
 class PreparedImages:
     """A set of preprocessed images.
 
     Attributes:
-        pixels: (N, H, W, 3) uint8, memory-mapped.
+        pixels: (N, H, W, 3) uint8, memory-mapped, or read when they are asked for.
         labels: (N,) int64 class indices, or None.
         keys: image names in the source.
         digests: sha256 of each image's own bytes, before any preparation.
@@ -42,9 +50,10 @@ class PreparedImages:
         lost_classes: those of which images were chosen and none could be read.
         outside: of each image that was read by `preprocessing.image_range`, how many of its values
             lie outside and were clipped.
+        origin: where `listed` images are; None where they are not read again.
     """
 
-    pixels: NDArray[np.uint8]
+    pixels: Pixels
     labels: NDArray[np.int64] | None
     keys: list[str]
     digests: list[str]
@@ -55,6 +64,7 @@ class PreparedImages:
     unturned: Sequence[str] = ()
     lost_classes: Sequence[str] = ()
     outside: Mapping[str, int] = field(default_factory=dict)
+    origin: Origin | None = None
 
     def remarks(self, name: str) -> list[str]:
         """Lines for people on what could not be read of these `name` images."""
@@ -97,6 +107,12 @@ class PreparedImages:
             digests=list(compress(self.digests, keep)),
         )
 
+    def listed(self, begin: int, end: int) -> ImageList:
+        """Some of the images as another process reads them; of sets that have an `origin`."""
+        assert self.origin is not None
+        keys, digests = self.keys[begin:end], self.digests[begin:end]
+        return image_list(self.origin, self.preprocessing, keys, digests)
+
     @property
     def sha256(self) -> str:
         """Hash of the images' names and bytes: the same for every input size and machine."""
@@ -118,6 +134,21 @@ class PreparedImages:
     def batch(self, size: int) -> NDArray[Any]:
         """The first `size` images, starting over at the end."""
         return next(self.batches(size))
+
+
+class Chained:
+    """`Pixels` of several arrays, one behind the other."""
+
+    def __init__(self, arrays: Sequence[NDArray[np.uint8]]) -> None:
+        self._arrays, self._ends = arrays, np.cumsum([len(array) for array in arrays])
+
+    def __getitem__(self, places: NDArray[np.int64]) -> NDArray[np.uint8]:
+        found = np.empty((len(places), *self._arrays[0].shape[1:]), np.uint8)
+        of = np.searchsorted(self._ends, places, side="right")
+        for i in np.unique(of):
+            begin = self._ends[i] - len(self._arrays[i])
+            found[of == i] = self._arrays[i][places[of == i] - begin]
+        return found
 
 
 def clipped(name: str, image_range: ImageRange | None, outside: Mapping[str, int]) -> list[str]:
@@ -160,9 +191,8 @@ def prepare(
     indices = choose(source, count, seed)
     height, width = preprocessing.size
     shape = (len(indices), height, width, 3)
-    keys: list[str] = []
+    kept: list[int] = []
     digests: list[str] = []
-    labels: list[int | None] = []
     skipped: list[str] = []
     unturned: list[str] = []
     outside: dict[str, int] = {}
@@ -177,28 +207,47 @@ def prepare(
                 skipped.append(str(error))
                 continue
             file.write(image.made.tobytes())
-            keys.append(source.key(index))
-            if not image.readable:
-                unturned.append(keys[-1])
-            if image.outside is not None:
-                outside[keys[-1]] = image.outside
+            kept.append(int(index))
             digests.append(source.digest(index))
-            labels.append(_label_of(source, index, label_map))
+            if not image.readable:
+                unturned.append(source.key(index))
+            if image.outside is not None:
+                outside[source.key(index)] = image.outside
         file.truncate(end)  # as if none had been skipped
-    if not keys:
+    made = listing(source, indices, label_map, kept, digests, skipped, unturned, outside)
+    (folder / "images.json").write_text(json.dumps(made))
+
+
+def listing(
+    source: ImageSource,
+    indices: NDArray[np.int64],
+    label_map: dict[int, int] | None,
+    read: Sequence[int],
+    digests: Sequence[str],
+    skipped: Sequence[str],
+    unturned: Sequence[str],
+    outside: Mapping[str, int],
+) -> dict[str, Any]:
+    """The content of `images.json` for these `indices` of a source, of which some could be `read`.
+
+    Raises:
+        InputError: none could.
+    """
+    if not read:
         raise InputError(f"no image of {source.description} can be decoded: {skipped[0]}")
-    listing = {
-        "keys": keys,
+    return {
+        "keys": [source.key(index) for index in read],
         "digests": digests,
-        "labels": labels if source.labels is not None else None,
+        "labels": None
+        if source.labels is None
+        else [_label_of(source.labels[index], label_map) for index in read],
         "skipped": skipped,
         "available": len(source),
         "description": source.description,
         "unturned": unturned,
         "outside": outside,
-        "lost_classes": _lost_classes(source, indices, keys),
+        "lost_classes": _lost_classes(source, indices, read),
     }
-    (folder / "images.json").write_text(json.dumps(listing))
 
 
 def _begin_array(file: IO[bytes], shape: tuple[int, ...]) -> int:
@@ -208,41 +257,57 @@ def _begin_array(file: IO[bytes], shape: tuple[int, ...]) -> int:
     return file.tell() + math.prod(shape)
 
 
-def _label_of(source: ImageSource, index: int, label_map: dict[int, int] | None) -> int | None:
-    """An image's class, as the network counts them; None where the source has no classes."""
-    if source.labels is None:
-        return None
-    label = source.labels[index]
+def save_pixels(path: Path, pixels: NDArray[np.uint8]) -> None:
+    """Write a .npy file; unlike NumPy's own, it says of a disk that it is full."""
+    with path.open("wb") as file:
+        _begin_array(file, pixels.shape)
+        file.write(np.ascontiguousarray(pixels).data)
+
+
+def _label_of(label: int, label_map: dict[int, int] | None) -> int:
+    """An image's class, as the network counts them."""
     return label if label_map is None else label_map[label]
 
 
 def _lost_classes(
-    source: ImageSource, indices: NDArray[np.int64], read: Collection[str]
+    source: ImageSource, indices: NDArray[np.int64], read: Sequence[int]
 ) -> list[str]:
-    """The classes whose chosen images are all missing from the keys that could be `read`."""
+    """The classes whose chosen images are all missing from those that could be `read`."""
     if source.labels is None:
         return []
-    known = set(read)
-    chosen = {source.labels[i] for i in indices}
-    kept = {source.labels[i] for i in indices if source.key(i) in known}
-    return [source.class_names[label] for label in sorted(chosen - kept)]
+    lost = {source.labels[i] for i in indices} - {source.labels[i] for i in read}
+    return [source.class_names[label] for label in sorted(lost)]
 
 
-def open_prepared(folder: Path, preprocessing: Preprocessing) -> PreparedImages:
-    """Open what `prepare` wrote."""
-    listing = json.loads((folder / "images.json").read_text())
-    pixels = np.load(folder / "pixels.npy", mmap_mode="r")[: len(listing["keys"])]
-    labels = None if listing["labels"] is None else np.asarray(listing["labels"], np.int64)
+def open_prepared(
+    folder: Path,
+    preprocessing: Preprocessing,
+    pixels_of: Callable[[ImageList], Pixels] | None = None,
+    origin: Origin | None = None,
+) -> PreparedImages:
+    """Open what `prepare` wrote.
+
+    Args:
+        pixels_of: gives the pixels of the images, where the folder has not got them.
+        origin: of the images, for what reads them again.
+    """
+    made = json.loads((folder / "images.json").read_text())
+    keys, digests = made["keys"], made["digests"]
+    if pixels_of is None or origin is None:
+        pixels: Pixels = np.load(folder / "pixels.npy", mmap_mode="r")[: len(keys)]
+    else:
+        pixels = pixels_of(image_list(origin, preprocessing, keys, digests))
     return PreparedImages(
         pixels,
-        labels,
-        listing["keys"],
-        listing["digests"],
-        listing["skipped"],
-        listing["available"],
-        listing["description"],
+        None if made["labels"] is None else np.asarray(made["labels"], np.int64),
+        keys,
+        digests,
+        made["skipped"],
+        made["available"],
+        made["description"],
         preprocessing,
-        listing["unturned"],
-        listing["lost_classes"],
-        listing["outside"],
+        made["unturned"],
+        made["lost_classes"],
+        made["outside"],
+        origin,
     )

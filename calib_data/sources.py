@@ -8,9 +8,10 @@ import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from io import BufferedIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,15 +51,45 @@ FASHION_LABELS = (
     "Bag",
     "Ankle boot",
 )
-TEST = "t10k"
-"""What the names of MNIST's test files begin with."""
+VALIDATION = "validation"
+_STEMS = {VALIDATION: "t10k", "calibration": "calibration"}
+"""What the names of a split's files begin with; MNIST's own for test images."""
 UNREADABLE = "unreadable"
 _LARGEST_RANK = 3  # images, rows, columns
 LARGEST_IDX = 2**30
 """Bytes; ImageNet's validation images at 28 x 28 would be 40 million."""
 
 
-class ImageSource(Protocol):
+class Origin(TypedDict):
+    """Where a source's images are, as JSON, so that another process finds them by their keys.
+
+    Attributes:
+        folder: that keys are relative to, or that has the files of the `split`; empty where it is
+            a bundled one.
+    """
+
+    folder: str
+    split: str
+    image_range: list[float] | None
+
+
+class KeyedImages(Protocol):
+    """Images that have names."""
+
+    def key(self, index: int) -> str:
+        """A stable name of the image within the source."""
+        ...
+
+    def load(self, index: int) -> Image:
+        """Decode the image; raises UnreadableImageError."""
+        ...
+
+    def digest(self, index: int) -> str:
+        """sha256 of the image's own bytes, as they are stored."""
+        ...
+
+
+class ImageSource(KeyedImages, Protocol):
     """A fixed sequence of images with class indices (None where the source has no classes).
 
     Attributes:
@@ -76,16 +107,8 @@ class ImageSource(Protocol):
 
     def __len__(self) -> int: ...
 
-    def key(self, index: int) -> str:
-        """A stable name of the image within the source."""
-        ...
-
-    def load(self, index: int) -> Image:
-        """Decode the image; raises UnreadableImageError."""
-        ...
-
-    def digest(self, index: int) -> str:
-        """sha256 of the image's own bytes, as they are stored."""
+    def origin(self) -> Origin:
+        """For `reopened`."""
         ...
 
     def fingerprint(self) -> str:
@@ -103,8 +126,10 @@ class IdxImages:
     left_out = 0
     remarks: Sequence[str] = ()
 
-    def __init__(self, images: Path, labels: Path, description: str) -> None:
-        self.description = description
+    def __init__(
+        self, images: Path, labels: Path, description: str, folder: str = "", split: str = ""
+    ) -> None:
+        self.description, self._folder, self._split = description, folder, split
         self.class_names: tuple[str, ...] = FASHION_LABELS
         self.pixels = read_idx(images)
         label_array = read_idx(labels)
@@ -120,6 +145,9 @@ class IdxImages:
 
     def key(self, index: int) -> str:
         return f"{self._name}#{index}"
+
+    def origin(self) -> Origin:
+        return {"folder": self._folder, "split": self._split, "image_range": None}
 
     def digest(self, index: int) -> str:
         return hashlib.sha256(self.pixels[index].tobytes()).hexdigest()
@@ -158,7 +186,33 @@ def parse_idx(file: BufferedIOBase, name: object) -> NDArray[np.uint8]:
     raise InputError(f"{name} does not hold what its header says: copy it again")
 
 
-class FolderImages:
+class FileImages:
+    """Files below a folder, known to be meant as images."""
+
+    def __init__(self, root: Path, paths: Sequence[Path], image_range: ImageRange | None) -> None:
+        self._root, self._paths, self.image_range = root, paths, image_range
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def key(self, index: int) -> str:
+        return self._paths[index].relative_to(self._root).as_posix()
+
+    def origin(self) -> Origin:
+        stated = None if self.image_range is None else list(self.image_range)
+        return {"folder": str(self._root), "split": "", "image_range": stated}
+
+    def digest(self, index: int) -> str:
+        try:
+            return sha256_file(self._paths[index])
+        except OSError:  # a link that leads nowhere
+            return UNREADABLE
+
+    def load(self, index: int) -> Image:
+        return load_file(self._paths[index], self.image_range)
+
+
+class FolderImages(FileImages):
     """`class/name.jpg` with classes in sorted order, or a flat folder without classes.
 
     Files are images by their content, whatever their names; links are followed. Where there are
@@ -173,9 +227,8 @@ class FolderImages:
     def __init__(self, root: Path, image_range: ImageRange | None = None) -> None:
         if not root.is_dir():
             raise InputError(f"no image folder at {printable(root)}: give a folder of images")
+        super().__init__(root, [], image_range)
         self.description = printable(root)
-        self.image_range = image_range
-        self._root = root
         folders, others = _divide(root)
         classes = [folder.name for folder in folders]
         for name in classes:
@@ -214,24 +267,9 @@ class FolderImages:
             f"{self.description}: {len(empty)} class folder(s) without an image: {named(empty)}"
         ]
 
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def key(self, index: int) -> str:
-        return self._paths[index].relative_to(self._root).as_posix()
-
-    def digest(self, index: int) -> str:
-        try:
-            return sha256_file(self._paths[index])
-        except OSError:  # a link that leads nowhere
-            return UNREADABLE
-
     def fingerprint(self) -> str:
         lines = [f"{self.key(i)} {_state(path)}" for i, path in enumerate(self._paths)]
         return list_hash([*lines, *map(show_range, filter(None, [self.image_range]))])
-
-    def load(self, index: int) -> Image:
-        return load_file(self._paths[index], self.image_range)
 
 
 def load_file(path: Path, image_range: ImageRange | None = None) -> Image:
@@ -283,7 +321,7 @@ class Loaded(Generic[T]):
     outside: int | None
 
 
-def load_as(source: ImageSource, index: int, make: Callable[[Image], T]) -> Loaded[T]:
+def load_as(source: KeyedImages, index: int, make: Callable[[Image], T]) -> Loaded[T]:
     """What is made of an image.
 
     Raises:
@@ -300,20 +338,34 @@ def load_as(source: ImageSource, index: int, make: Callable[[Image], T]) -> Load
 
 def bundled(split: str) -> IdxImages:
     """The bundled Fashion-MNIST: `validation` (10,000 test) or `calibration` (1,024 training)."""
-    stem = {"validation": TEST, "calibration": "calibration"}[split]
-    return _idx_images(BUNDLED, stem, f"Fashion-MNIST, {split}, bundled")
+    return _idx_images("", split, f"Fashion-MNIST, {split}, bundled")
 
 
 def idx_test_images(folder: Path) -> IdxImages | None:
     """A folder's test images in MNIST's form, of Fashion-MNIST's classes; None without any."""
-    if not (folder / f"{TEST}-images-idx3-ubyte.gz").is_file():
+    if not (folder / f"{_STEMS[VALIDATION]}-images-idx3-ubyte.gz").is_file():
         return None
-    return _idx_images(folder, TEST, printable(folder))
+    return _idx_images(str(folder), VALIDATION, printable(folder))
 
 
-def _idx_images(folder: Path, stem: str, description: str) -> IdxImages:
-    images, labels = (f"{stem}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1"))
-    return IdxImages(folder / images, folder / labels, description)
+def _idx_images(folder: str, split: str, description: str = "") -> IdxImages:
+    """The images of a split in a folder, the bundled ones' without a name."""
+    names = (f"{_STEMS[split]}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1"))
+    images, labels = (Path(folder or BUNDLED, name) for name in names)
+    return IdxImages(images, labels, description, folder, split)
+
+
+def reopened(origin: Origin, keys: Sequence[str]) -> KeyedImages:
+    """Images of a source by their keys, without another look at all that it has."""
+    if origin["split"]:
+        places = np.array([int(key.rpartition("#")[2]) for key in keys], np.int64)
+        return Subset(_idx_once(origin["folder"], origin["split"]), places)
+    root, stated = Path(origin["folder"]), origin["image_range"]
+    image_range = None if stated is None else (stated[0], stated[1])
+    return FileImages(root, [root / key for key in keys], image_range)
+
+
+_idx_once = cache(_idx_images)
 
 
 def choose(source: ImageSource, count: int | None, seed: int) -> NDArray[np.int64]:
@@ -369,6 +421,9 @@ class Subset:
 
     def load(self, index: int) -> Image:
         return self._source.load(self._indices[index])
+
+    def origin(self) -> Origin:
+        return self._source.origin()
 
     def digest(self, index: int) -> str:
         return self._source.digest(self._indices[index])

@@ -3,9 +3,11 @@
 Exact, as `cmt.rewrite` is. What is otherwise: channels come in multiples of 16, filled up with
 zeros; where that takes fewer multiply-adds, heads' queries and the output projection move to the
 side of the keys and values; elsewhere keys and values, or all three, are one layer, and a head's
-width is a multiple of 16, so that nothing is copied into one that is. Normalisations keep their
-scales and shifts, and projections get their input scaled: both cost nothing there, and INT8 needs
-channels of one size (`quantize.equalise`).
+width is a multiple of 16, so that nothing is copied into one that is. Expansions have a dilation,
+which says nothing of a 1x1 kernel, but keeps the builder from turning one of 256 channels or more
+into a product in channels-first order, for which the normalisation before it would be turned round
+in a launch of its own. Normalisations keep their scales and shifts, and projections get their input
+scaled: both cost nothing there, and INT8 needs channels of one size (`quantize.equalise`).
 
 Which form pays was read in the builder's layer record (docs/notebook/tensorrt.md).
 """
@@ -41,6 +43,8 @@ from cmt.rewrite import (
 
 TILE = 16
 """Channels that fill a tensor core's tile in INT8, twice what FP16 asks for."""
+_STAYS_CONVOLUTION = (2, 2)
+"""The dilation of a 1x1 convolution that is to be run as one."""
 _NEVER = -1e4
 """The position bias of a key that is none: softmax makes exactly zero of it, and FP16 holds it."""
 
@@ -64,6 +68,7 @@ def fit_tensor_cores(
                 kind = _FoldedAttention if fold else _HeadsAttention
                 block.attention = kind(original.attention, original.norm1)
                 block.ffn = InferenceFFN(original.ffn, original.norm2, TILE, scaled=True)
+                block.ffn.expand.dilation = _STAYS_CONVOLUTION
         for path, module in list(network.named_modules()):
             if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and is_product(path):
                 owner, _, name = path.rpartition(".")

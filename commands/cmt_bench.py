@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cmt.commands.console import LOG, long_running, print_table, say, with_version
+from cmt.commands.console import LOG, print_table, say, takes_common
 from cmt.commands.parameters import COUNT, FOLDER, MEGABYTES, SECONDS
 from cmt.commands.trust import open_trusted, takes_trust
 from cmt.errors import GateError, InputError
-from cmt.printing import printable, visible
+from cmt.printing import printable
 from cmt.targets.settings import SCENARIOS
 
 if TYPE_CHECKING:
@@ -70,9 +70,7 @@ if TYPE_CHECKING:
 )
 @takes_trust
 @click.option("--machine", help="Name of this machine in the report.  [default: its host name]")
-@click.option("--json", "as_json", is_flag=True, help="Print the results as in report.json.")
-@long_running
-@with_version
+@takes_common(json="Print the results as in report.json; with --verify, every check.")
 def bench_cli(
     *,
     bundle: Path,
@@ -104,7 +102,6 @@ def bench_cli(
     from cmt.measure import bench
     from cmt.measure.progress import ProgressBars
     from cmt.measure.rebuild import build_for_here, notes
-    from cmt.targets.machine import usable_cores
     from cmt.targets.tensorrt.build import BuildSettings
 
     opened = open_trusted(bundle, trust, runs)
@@ -114,7 +111,8 @@ def bench_cli(
     if verify:
         if images is not None:
             raise InputError("--verify measures nothing: leave --val-data out")
-        return _verify(opened, usable_cores(), sweep["devices"] or (None,))
+        checks = _checks(opened, sweep["devices"] or (None,))
+        return _tell_checks(checks, not (quiet or as_json), as_json)
     machine = bench.check_machine(opened, machine)
     command = shlex.join(["cmt-bench", *sys.argv[1:]])
     building = BuildSettings(
@@ -131,7 +129,7 @@ def bench_cli(
         return 0
     if not quiet:
         _print_measured(entry, [*notes(opened), *_answered(opened, entry)])
-        click.echo(f"report: {visible(bundle / 'report.html')}")
+        say(f"report: {bundle / 'report.html'}", as_is=True)
     return 0
 
 
@@ -190,21 +188,35 @@ def _print_measured(entry: Machine, notes: list[str]) -> None:
         say(f"report.html has its charts in words alone: {undrawn}")
 
 
-def _verify(bundle: OpenBundle, threads: int, devices: Sequence[str | None]) -> int:
+def _checks(
+    bundle: OpenBundle, devices: Sequence[str | None]
+) -> Iterator[tuple[str, bool | None, str]]:
+    """What was checked, whether it passed (None: skipped) and what was found."""
     from cmt.bundle.golden import verify
+    from cmt.targets.machine import usable_cores
 
-    failed = []
-    words = {True: "ok", False: "FAILED", None: "skipped"}
     if bundle.trusted:
         run = bundle.manifest.get("run", "unknown")
-        click.echo(f"{'ok':8}signature: made with the key of --trust, run {run}")
+        yield "signature", True, f"made with the key of --trust, run {run}"
     for device in devices:
         place = "" if device is None else f" on {device}"
-        for check in verify(bundle, threads, device):
-            name = f"{check.name}{place}"
-            click.echo(f"{words[check.passed]:8}{printable(f'{name}: {check.detail}')}")
-            if check.passed is False:
-                failed.append(name)
+        for check in verify(bundle, usable_cores(), device):
+            yield f"{check.name}{place}", check.passed, check.detail
+
+
+def _tell_checks(checks: Iterable[tuple[str, bool | None, str]], shown: bool, as_json: bool) -> int:
+    """Raise GateError where one failed."""
+    words = {True: "ok", False: "FAILED", None: "skipped"}
+    rows: list[dict[str, object]] = []
+    failed: list[str] = []
+    for name, passed, detail in checks:
+        rows.append({"name": name, "passed": passed, "detail": detail})
+        if passed is False:
+            failed.append(name)
+        if shown:
+            say(f"{words[passed]:8}{printable(f'{name}: {detail}')}", as_is=True)
+    if as_json:
+        click.echo(json.dumps({"checks": rows}, indent=1))
     if failed:
         raise GateError(
             f"{', '.join(failed)}: the results on this machine are not those of the exporting one"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cmt.commands.console import say, with_version
+from cmt.commands.console import say, takes_common
 from cmt.commands.parameters import COUNT, FOLDER
 from cmt.commands.trust import open_trusted, takes_trust
 from cmt.errors import InputError
@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 @click.option("--top", default=5, type=click.IntRange(1, 1_000_000), help="Classes per image.")
 @click.option("--threads", type=COUNT, help="CPU threads.  [default: as tuned, else all usable]")
 @takes_trust
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per line and image.")
-@with_version
+@takes_common(json="One JSON object per line and image.")
 def classify_cli(
     *,
     bundle: Path,
@@ -45,6 +44,7 @@ def classify_cli(
     threads: int | None,
     trust: Path | None,
     runs: tuple[str, ...],
+    quiet: bool,
     as_json: bool,
 ) -> int:
     """Print the most probable classes of image files, of all kinds that Pillow reads.
@@ -55,8 +55,9 @@ def classify_cli(
 
     opened, cache = open_trusted(bundle, trust, runs), cache_folder() / "compiled"
     classifier = Classifier(opened, file, threads=threads, cache=cache)
-    say(f"running {classifier.artefact}", err=True)
-    show = _print_json if as_json else _print_text
+    if not quiet:
+        say(f"running {classifier.artefact}", err=True)
+    show = _print_json if as_json else _print_nothing if quiet else _print_text
     for path in images:
         for one, found in _classified(classifier, path, top):
             show(one, found)
@@ -108,4 +109,9 @@ def _print_json(path: Path, found: list[Prediction]) -> None:
 def _print_text(path: Path, found: list[Prediction]) -> None:
     say(path)
     for one in found:
-        click.echo(f"  {one.probability:8.4f}  {printable(one.label) or one.index}")
+        name = printable(one.label) or one.index
+        say(f"  {one.probability:8.4f}  {name}", as_is=True)
+
+
+def _print_nothing(path: Path, found: list[Prediction]) -> None:
+    """For --quiet, which still warns of images that cannot be read."""

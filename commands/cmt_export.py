@@ -11,11 +11,10 @@ import click
 
 from cmt import strict_json
 from cmt.commands.config import takes_config
-from cmt.commands.console import LOG, long_running, print_table, say, with_version
+from cmt.commands.console import LOG, print_table, say, takes_common
 from cmt.commands.parameters import declared_by
 from cmt.export.options import ExportOptions
 from cmt.measure.progress import ProgressBars
-from cmt.printing import visible
 
 if TYPE_CHECKING:
     from cmt.export.pipeline import Bundle
@@ -25,9 +24,7 @@ if TYPE_CHECKING:
 @declared_by(ExportOptions)
 @takes_config(ExportOptions)
 @click.option("--dry-run", is_flag=True, help="Say what would be built, and write nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print what report.json holds.")
-@long_running
-@with_version
+@takes_common(json="Print what report.json holds; with --dry-run, what would be built.")
 def export_cli(
     *,
     fp16: bool,
@@ -53,21 +50,21 @@ def export_cli(
     shown = not (quiet or as_json)
     with ProgressBars(shown, options.kind, options.resume, LOG.lines) as progress:
         if dry_run:
-            return _rehearse(options, progress, as_json)
+            return _rehearse(options, progress, quiet, as_json)
         from cmt.export.pipeline import export
 
         bundle = export(options, progress)
     return _tell(bundle, shown, as_json)
 
 
-def _rehearse(options: ExportOptions, progress: ProgressBars, as_json: bool) -> int:
+def _rehearse(options: ExportOptions, progress: ProgressBars, quiet: bool, as_json: bool) -> int:
     from cmt.export.preflight import preflight
 
     lines = preflight(options, progress)
     if as_json:
         click.echo(json.dumps({"would_build": lines}, indent=1))
         return 0
-    for line in lines:
+    for line in () if quiet else lines:
         say(line)
     return 0
 
@@ -86,5 +83,5 @@ def _tell(bundle: Bundle, shown: bool, as_json: bool) -> int:
     for failure in bundle.failures:
         say(f"gate failed: {failure}", err=True)
     if shown:
-        click.echo(f"report: {visible(bundle.path / 'report.html')}")
+        say(f"report: {bundle.path / 'report.html'}", as_is=True)
     return 1 if bundle.failures else 0

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from cmt.bundle.serving import SERVERS, repository_of, write_repository
-from cmt.commands.console import print_table, say, with_version
+from cmt.commands.console import print_table, say, takes_common
 from cmt.commands.parameters import FOLDER, Folder
 from cmt.commands.trust import check_trust, open_trusted, takes_trust
 from cmt.errors import GateError, InputError
-from cmt.printing import visible
 
 if TYPE_CHECKING:
     from cmt.report.rows import Requirements
@@ -42,8 +42,7 @@ if TYPE_CHECKING:
     type=click.Choice(list(SERVERS)),
     help="Compare nothing, but write a model server's repository of BUNDLE, into --out.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print what comparison.json would hold.")
-@with_version
+@takes_common(json="Print what comparison.json would hold; with --for, what was written where.")
 def report_cli(
     *,
     reports: tuple[str, ...],
@@ -56,6 +55,7 @@ def report_cli(
     runs: tuple[str, ...],
     junit: Path | None,
     servers: tuple[str, ...],
+    quiet: bool,
     as_json: bool,
 ) -> int:
     """Compare bundles, and what cmt-bench measured of them on other machines.
@@ -67,7 +67,8 @@ def report_cli(
     that its signer measured. An older bundle of the same signer passes too; --expect-run tells it.
     """
     if servers:
-        return _hand_over(reports, servers, out, trust, runs)
+        written = _hand_over(reports, servers, out, trust, runs)
+        return _tell_written(written, quiet, as_json)
     from cmt.report import comparison, comparison_pages
     from cmt.report.policy import parse_policy
 
@@ -85,7 +86,7 @@ def report_cli(
         comparison_pages.write_comparison(chosen, out)
     if as_json:
         click.echo(comparison.to_json(chosen))
-    else:
+    elif not quiet:
         print_table(comparison_pages.terminal_table(chosen))
     for warning in chosen["warnings"]:
         say(f"warning: {warning}", err=True)
@@ -100,16 +101,27 @@ def _hand_over(
     out: Path | None,
     trust: Path | None,
     runs: Sequence[str],
-) -> int:
+) -> dict[str, Path]:
+    """Write a repository for each server; returns where they are."""
     if len(bundles) != 1:
         raise InputError("--for writes the repository of one bundle: name that alone")
     bundle = open_trusted(Path(bundles[0]), trust, runs)
+    written = {}
     for server in dict.fromkeys(servers):
         place = repository_of(bundle.path.absolute(), server) if out is None else out / server
         place.parent.mkdir(parents=True, exist_ok=True)
         for line in write_repository(bundle, server, place):
             say(f"warning: {line}", err=True)
-        click.echo(f"{server}: {visible(place)}")
+        written[server] = place
+    return written
+
+
+def _tell_written(written: Mapping[str, Path], quiet: bool, as_json: bool) -> int:
+    if as_json:
+        click.echo(json.dumps({server: str(place) for server, place in written.items()}))
+    elif not quiet:
+        for server, place in written.items():
+            say(f"{server}: {place}", as_is=True)
     return 0
 
 

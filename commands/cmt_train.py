@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cmt.commands.console import with_version
+from cmt.commands.console import LOG, say, takes_common
 from cmt.commands.parameters import RANGE
 from cmt.errors import InputError
-from cmt.printing import printable
 from cmt.variants import VARIANTS
 
 if TYPE_CHECKING:
     from cmt.calib_data.sources import ImageSource
-    from cmt.training.display import Display
+    from cmt.training.display import Display, Write
     from cmt.training.run import Run
     from cmt.training.validation import Accuracy
 
@@ -56,8 +55,7 @@ if TYPE_CHECKING:
 @click.option("--freeze", type=click.IntRange(0, 4), default=0, help="Stem and stages kept fixed.")
 @click.option("--bf16", is_flag=True, help="Products in bfloat16.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print the result alone, as an object.")
-@with_version
+@takes_common(json="Print the result alone, as an object.")
 def train_cli(
     data: Path,
     val: Path,
@@ -73,6 +71,7 @@ def train_cli(
     freeze: int,
     bf16: bool,
     seed: int,
+    quiet: bool,
     as_json: bool,
 ) -> None:
     """Train a CMT on a folder of images; stop and go on as you like.
@@ -102,7 +101,7 @@ def train_cli(
     if source.class_names != validation.class_names:
         raise InputError(f"{data} and {val} do not have the same classes")
     out.mkdir(parents=True, exist_ok=True)
-    with Display(partial(click.echo, err=True) if as_json else None) as display:
+    with Display(_lines_to(quiet, as_json), LOG.lines) as display:
         run = Run(recipe, source, out, init, weights_key)
         _warn([f"{init}: {note}" for note in run.notes])
         if run.position is not None:
@@ -114,8 +113,15 @@ def train_cli(
         path = out / f"cmt_{variant}.safetensors"
         accuracy, result = _measure(run, validation, path, display)
     _warn(accuracy.remarks)
+    _tell(accuracy, result, path, quiet, as_json)
+
+
+def _tell(accuracy: Accuracy, result: str, path: Path, quiet: bool, as_json: bool) -> None:
     found = {"top1": accuracy.top1, "images": accuracy.images, "weights": str(path)}
-    click.echo(json.dumps(found) if as_json else f"top-1 {result}; weights in {path}")
+    if as_json:
+        click.echo(json.dumps(found))
+    elif not quiet:
+        say(f"top-1 {result}; weights in {path}", as_is=True)
 
 
 def _measure(
@@ -141,4 +147,11 @@ def _measure(
 
 def _warn(lines: Iterable[str]) -> None:
     for line in lines:
-        click.echo(f"warning: {printable(line)}", err=True)
+        say(f"warning: {line}", err=True)
+
+
+def _lines_to(quiet: bool, as_json: bool) -> Write | None:
+    """What writes lines of progress; None for standard output, or a bar on a terminal."""
+    if quiet:
+        return lambda _: None
+    return partial(click.echo, err=True) if as_json else None

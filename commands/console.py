@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from cmt.errors import InputError
-from cmt.printing import printable
+from cmt.printing import printable, visible
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -50,10 +50,11 @@ class _Log:
 LOG = _Log()
 
 
-def say(text: object, err: bool = False) -> None:
-    """One line, whatever the names in it hold."""
-    LOG.write(printable(text))
-    click.echo(printable(text), err=err)
+def say(text: object, err: bool = False, as_is: bool = False) -> None:
+    """One line, whatever the names in it hold; `as_is` keeps its spaces: columns, or a path."""
+    line = visible(text) if as_is else printable(text)
+    LOG.write(line)
+    click.echo(line, err=err)
 
 
 def print_table(table: Table) -> None:
@@ -65,24 +66,19 @@ def print_table(table: Table) -> None:
         Console(file=LOG.file, width=80).print(table)
 
 
-def long_running(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command `--quiet`, as `quiet`, and `--log-file`."""
-    quiet = click.option("--quiet", is_flag=True, help="Print warnings and errors alone.")
+def takes_common(json: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command what all have: `--json`, as `as_json`, with this help, `--quiet`, as `quiet`,
+    `--log-file`, `--version`, and `--verbose`, which `commands.main` looks for."""
+    import cmt
+
     log_file = click.option(
         "--log-file",
         type=click.Path(path_type=Path, dir_okay=False),
         expose_value=False,
         is_eager=True,
         callback=lambda _context, _option, path: LOG.begin(path),
-        help="Write progress and all that is printed here as well, with times.",
+        help="Write progress and what is said here as well, with times.",
     )
-    return quiet(log_file(command))
-
-
-def with_version(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command `--version`, and `--verbose`, which `commands.main` looks for."""
-    import cmt
-
     verbose = click.option(
         "-v",
         "--verbose",
@@ -90,5 +86,19 @@ def with_version(command: Callable[..., Any]) -> Callable[..., Any]:
         expose_value=False,
         help="Show the traceback of an error.",
     )
-    version = click.version_option(cmt.__version__, message="%(prog)s %(version)s")
-    return verbose(version(command))
+    options = (
+        click.option("--json", "as_json", is_flag=True, help=json),
+        click.option(
+            "--quiet", is_flag=True, help="Print warnings, errors and what --json asks for alone."
+        ),
+        log_file,
+        verbose,
+        click.version_option(cmt.__version__, message="%(prog)s %(version)s"),
+    )
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for one in reversed(options):
+            command = one(command)
+        return command
+
+    return decorate

@@ -21,7 +21,10 @@ def takes_trust(command: Callable[..., Any]) -> Callable[..., Any]:
         "--expect-run", "runs", multiple=True, help="With --trust: the export it must be."
     )
     trust = click.option(
-        "--trust", type=FOLDER, metavar="KEY", help="Ed25519 public key (PEM) of the signer."
+        "--trust",
+        type=FOLDER,
+        metavar="KEY",
+        help="Public key (PEM) of the signer: Ed25519, or elliptic of OpenSSF's model.sig.",
     )
     return trust(expect(command))
 

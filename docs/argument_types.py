@@ -29,6 +29,7 @@ class Arguments(TypedDict, total=False):
 '''
 _GIVEN = {
     "tuple[str, ...]": "str | Sequence[str]",
+    "tuple[Path, ...]": "str | PathLike[str] | Sequence[str | PathLike[str]]",
     "tuple[int, int]": "int | tuple[int, int]",
     "ImageRange": "tuple[float, float]",
     "Path": "str | PathLike[str]",

@@ -41,7 +41,7 @@ class Arguments(TypedDict, total=False):
     bench_seconds: float
     seed: int
     servers: str | Sequence[str]
-    sign: str | PathLike[str] | None
+    sign: str | PathLike[str] | Sequence[str | PathLike[str]]
     out: str | PathLike[str] | None
     force: bool
     resume: bool

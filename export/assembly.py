@@ -7,50 +7,53 @@ import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cmt import strict_json
-from cmt.bundle.golden import IMAGES, MAX_GREY_LEVELS, TOLERANCES, make_photo
+from cmt.bundle.golden import MAX_GREY_LEVELS, TOLERANCES, make_photo
 from cmt.bundle.manifest import GoldenInputs, Manifest, TorchAnswers
 from cmt.bundle.sbom import build_sbom
-from cmt.bundle.signature import sign
+from cmt.bundle.signature import Signer
 from cmt.bundle.torch_answers import write_answers
 from cmt.bundle.writer import describe_file, write_manifest
 from cmt.calib_data.preprocessing import Preprocessing
+from cmt.export.evaluation import golden_places
 from cmt.export.graphs import GRAPHS, Candidate
 from cmt.export.onnx_graph import output_names
 from cmt.export.options import ExportOptions
 from cmt.export.summary import Results, build_manifest, build_report
 from cmt.export.toml import CONFIG, config_text
 from cmt.report.document import REPORT_FILES, write_report
+from cmt.report.model_card import model_card
 from cmt.report.rows import Report
 from cmt.targets.base import run_all
 from cmt.targets.entries import Built, Entry, FileEntry, Float32Answers, GoldenOutputs
 from cmt.targets.registry import LOADERS
 from cmt.targets.settings import PRECISION, built_settings
 
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-
-def assemble(results: Results, folder: Path, run: str, key: Ed25519PrivateKey | None) -> Report:
+def assemble(results: Results, folder: Path, run: str, signers: Sequence[Signer]) -> Report:
     """Fill a new folder with all that belongs into the bundle; returns the report.
 
     Args:
         run: identity of the run, for the manifest.
-        key: signs the bundle; None leaves it unsigned.
+        signers: sign the bundle; none leave it unsigned.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     inputs, candidates = results.inputs, results.candidates
-    pixels = np.asarray(results.validation.pixels)
+    golden_images = golden_places(results.validation)
+    pixels = results.validation.pixels[golden_images]
     golden = write_golden_inputs(folder, pixels, inputs.preprocessing)
     names = output_names(results.options.output == "features")
     answers = {
         c.name: write_golden_outputs(
-            folder, c, names, results.outputs[c.name], float32_answers(results, c)
+            folder,
+            c,
+            names,
+            results.answers[c.name].at(golden_images),
+            float32_answers(results, c),
         )
         for c in candidates
     }
@@ -59,7 +62,7 @@ def assemble(results: Results, folder: Path, run: str, key: Ed25519PrivateKey | 
     )
     report = build_report(results, artefacts)
     write_report(report, folder)
-    sbom = write_sbom(folder, inputs.weights_sha256)
+    sbom = write_sbom(folder, report, inputs.class_names)
     manifest: Manifest = {
         **build_manifest(results, artefacts, golden, folder),
         "sbom": sbom,
@@ -68,11 +71,11 @@ def assemble(results: Results, folder: Path, run: str, key: Ed25519PrivateKey | 
     }
     if results.options.output != "features":
         manifest["answers"] = torch_answers(folder, results)
-    if key is not None:
+    if signers:
         manifest["exported"] = keep_exported(folder)
     write_manifest(folder, manifest)
-    if key is not None:
-        sign(folder, manifest, key)
+    for sign in signers:
+        sign(folder, manifest)
     return report
 
 
@@ -80,7 +83,8 @@ def torch_answers(folder: Path, results: Results) -> TorchAnswers:
     """Torch's answers to the validation images; returns the manifest's `answers`."""
     classes, names = results.inputs.label_map or {}, results.inputs.validation.class_names
     folders = {names[i]: label for i, label in classes.items()}
-    return write_answers(folder, results.validation.digests, results.reference[0], folders)
+    torch, digests = results.reference, results.validation.digests
+    return write_answers(folder, digests, torch.first, torch.logits, folders)
 
 
 def keep_exported(folder: Path) -> FileEntry:
@@ -97,10 +101,11 @@ def write_config(folder: Path, options: ExportOptions) -> FileEntry:
     return describe_file(folder, path)
 
 
-def write_sbom(folder: Path, weights_sha256: str | None) -> FileEntry:
-    """The bundle's bill of materials; returns its manifest entry."""
+def write_sbom(folder: Path, report: Report, labels: Sequence[str]) -> FileEntry:
+    """The bundle's bill of materials, with a model card; returns its manifest entry."""
     path = folder / "sbom.cdx.json"
-    path.write_text(strict_json.dump(build_sbom(weights_sha256)), encoding="utf-8")
+    sbom = build_sbom(report["weights"]["sha256"], model_card(report, labels))
+    path.write_text(strict_json.dump(sbom), encoding="utf-8")
     return describe_file(folder, path)
 
 
@@ -152,13 +157,13 @@ def write_golden_inputs(
     """Prepared images, and a photo with what preprocessing makes of it; the manifest's `golden`.
 
     Args:
-        pixels: (N, H, W, 3) uint8; the first few are taken.
+        pixels: (N, H, W, 3) uint8.
     """
     from PIL import Image
 
     golden = folder / "golden"
     golden.mkdir()
-    np.save(golden / "images.npy", pixels[:IMAGES])
+    np.save(golden / "images.npy", pixels)
     make_photo(golden / "photo.jpg")
     with Image.open(golden / "photo.jpg") as photo:
         np.save(golden / "pixels.npy", preprocessing.apply(photo))
@@ -182,9 +187,8 @@ def float32_answers(results: Results, candidate: Candidate) -> list[np.ndarray] 
     path = next(built.glob(f"*.{candidate.target.suffix}"))
     own = results.context.settings({**settings, PRECISION: "f32"})
     runner = LOADERS[candidate.target.runtime](path, results.context.threads, own, batch)
-    images = results.context.as_fed(results.validation)
-    total = min(IMAGES, len(results.validation))
-    return run_all(runner, images.batches(batch, np.arange(total)), total, lambda _: None)
+    images, places = results.context.as_fed(results.validation), golden_places(results.validation)
+    return run_all(runner, images.batches(batch, places), len(places), lambda _: None)
 
 
 def write_golden_outputs(
@@ -198,7 +202,7 @@ def write_golden_outputs(
 
     Args:
         names: of the network's outputs.
-        outputs: one array (N, ...) each; the first few images are taken.
+        outputs: one array (N, ...) each.
         in_float32: the same, of a file that is run in BF16, without it.
     """
 
@@ -206,7 +210,7 @@ def write_golden_outputs(
         entries = []
         for name, array in zip(names, arrays, strict=True):
             file = f"{candidate.target.name}-{candidate.precision}-{name}{ending}.npy"
-            np.save(folder / "golden" / file, array[:IMAGES])
+            np.save(folder / "golden" / file, array)
             entries.append(describe_file(folder, folder / "golden" / file))
         return entries
 

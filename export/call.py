@@ -60,7 +60,8 @@ def _of_network(model: nn.Module, weights: object) -> dict[str, Any]:
 def _plain(about: Option, value: Any) -> Any:
     """A value as a field of `ExportOptions` has it."""
     if about.many or about.flags or about.kind == "archs":
-        return (value,) if isinstance(value, str) else tuple(value)
+        several = (value,) if isinstance(value, (str, os.PathLike)) else tuple(value)
+        return tuple(map(Path, several)) if about.kind is Path else several
     if about.kind == "size":
         return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if about.kind is Path or isinstance(value, os.PathLike):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,25 +69,27 @@ def _only_place(folder: str, names: Sequence[str], places: Mapping[str, list[int
     return first
 
 
-def order_warning(answers: NDArray, labels: Labels, folders: Sequence[str]) -> list[str]:
+def order_warning(
+    found: NDArray[np.integer[Any]], classes: int, labels: Labels, folders: Sequence[str]
+) -> list[str]:
     """A warning where another one-to-one order of the classes fits far better than the assumed.
 
     Args:
-        answers: (N, classes) logits.
+        found: (N,) first answers.
+        classes: how many the network has.
         labels: (N,) classes as assumed.
         folders: names of the classes as assumed.
     """
-    found = answers.argmax(1)
     fitting = np.empty_like(found)
     half = _halves(labels)
     # Chosen on one half and judged on the other: some order fits any answers to few images.
     for part in (half, ~half):
-        fitting[~part] = best_order(labels[part], found[part], answers.shape[1])[labels[~part]]
+        fitting[~part] = best_order(labels[part], found[part], classes)[labels[~part]]
     moved = fitting != labels
     gained, lost = int((fitting == found)[moved].sum()), int((labels == found)[moved].sum())
     if gained - lost <= _SURE * math.sqrt(gained + lost) or gained < _FAR_BETTER * lost:
         return []
-    order = best_order(labels, found, answers.shape[1])
+    order = best_order(labels, found, classes)
     first = next((i for i in range(len(folders)) if order[i] != i), 0)
     return [
         f"the weights name no classes, so that folders stand for them in sorted order: "

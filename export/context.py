@@ -10,6 +10,7 @@ from cmt.export.inputs import Inputs
 from cmt.export.options import ExportOptions
 from cmt.export.stages import Stages
 from cmt.measure.progress import ProgressBars
+from cmt.measure.shards import Map
 from cmt.targets.machine import Environment
 from cmt.targets.registry import on_device
 from cmt.targets.settings import CPU, Settings
@@ -23,6 +24,7 @@ class Context:
         machine: of `targets.machine.describe`.
         images: as torch takes them, normalised.
         stages: finished work on disk, to be asked for by name.
+        shards: what answers the shards of an evaluation; None does so in this process.
     """
 
     options: ExportOptions
@@ -31,6 +33,7 @@ class Context:
     images: Images
     stages: Stages
     progress: ProgressBars
+    shards: Map | None = None
 
     @property
     def threads(self) -> int:

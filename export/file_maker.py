@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from cmt.calib_data.prepared import spread
-from cmt.export.answers import PARITY_IMAGES, REFERENCE, Outputs, answers
+from cmt.export.answers import REFERENCE, Asked, answers, asked_file
 from cmt.export.context import Context
+from cmt.export.evaluation import evaluate, parity_places
 from cmt.export.graph_maker import GraphMaker
 from cmt.export.graphs import NONE, Candidate, short_hash, suffix
-from cmt.export.images import VALIDATION
+from cmt.export.images import HELD_OUT
 from cmt.measure.latency import MOST_ROUNDS, measure_alternately
 from cmt.measure.parity import compare_outputs, tolerance_for
+from cmt.measure.shards import FileAnswers, Outputs
 from cmt.measure.timing import Timing, speedup
 from cmt.measure.tune import Search
 from cmt.quantize.search import Units
@@ -120,25 +121,33 @@ class FileMaker:
             return {}
         return self._context.settings(built_settings(self.build(candidate, units)))
 
-    def outputs(self, candidate: Candidate, units: Units = NONE, on: str = VALIDATION) -> Outputs:
-        """What a candidate's file answers on one set of images."""
-        path, stage = self.evaluated(candidate, units)
-        name = f"{candidate.name}{suffix(units)}"
-        settings = self.settings(candidate, units)
-        runtime = candidate.target.runtime
-        return answers(self._context, name, runtime, path, stage, settings, on)
+    def asked(self, candidate: Candidate, units: Units = NONE) -> Asked:
+        """A candidate's file as it is asked."""
+        context, (path, stage) = self._context, self.evaluated(candidate, units)
+        name, settings = f"{candidate.name}{suffix(units)}", self.settings(candidate, units)
+        runtime, batch = candidate.target.runtime, context.options.batch
+        return Asked(asked_file(context, name, runtime, path, settings, batch), stage)
 
-    def parity(self, candidate: Candidate, units: Units, reference: Outputs) -> Parity | None:
+    def answers(self, candidate: Candidate, units: Units = NONE) -> FileAnswers:
+        """What a candidate's file answers to the validation images."""
+        asked = self.asked(candidate, units)
+        return evaluate(self._context, [asked])[asked.file["name"]]
+
+    def held_out(self, candidate: Candidate, units: Units = NONE) -> Outputs:
+        """What a candidate's file answers to the held-out images."""
+        places = np.arange(len(self._context.images.held_out))
+        return answers(self._context, self.asked(candidate, units), places, HELD_OUT)
+
+    def parity(self, candidate: Candidate, units: Units, reference: FileAnswers) -> Parity | None:
         """The file's answers beside torch's; None of a graph, which has a row of its own."""
         if candidate.target.simulated:
             return None
-        outputs = self.outputs(candidate, units)
-        places = spread(len(outputs[0]), PARITY_IMAGES)
+        places = parity_places(self._context)
         device = self._context.options.device
         return compare_outputs(
             candidate.name if device is None else f"{candidate.name} on {device}",
-            [array[places] for array in outputs],
-            [array[places] for array in reference],
+            self.answers(candidate, units).at(places),
+            reference.at(places),
             tolerance_for(candidate.precision, self.settings(candidate, units).get(PRECISION)),
         )
 

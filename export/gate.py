@@ -11,13 +11,12 @@ from typing import Protocol
 
 import numpy as np
 
-from cmt.export.answers import Outputs
 from cmt.export.context import Context
 from cmt.export.file_maker import ARITHMETIC, FileMaker
 from cmt.export.graphs import NONE, Candidate, converted_graph
-from cmt.export.images import HELD_OUT
 from cmt.export.unit_sensitivity import Sensitivity
-from cmt.measure.statistics import compare
+from cmt.measure.shards import FileAnswers
+from cmt.measure.statistics import compare_answers
 from cmt.quantize.search import Lever, Search, Units, by_gain, pareto
 from cmt.quantize.sensitivity import answers_changed, relative_error
 from cmt.report.rows import Fallback, Found, PartErrors, Point, Speedup
@@ -184,14 +183,14 @@ class FileTrial:
         context: Context,
         files: FileMaker,
         candidate: Candidate,
-        reference: Outputs,
+        reference: FileAnswers,
         held_out: np.ndarray,
     ) -> None:
         self._context, self._files, self._candidate = context, files, candidate
         self._reference, self._held_out = reference, held_out
 
     def changed(self, units: Units) -> float:
-        logits = self._files.outputs(self._candidate, units, on=HELD_OUT)[0]
+        logits = self._files.held_out(self._candidate, units)[0]
         return answers_changed(logits, self._held_out)
 
     def drop(self, units: Units) -> float:
@@ -207,14 +206,14 @@ class FileTrial:
 
 
 def _drop(
-    context: Context, files: FileMaker, candidate: Candidate, units: Units, reference: Outputs
+    context: Context, files: FileMaker, candidate: Candidate, units: Units, reference: FileAnswers
 ) -> float:
-    logits = files.outputs(candidate, units)[0]
-    if not np.isfinite(logits).all():
+    answers = files.answers(candidate, units)
+    if not answers.finite.all():
         return float("inf")
     labels = context.images.validation.labels
     assert labels is not None
-    return compare(logits, reference[0], labels).drop_pp
+    return compare_answers(answers, reference, labels).drop_pp
 
 
 def judge(
@@ -222,7 +221,7 @@ def judge(
     files: FileMaker,
     sensitivity: Sensitivity,
     candidate: Candidate,
-    reference: Outputs,
+    reference: FileAnswers,
     held_out: Callable[[], np.ndarray] | None,
 ) -> Verdict:
     """Let the gate judge a candidate's file.
@@ -248,7 +247,7 @@ def judge(
     name = converted_graph(candidate)
     errors = unit_errors(sensitivity.units(name)) if name is not None else {}
     if files.settings(candidate).get(PRECISION) == "bf16":
-        half = files.outputs(Candidate(target, "fp16"), on=HELD_OUT)[0]
+        half = files.held_out(Candidate(target, "fp16"))[0]
         errors[ARITHMETIC] = UnitError(relative_error(half, expected), 0, 0)
     if not errors:
         return Verdict()

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cmt.calib_data.prepared import PreparedImages, spread
-from cmt.export.answers import PARITY_IMAGES, REFERENCE, Outputs
+from cmt.calib_data.prepared import PreparedImages
+from cmt.export.answers import REFERENCE
 from cmt.export.calibration import (
     RangeChoice,
     Source,
@@ -22,6 +22,7 @@ from cmt.export.calibration import (
 )
 from cmt.export.context import Context
 from cmt.export.epochs import FineTuning
+from cmt.export.evaluation import parity_places
 from cmt.export.graphs import (
     EXACT,
     GRAPHS,
@@ -36,6 +37,7 @@ from cmt.export.graphs import (
 from cmt.export.networks import make_network
 from cmt.export.onnx_graph import OPSET, embed_preprocessing, export_onnx, simplify_onnx
 from cmt.measure.parity import compare_outputs, require, tolerance_for
+from cmt.measure.shards import Outputs
 from cmt.quantize.graft import PREFIX, goes_back, is_fitted_unit, restore_gelu
 from cmt.quantize.ranges import Histogram
 from cmt.quantize.recipe import OPENVINO, RECIPES
@@ -52,7 +54,7 @@ class GraphMaker:
     """Makes the graphs of a run.
 
     Args:
-        reference: what the torch network answers on the validation images.
+        reference: what the torch network answers on `evaluation.parity_places`.
     """
 
     def __init__(self, context: Context, reference: Outputs) -> None:
@@ -273,12 +275,12 @@ class GraphMaker:
 
     def _parity(self, stage: str, graph: Graph, path: Path, images: PreparedImages) -> Parity:
         options, threads = self.context.options, self.context.threads
-        places = spread(len(self._reference[0]), PARITY_IMAGES)
+        places = parity_places(self.context)
         runner = LOADERS[graph.runtime](path, threads)
         outputs = run_all(
             runner, images.batches(options.batch, places), len(places), lambda _: None
         )
-        reference, precision = [r[places] for r in self._reference], graph.precision
+        reference, precision = self._reference, graph.precision
         tuned = self._fine_tuned(graph)
         if tuned is not None and self._fine_tuning is not None:
             # In float it may leave the network that was given; its INT8 graph has to come back.

@@ -14,6 +14,7 @@ from typing import Any
 
 from cmt.calib_data.prepared import PreparedImages, open_prepared, prepare
 from cmt.calib_data.preprocessing import Preprocessing
+from cmt.calib_data.reading import ImageList, image_list
 from cmt.calib_data.sources import ImageSource, Subset, choose, hold_out
 from cmt.export.inputs import Inputs
 from cmt.export.options import ExportOptions
@@ -59,6 +60,12 @@ class Selection:
             "labels": self.label_map,
             "preprocessing": asdict(self.preprocessing),
         }
+
+    @property
+    def listed(self) -> ImageList:
+        """The images as any process can be asked for them."""
+        keys, digests = map(list, zip(*self.key["images"], strict=True))
+        return image_list(self.source.origin(), self.preprocessing, keys, digests)
 
     def prepare(self, name: str, stages: Stages, progress: ProgressBars) -> PreparedImages:
         """The images as the network takes them, made by the stage `images/<name>`."""
@@ -147,10 +154,3 @@ class Images:
                     "of what is made or chosen on them is flattered"
                 )
         return lines
-
-
-def prepare_all(
-    selections: Mapping[str, Selection], stages: Stages, progress: ProgressBars
-) -> Images:
-    """Prepare every set."""
-    return Images({name: s.prepare(name, stages, progress) for name, s in selections.items()})

@@ -215,10 +215,14 @@ class ExportOptions:
         value=(),
         flag="--for",
         many=True,
-        choices=lambda: tuple(SERVERS),
+        choices=lambda: tuple(name for name, server in SERVERS.items() if server.runs_exports),
     )
-    sign: Path | None = option(
-        "Ed25519 private key (PEM) to sign with.", value=None, kind=Path, metavar="KEY"
+    sign: tuple[Path, ...] = option(
+        "Private key (PEM) to sign with: Ed25519, or elliptic for OpenSSF's format; may repeat.",
+        value=(),
+        kind=Path,
+        metavar="KEY",
+        many=True,
     )
     out: Path | None = option("The bundle's folder.", value=None, kind=Path, default="cmt_VARIANT")
     force: bool = option("Replace an existing bundle.", value=False, kind=bool)
@@ -272,7 +276,7 @@ class ExportOptions:
             calib_data=self.calib_data and Path(),
             val_data=self.val_data and Path(),
             qat_data=self.qat_data and Path(),
-            sign=None,
+            sign=(),
             seed=0,
         )
         return hashlib.sha256(alike.identity.encode()).hexdigest()[:16]

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,17 +19,19 @@ import cmt
 from cmt.bundle import placing, serving, signature
 from cmt.bundle.reader import open_bundle
 from cmt.errors import GateError, InputError
-from cmt.export.answers import Outputs, reference_answers, reference_network
+from cmt.export.answers import asked_reference, reference_network
 from cmt.export.assembly import assemble
 from cmt.export.calibration import Source
 from cmt.export.class_order import order_warning
 from cmt.export.context import Context
+from cmt.export.evaluation import evaluate, reference_answers
 from cmt.export.file_maker import FileMaker
 from cmt.export.gate import Verdict, judge
 from cmt.export.graph_maker import GraphMaker
 from cmt.export.graphs import NONE, PLAIN, Candidate, int8_graph
+from cmt.export.image_shards import prepare_all
 from cmt.export.image_warnings import image_warnings
-from cmt.export.images import HELD_OUT, MOST_HELD_OUT, Selection, prepare_all, select
+from cmt.export.images import HELD_OUT, MOST_HELD_OUT, Selection, select
 from cmt.export.inputs import Inputs, resolve
 from cmt.export.options import ExportOptions
 from cmt.export.stages import Stages
@@ -37,14 +39,13 @@ from cmt.export.summary import Results
 from cmt.export.unit_sensitivity import Sensitivity
 from cmt.measure.parity import require
 from cmt.measure.progress import ProgressBars
+from cmt.measure.shards import FileAnswers
 from cmt.quantize.search import Units
 from cmt.report.document import REPORT_FILES
 from cmt.report.rows import Parity, Report
 from cmt.targets.machine import Hardware, cuts_int8_sums, describe
+from cmt.targets.reference import TORCH
 from cmt.targets.registry import get_target, plug_in_versions, require_device
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def _export(options: ExportOptions, progress: ProgressBars) -> Bundle:
     workspace = placing.Workspace(options.bundle, options.resume)
     try:
         results = run(start(plan, workspace.folder, progress), plan.candidates)
-        report = assemble(results, workspace.folder / "bundle", plan.identity, plan.key)
+        report = assemble(results, workspace.folder / "bundle", plan.identity, plan.signers)
         placing.place(workspace.folder / "bundle", options.bundle)
     except InputError:
         workspace.discard()
@@ -119,7 +120,7 @@ class Plan:
     Attributes:
         common: what every stage depends on: the `machine`, of `targets.machine.describe`, the
             program's own `source`, and the `targets` of other packages.
-        key: signs the bundle; None leaves it unsigned.
+        signers: sign the bundle; none leave it unsigned.
     """
 
     options: ExportOptions
@@ -127,7 +128,7 @@ class Plan:
     inputs: Inputs
     selections: Mapping[str, Selection]
     common: dict[str, Any]
-    key: Ed25519PrivateKey | None
+    signers: Sequence[signature.Signer]
 
     @property
     def identity(self) -> str:
@@ -146,7 +147,7 @@ def make_plan(options: ExportOptions, most_held_out: int = MOST_HELD_OUT) -> Pla
     from cmt.bundle.sbom import check_installed
 
     check_installed()  # the bundle lists what made it
-    key = None if options.sign is None else signature.read_private_key(options.sign)
+    signers = signature.read_signers(options.sign)
     candidates = [
         Candidate(target, precision)
         for target in (get_target(name) for name in dict.fromkeys(options.targets))
@@ -161,7 +162,7 @@ def make_plan(options: ExportOptions, most_held_out: int = MOST_HELD_OUT) -> Pla
         "source": source_digest(),
         "targets": plug_in_versions(),
     }
-    return Plan(options, candidates, inputs, selections, common, key)
+    return Plan(options, candidates, inputs, selections, common, signers)
 
 
 def _require_device(options: ExportOptions, candidates: Sequence[Candidate]) -> None:
@@ -192,7 +193,7 @@ def start(plan: Plan, workspace: Path, progress: ProgressBars) -> Context:
     # Also where torch's answers are there already: results hang on the number of threads.
     torch.set_num_threads(plan.options.thread_count)
     stages = Stages(workspace, plan.common)
-    images = prepare_all(plan.selections, stages, progress)
+    images = prepare_all(plan.selections, stages, progress, plan.options.thread_count)
     machine = plan.common["machine"]
     return Context(plan.options, plan.inputs, machine, images, stages, progress)
 
@@ -200,10 +201,11 @@ def start(plan: Plan, workspace: Path, progress: ProgressBars) -> Context:
 def run(context: Context, candidates: Sequence[Candidate]) -> Results:
     """All steps of a run but the bundle; raises GateError where a parity check fails."""
     network = reference_network(context)
-    reference = reference_answers(context, network)
-    graphs = GraphMaker(context, reference)
+    graphs = GraphMaker(context, reference_answers(context, network))
     files = FileMaker(context, graphs, f"cmt_{context.options.variant}")
     sensitivity = Sensitivity(context, graphs)
+    asked = [asked_reference(context, network), *(files.asked(c) for c in candidates)]
+    reference = evaluate(context, asked)[TORCH]
 
     if context.options.device is not None:  # before ways around its answers are looked for
         _require_all(_files_parity(files, dict.fromkeys(candidates, NONE), reference), [])
@@ -211,7 +213,7 @@ def run(context: Context, candidates: Sequence[Candidate]) -> Results:
     units = {candidate: verdict.units for candidate, verdict in verdicts.items()}
     graphs.graph(PLAIN)  # in every bundle
     built = {c.name: files.build(c, units[c]) for c in candidates}
-    outputs = {c.name: files.outputs(c, units[c]) for c in candidates}
+    answers = {c.name: files.answers(c, units[c]) for c in candidates}
     int8 = _int8_sources(graphs, candidates)
     warnings = image_warnings(context, int8)
     parity = _parity(graphs, files, units, reference)
@@ -228,7 +230,7 @@ def run(context: Context, candidates: Sequence[Candidate]) -> Results:
         stem=files.stem,
         fine_tuning=None if graphs.fine_tuning is None else graphs.fine_tuning.report(),
         reference=reference,
-        outputs=outputs,
+        answers=answers,
         timings=files.time(network, units),
         predicted={c.name: files.predicted(c, units[c]) for c in candidates},
         parity=parity,
@@ -269,7 +271,7 @@ def _judged(
     sensitivity: Sensitivity,
     candidates: Sequence[Candidate],
     network: Path,
-    reference: Outputs,
+    reference: FileAnswers,
 ) -> dict[Candidate, Verdict]:
     """The gate's verdict on each candidate."""
 
@@ -284,7 +286,7 @@ def _parity(
     graphs: GraphMaker,
     files: FileMaker,
     units: Mapping[Candidate, Units],
-    reference: Outputs,
+    reference: FileAnswers,
 ) -> list[Parity]:
     """The rows of all arrows to the files."""
     rows = graphs.parity([(PLAIN, NONE), *((c.graph, kept) for c, kept in units.items())])
@@ -292,7 +294,7 @@ def _parity(
 
 
 def _files_parity(
-    files: FileMaker, units: Mapping[Candidate, Units], reference: Outputs
+    files: FileMaker, units: Mapping[Candidate, Units], reference: FileAnswers
 ) -> list[Parity]:
     """The rows of the files that run here."""
     own = (files.parity(c, kept, reference) for c, kept in units.items())
@@ -319,12 +321,12 @@ def why_no_sensitivity(options: ExportOptions, candidates: Sequence[Candidate]) 
     return None
 
 
-def class_order_warnings(context: Context, reference: Outputs) -> list[str]:
+def class_order_warnings(context: Context, reference: FileAnswers) -> list[str]:
     """A warning where classes are matched by their order alone, and the answers speak against."""
     folders, labels = context.inputs.assumed_order, context.images.validation.labels
     if not folders or labels is None:
         return []
-    return order_warning(reference[0], labels, folders)
+    return order_warning(reference.first[:, 0], reference.classes, labels, folders)
 
 
 def cpu_warnings(candidates: Sequence[Candidate], cpu: Hardware) -> list[str]:

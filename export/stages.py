@@ -48,10 +48,7 @@ class Stages:
             make: fills an empty folder.
             after: names of the stages whose content `make` reads.
         """
-        parents = {parent: self._finished[parent] for parent in after}
-        content = {"stage": name, "inputs": inputs, "parents": parents, "common": self._common}
-        key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        folder = self.workspace / name
+        key, folder = self._key(name, inputs, after), self.workspace / name
         if self._finished.get(name, ("", ""))[0] == key:
             return folder
         if not _is_finished(folder, key):
@@ -65,6 +62,17 @@ class Stages:
         _, digest = (folder / MARKER).read_text().split()
         self._finished[name] = key, digest
         return folder
+
+    def has(self, name: str, inputs: Mapping[str, Any], after: Sequence[str] = ()) -> bool:
+        """Whether `run` with these arguments would find the stage complete."""
+        key = self._key(name, inputs, after)
+        known = self._finished.get(name, ("", ""))[0] == key
+        return known or _is_finished(self.workspace / name, key)
+
+    def _key(self, name: str, inputs: Mapping[str, Any], after: Sequence[str]) -> str:
+        parents = {parent: self._finished[parent] for parent in after}
+        content = {"stage": name, "inputs": inputs, "parents": parents, "common": self._common}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _is_finished(folder: Path, key: str) -> bool:

@@ -14,7 +14,6 @@ from cmt.bundle.manifest import VERSION as MANIFEST_VERSION
 from cmt.bundle.manifest import GoldenInputs, Manifest
 from cmt.bundle.writer import describe_file
 from cmt.calib_data.prepared import PreparedImages
-from cmt.export.answers import Outputs
 from cmt.export.confirmation import gates
 from cmt.export.context import Context
 from cmt.export.graphs import Candidate
@@ -22,7 +21,8 @@ from cmt.export.inputs import Inputs
 from cmt.export.onnx_graph import INPUT_NAME, PIXELS_NAME, output_names
 from cmt.export.options import ExportOptions
 from cmt.measure.changes import changes, class_names
-from cmt.measure.statistics import compare
+from cmt.measure.shards import FileAnswers
+from cmt.measure.statistics import compare_answers
 from cmt.measure.timing import Timing, speedup
 from cmt.network import count_macs
 from cmt.report.document import REPORT_FILES
@@ -59,8 +59,8 @@ class Results:
         built: the stage folder of each candidate's file, by candidate name.
         stem: of the files' names.
         fine_tuning: the report's; None where there was none.
-        reference: outputs of the torch network on the validation images.
-        outputs: the same of every candidate's file, by candidate name.
+        reference: what the torch network answers to the validation images.
+        answers: the same of every candidate's file, by candidate name.
         timings: by candidate name, and `targets.reference.TORCH`.
         predicted: what a builder says of files for GPUs, by candidate name.
         parity: a row for each arrow.
@@ -75,8 +75,8 @@ class Results:
     built: Mapping[str, Path]
     stem: str
     fine_tuning: Tuning | None
-    reference: Outputs
-    outputs: Mapping[str, Outputs]
+    reference: FileAnswers
+    answers: Mapping[str, FileAnswers]
     timings: Mapping[str, Timing]
     predicted: Mapping[str, Prediction | None]
     parity: list[Parity]
@@ -165,7 +165,7 @@ def _row(results: Results, candidate: Candidate, artefacts: Sequence[Entry]) -> 
     names = (candidate.target.name, candidate.precision)
     files = [a for a in artefacts if (a["target"], a["precision"]) == names]
     main = next(a for a in files if a["path"].endswith(f".{candidate.target.suffix}"))
-    accuracy = _accuracy(results, results.outputs[candidate.name], reasons)
+    accuracy = _accuracy(results, results.answers[candidate.name], reasons)
     own = main["settings"]
     if not candidate.target.simulated:
         own = results.context.settings(own)
@@ -180,24 +180,24 @@ def _row(results: Results, candidate: Candidate, artefacts: Sequence[Entry]) -> 
         "accuracy": accuracy,
         **_speed(results, candidate.name, plain, reasons, candidate),
         **_settings(results, candidate.name, own),
-        **_changes(results, results.outputs[candidate.name]),
+        **_changes(results, results.answers[candidate.name]),
         "reasons": reasons,
     }
     predicted = results.predicted[candidate.name]
     return row if predicted is None else {**row, "predicted": predicted}
 
 
-def _changes(results: Results, outputs: Outputs) -> Changed:
+def _changes(results: Results, answers: FileAnswers) -> Changed:
     """The row's `changes`; nothing where there are no labels to tell right from wrong."""
     if results.inputs.not_labelled is not None:
         return {}
     images = results.validation
     assert images.labels is not None
-    first, before = outputs[0].argmax(1), results.reference[0].argmax(1)
+    first, before = answers.first[:, 0], results.reference.first[:, 0]
     names = class_names(results.inputs.class_names)
 
     def image(i: int) -> tuple[str, np.ndarray]:
-        return images.keys[i], images.pixels[i]
+        return images.keys[i], images.pixels[np.array([i])][0]
 
     return {"changes": changes(first, before, images.labels, names, image)}
 
@@ -209,13 +209,13 @@ def _settings(results: Results, name: str, own: Settings) -> Ran:
     return {"settings": asked} if timing is None else timing.settings(asked)
 
 
-def _accuracy(results: Results, outputs: Outputs, reasons: dict[str, str]) -> Accuracy | None:
+def _accuracy(results: Results, answers: FileAnswers, reasons: dict[str, str]) -> Accuracy | None:
     if results.inputs.not_labelled is not None:
         reasons["accuracy"] = results.inputs.not_labelled
         return None
     labels = results.validation.labels
     assert labels is not None
-    accuracy = compare(outputs[0], results.reference[0], labels)
+    accuracy = compare_answers(answers, results.reference, labels)
     return cast(Accuracy, {**asdict(accuracy), "drop_ci95": list(accuracy.drop_ci95)})
 
 

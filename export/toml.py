@@ -8,11 +8,15 @@ from typing import Any
 
 from cmt.export.options import ExportOptions
 from cmt.option import flag_of, options_of
+from cmt.weight_files import MEMORY
 
 CONFIG = "export.toml"
 _OF_THE_RUN = ("out", "force", "resume")
 """Where a bundle goes and how; the others say what is in it."""
-_HEAD = "# cmt-export --config export.toml --out FOLDER makes this bundle again.\n"
+_HEAD = """\
+# cmt-export --config export.toml --out FOLDER makes this bundle again.
+# Paths are seen from the folder that it was started in.
+"""
 
 
 def config_text(options: ExportOptions) -> str:
@@ -26,7 +30,7 @@ def config_text(options: ExportOptions) -> str:
         if about.flags:
             lines += [f"{flag} = {_toml(flag in value)}\n" for flag in about.flags]
         elif name == "weights" and not isinstance(value, (str, Path)):
-            lines.append("# weights: of a network in memory, which no file has\n")
+            lines.append(f"{key} = {_toml(MEMORY)}  # of which there is no file: give --weights\n")
         else:
             lines.append(f"{key} = {_toml(_as_given(about.kind, value, options))}\n")
     return "".join(lines).encode("utf-8", "replace").decode()

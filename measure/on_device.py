@@ -11,7 +11,8 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -23,15 +24,17 @@ from numpy.typing import NDArray
 from cmt.bundle.reader import OpenBundle
 from cmt.bundle.torch_answers import KEPT, Answers, best, class_of, read_answers
 from cmt.calib_data.image_range import ImageRange
-from cmt.calib_data.limits import UnreadableImageError
-from cmt.calib_data.sources import FolderImages, ImageSource, bundled, idx_test_images, load_as
+from cmt.calib_data.readers import read_lists
+from cmt.calib_data.reading import ImageList, ReadImages, image_list
+from cmt.calib_data.sources import FolderImages, ImageSource, bundled, idx_test_images
 from cmt.errors import GateError, InputError
 from cmt.files import cache_folder, is_own_folder, write_whole
-from cmt.targets.base import Runner, Task, run_all
+from cmt.measure.shards import outputs_of
+from cmt.targets.base import Runner, Task
 from cmt.targets.entries import Entry
 from cmt.targets.machine import package_versions
 from cmt.targets.registry import LOADERS, load_settings
-from cmt.targets.settings import Settings
+from cmt.targets.settings import Settings, callers
 
 SHARD = 256
 """Images held at a time: 39 MB at 224 pixels."""
@@ -139,13 +142,18 @@ def ask(
         classes = {i: class_of(source.class_names[i], answers, labels) for i in wanted}
     folder = _progress(bundle, source, chosen, files, threads)
     load = _once(lambda: {file.name: _load(bundle, file, threads) for file in files})
+    parts = [chosen[begin : begin + SHARD] for begin in range(0, len(chosen), SHARD)]
+    paths = [folder / f"{number}.npz" for number in range(len(parts))]
+    missing = [part for part, path in zip(parts, paths, strict=True) if not path.exists()]
     shards: list[Shard] = []
-    with task(f"answers of {len(files)} files to {len(chosen)} images", len(chosen)) as advance:
-        for number, begin in enumerate(range(0, len(chosen), SHARD)):
-            part = chosen[begin : begin + SHARD]
-            path = folder / f"{number}.npz"
+    with (
+        task(f"answers of {len(files)} files to {len(chosen)} images", len(chosen)) as advance,
+        closing(read_lists((_listed(bundle, source, p) for p in missing), threads)) as found,
+    ):
+        for part, path in zip(parts, paths, strict=True):
             if not path.exists():
-                made = _answer(bundle, source, part, files, load(), answers)
+                listed, read = next(found)
+                made = _answer(bundle, part, listed["digests"], read, files, load(), answers)
                 write_whole(path, _packed(made))
             with np.load(path) as kept:
                 shards.append(dict(kept))
@@ -207,34 +215,33 @@ def _packed(shard: Shard) -> bytes:
     return file.getvalue()
 
 
+def _listed(bundle: OpenBundle, source: ImageSource, places: NDArray[np.int64]) -> ImageList:
+    keys, digests = [source.key(i) for i in places], [source.digest(i) for i in places]
+    return image_list(source.origin(), bundle.preprocessing, keys, digests)
+
+
 def _answer(
     bundle: OpenBundle,
-    source: ImageSource,
     places: NDArray[np.int64],
+    digests: Sequence[str],
+    found: ReadImages,
     files: Sequence[File],
     runners: Mapping[str, Runner],
     answers: Answers,
 ) -> Shard:
     """What a shard's images are and what every file answers to them."""
-    read, pixels, skipped = [], [], []
-    for place in places:
-        try:
-            pixels.append(load_as(source, int(place), bundle.preprocessing.apply).made)
-            read.append(int(place))
-        except UnreadableImageError as error:
-            skipped.append(str(error))
-    digests = [bytes.fromhex(source.digest(place)) for place in read]
-    rows = np.array([answers.rows.get(digest, UNKNOWN) for digest in digests], np.int64)
+    known = [answers.rows.get(bytes.fromhex(digests[place]), UNKNOWN) for place in found["read"]]
+    rows = np.array(known, np.int64)
     shard: Shard = {
-        "places": np.array(read, np.int64),
+        "places": places[found["read"]],
         "rows": rows,
-        "skipped": np.array(skipped, np.str_),
+        "skipped": np.array(found["skipped"], np.str_),
     }
-    for i, file in enumerate(files) if read else ():
+    for i, file in enumerate(files) if len(rows) else ():
         if file.for_unknown and UNKNOWN not in rows:
             shard[f"first{i}"] = np.full((len(rows), 1), UNKNOWN, np.int32)
             continue
-        logits = _logits(bundle, file, runners[file.name], np.stack(pixels), answers)
+        logits = _logits(bundle, file, runners[file.name], found["pixels"], answers)
         shard[f"first{i}"] = best(logits, 1 if file.for_unknown else KEPT)
         if len(answers.classes):  # of unknown images, what comes here says nothing
             shard[f"beside{i}"] = np.take_along_axis(logits, answers.classes[rows], 1)
@@ -244,14 +251,8 @@ def _answer(
 def _logits(
     bundle: OpenBundle, file: File, runner: Runner, pixels: NDArray[np.uint8], answers: Answers
 ) -> NDArray[np.float32]:
-    total = len(pixels)
-
-    def batches() -> Iterable[NDArray[Any]]:
-        for begin in range(0, total, file.batch):
-            places = np.arange(begin, begin + file.batch) % total
-            yield bundle.preprocessing.feed(pixels[places])
-
-    (logits, *_) = run_all(runner, batches(), total, lambda _: None)
+    at_once = callers(file.own)
+    (logits, *_) = outputs_of(runner, bundle.preprocessing, pixels, file.batch, at_once)
     if not np.isfinite(logits).all():
         raise GateError(f"{file.artefact['path']} answers with NaN or infinity")
     labels = len(bundle.manifest["labels"])

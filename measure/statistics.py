@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmt.errors import GateError, InputError
+from cmt.measure.shards import FileAnswers
 from cmt.report.figures import QUANTILES
 from cmt.report.rows import ClassCounts, Latency
 
@@ -74,11 +75,23 @@ def compare(
         )
     _, classes = logits.shape
     _check_labels(truth, classes)
-    _check_finite(logits, "the candidate")
-    _check_finite(baseline_logits, "the baseline")
+    _check_finite(np.asarray(np.isfinite(logits).all(axis=1)), "the candidate")
+    _check_finite(np.asarray(np.isfinite(baseline_logits).all(axis=1)), "the baseline")
     rank, baseline_rank = label_rank(logits, truth), label_rank(baseline_logits, truth)
     same = logits.argmax(1) == baseline_logits.argmax(1)
     return paired_accuracy(rank == 0, rank < TOP_K, baseline_rank == 0, same)
+
+
+def compare_answers(
+    answers: FileAnswers, baseline: FileAnswers, labels: NDArray[np.integer[Any]]
+) -> Accuracy:
+    """`compare` of what is kept of answers, which gives the same and raises the same."""
+    _check_labels(labels, answers.classes)
+    _check_finite(answers.finite, "the candidate")
+    _check_finite(baseline.finite, "the baseline")
+    hits, before = answers.first == labels[:, None], baseline.first[:, 0]
+    same = answers.first[:, 0] == before
+    return paired_accuracy(hits[:, 0], hits.any(1), before == labels, same)
 
 
 def paired_accuracy(right: Flags, in_top: Flags, baseline_right: Flags, same: Flags) -> Accuracy:
@@ -116,11 +129,11 @@ def _check_labels(labels: NDArray[np.integer[Any]], classes: int) -> None:
         )
 
 
-def _check_finite(logits: NDArray[np.float32], whose: str) -> None:
-    broken = int(np.count_nonzero(~np.isfinite(logits).all(axis=1)))
+def _check_finite(finite: Flags, whose: str) -> None:
+    broken = int(np.count_nonzero(~finite))
     if broken:
         raise GateError(
-            f"{whose} answers {broken:,} of {len(logits):,} images with NaN or infinite logits"
+            f"{whose} answers {broken:,} of {len(finite):,} images with NaN or infinite logits"
         )
 
 

@@ -6,7 +6,9 @@ an example of one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -129,6 +131,20 @@ class Prediction(TypedDict):
 
 
 @dataclass(frozen=True)
+class Way:
+    """How a file is loaded and called where there are many images to answer.
+
+    Attributes:
+        threads: of each inference, as `Loader` takes them.
+        callers: batches that it is given at a time.
+    """
+
+    settings: Settings | None
+    threads: int
+    callers: int = 1
+
+
+@dataclass(frozen=True)
 class Served:
     """How a model server has a target's files.
 
@@ -199,6 +215,8 @@ class Target:
             runtime may keep what it compiled, for the next start; the same where it keeps nothing.
         one_caller: what `load` gives is for one caller at a time.
         takes_streams: runs several inferences at a time, as `settings.STREAMS` says.
+        at_once: given a file's settings and the CPU's threads, how many images are answered fastest
+            while every answer stays what it is alone.
         tune_space: settings to try, the file's own first, for a number of threads; None where there
             is nothing to search.
         on_device: None where files run wherever they are copied to.
@@ -230,6 +248,7 @@ class Target:
     cached: Callable[[Settings, Path], Settings] = lambda settings, _: settings
     one_caller: bool = False
     takes_streams: bool = False
+    at_once: Callable[[Settings | None, int], Way] = Way
     tune_space: Callable[[Settings, int], list[Settings]] | None = None
     on_device: OnDevice | None = None
     gpu_advice: GpuAdvice | None = None
@@ -255,11 +274,38 @@ def missing_package(name: str) -> str | None:
 
 
 def run_all(
-    runner: Runner, batches: Any, total: int, advance: Callable[[int], None]
+    runner: Runner,
+    batches: Iterable[Batch],
+    total: int,
+    advance: Callable[[int], None],
+    callers: int = 1,
 ) -> list[Array]:
-    """All outputs of the first `total` images, surplus of the filled-up last batch cut off."""
+    """All outputs of the first `total` images, surplus of the filled-up last batch cut off.
+
+    Args:
+        callers: batches that the runner is given at a time, each by a thread.
+    """
     collected: list[list[Array]] = []
-    for batch in batches:
-        collected.append(runner(batch))
-        advance(len(batch))
+    for size, outputs in _called(runner, batches, callers):
+        collected.append(outputs)
+        advance(size)
     return [np.concatenate(parts)[:total] for parts in zip(*collected, strict=True)]
+
+
+def _called(
+    runner: Runner, batches: Iterable[Batch], callers: int
+) -> Iterator[tuple[int, list[Array]]]:
+    """The size of each batch and the outputs for it, in order."""
+    if callers == 1:
+        for batch in batches:
+            yield len(batch), runner(batch)
+        return
+    running: deque[tuple[int, Future[list[Array]]]] = deque()
+    with ThreadPoolExecutor(callers) as pool:
+        for batch in batches:
+            running.append((len(batch), pool.submit(runner, batch)))
+            if len(running) > callers:  # one more waits, so that no thread does
+                size, outputs = running.popleft()
+                yield size, outputs.result()
+        for size, outputs in running:
+            yield size, outputs.result()

@@ -138,14 +138,15 @@ def _ask(*command: str) -> str | None:
     return result.stdout.strip() or None
 
 
-def _ask_smi(fields: str) -> str | None:
+def ask_smi(fields: str) -> str | None:
+    """What `nvidia-smi --query-gpu` says of these fields just now; None without it."""
     return _ask("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader")
 
 
 def _gpu() -> str | None:
     found = device.find_gpu()  # which Jetsons have without nvidia-smi
     by_driver = f"{found.name}, {found.driver}" if found is not None else None
-    return _ask_smi("name,driver_version") or by_driver
+    return ask_smi("name,driver_version") or by_driver
 
 
 def _gpu_power() -> str | None:
@@ -153,7 +154,7 @@ def _gpu_power() -> str | None:
     mode = _ask("nvpmodel", "-q")
     if mode is not None:
         return mode.splitlines()[0]
-    return _ask_smi("power.limit,clocks.max.sm,clocks.max.memory")
+    return ask_smi("power.limit,clocks.max.sm,clocks.max.memory")
 
 
 def hardware(environment: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmt.targets.base import BATCH_SYMBOL, BuildRequest, Runner, Served, Target, missing_package
+from cmt.targets.base import (
+    BATCH_SYMBOL,
+    BuildRequest,
+    Runner,
+    Served,
+    Target,
+    Way,
+    missing_package,
+)
 from cmt.targets.entries import Built
 from cmt.targets.machine import usable_cores
 from cmt.targets.settings import CPU, DEVICE, Settings
@@ -137,6 +145,12 @@ def load_onnxruntime(
     return session_runner(cpu_session(path, threads, dimensions=dimensions, device=device))
 
 
+def at_once(settings: Settings | None, threads: int) -> Way:
+    """A batch on each CPU; on another device, one after the other."""
+    on_cpu = (settings or {}).get(DEVICE, CPU) == CPU
+    return Way(settings, 1, threads) if on_cpu else Way(settings, threads)
+
+
 def session_runner(session: Any) -> Runner:
     """A session with one input as a runner."""
     name = session.get_inputs()[0].name
@@ -170,6 +184,7 @@ TARGET = Target(
     load=load_onnxruntime,
     missing_runtime=partial(missing_package, "onnxruntime"),
     devices=devices,
+    at_once=at_once,
     always=("fp32",),
     served={
         "triton": Served("model.onnx", "onnxruntime"),

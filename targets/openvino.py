@@ -18,7 +18,16 @@ from xml.etree import ElementTree
 import numpy as np
 
 from cmt.errors import MachineError
-from cmt.targets.base import Array, Batch, BuildRequest, Compiled, Served, Target, missing_package
+from cmt.targets.base import (
+    Array,
+    Batch,
+    BuildRequest,
+    Compiled,
+    Served,
+    Target,
+    Way,
+    missing_package,
+)
 from cmt.targets.entries import Built
 from cmt.targets.settings import CPU, DEVICE, PRECISION, STREAMS, THREADS, Settings
 
@@ -323,6 +332,14 @@ def _unsupported(graph: Path) -> list[str]:
     return []
 
 
+def _at_once(settings: Settings | None, threads: int) -> Way:
+    """A request on each CPU; on another device, one after the other."""
+    asked = settings or OPENVINO_SETTINGS
+    if asked.get(DEVICE, CPU) != CPU:
+        return Way(settings, threads)
+    return Way({**asked, THREADS: threads, STREAMS: threads}, threads, threads)
+
+
 def _cached(settings: Settings, folder: Path) -> Settings:
     return {**(settings or OPENVINO_SETTINGS), "CACHE_DIR": str(folder)}
 
@@ -340,6 +357,7 @@ TARGET = Target(
     unsupported=_unsupported,
     devices=devices,
     takes_streams=True,
+    at_once=_at_once,
     served={
         "triton": Served("model.xml", "openvino"),
         "ovms": Served("model.xml"),

@@ -10,7 +10,6 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,7 +31,7 @@ from hypothesis import settings
 from made_up_timings import measure_nothing
 from PIL import Image
 from safetensors.torch import save_file
-from tensorrt_double import Machine, make_cuda, make_tensorrt
+from tensorrt_double import Machine, modules_of
 from tiny_variant import TINY
 
 from cmt.bundle import placing
@@ -96,17 +95,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Machine]:
         version: str, gpu: Gpu | None = GPU, cuda: str = "cuda 13.5.0", **what: Any
     ) -> Machine:
         machine = Machine(version, **what)
-        runtime = make_cuda(machine, cuda)
-        bindings = ModuleType("cuda.bindings")
-        bindings.runtime = runtime  # type: ignore[attr-defined]
-        modules = {
-            "tensorrt": make_tensorrt(machine),
-            "cuda": ModuleType("cuda"),
-            "cuda.bindings": bindings,
-            "cuda.bindings.runtime": runtime,
-        }
-        for name, module in modules.items():
-            module.__spec__ = ModuleSpec(name, None)
+        for name, module in modules_of(machine, cuda).items():
             monkeypatch.setitem(sys.modules, name, module)
         monkeypatch.setattr(device, "find_gpu", lambda: gpu)
         return machine

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import cmt
+from cmt.bundle.manifest import MANIFEST, SEAL
 from cmt.bundle.reader import open_bundle
 from cmt.commands import cmt_export, main
+from cmt.errors import InputError
+from cmt.export.inputs import resolve
 from cmt.export.options import ExportOptions
 from cmt.export.pipeline import Bundle
 from cmt.export.toml import CONFIG, config_text
+from cmt.files import sha256_file
+from cmt.network import CMT
+from cmt.report.document import REPORT_FILES
+from cmt.weight_files import in_memory
 
+Run = Callable[..., tuple[int, str, str]]
 Chosen = Callable[..., ExportOptions | str]
 
 
@@ -34,6 +44,20 @@ def chosen(
             main.run("cmt-export")
         error = capsys.readouterr().err
         return found[0] if found else error.strip()
+
+    return call
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Call a command in this process; returns its status, standard output and error."""
+
+    def call(name: str, *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main.run(name)
+        output = capsys.readouterr()
+        return int(stop.value.code or 0), output.out, output.err
 
     return call
 
@@ -124,6 +148,95 @@ def test_a_bundle_has_the_options_that_it_was_made_with(bundle: Bundle, chosen: 
     assert "max-drop = 100.0" in text
     found = chosen("--config", opened.file(opened.manifest["config"]))
     assert "'tiny' is not one of" in str(found)
+
+
+def held_apart(folder: Path) -> dict[str, str]:
+    """The sha256 of a bundle's files but those that hold times, which the reports do."""
+    timed = {MANIFEST, SEAL, *REPORT_FILES}
+    return {
+        path.relative_to(folder).as_posix(): sha256_file(path)
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in timed
+    }
+
+
+def test_a_bundles_own_file_makes_the_same_bytes_again(
+    small: str, resumable: Callable[[Path], Path], run: Run, tmp_path: Path
+) -> None:
+    first, again = resumable(tmp_path / "first"), tmp_path / "again"
+    assert (
+        run("cmt-export", *small.split(), "--target", "openvino", "--int8", "--out", first)[0] == 0
+    )
+    status, _, error = run("cmt-export", "--config", first / CONFIG, "--out", again, "--quiet")
+    assert status == 0, error
+    assert "openvino/cmt_tiny.int8.bin" in held_apart(first)
+    assert held_apart(again) == held_apart(first)
+    made, remade = (open_bundle(folder).manifest for folder in (first, again))
+    assert {**remade, "reports": []} == {**made, "reports": []}
+
+
+def test_a_network_that_no_file_has_is_not_made_again_from_another(
+    make_tiny: Callable[..., CMT], chosen: Chosen, tmp_path: Path
+) -> None:
+    given = ExportOptions("ti", ("openvino",), weights=in_memory(make_tiny("official")))
+    path = tmp_path / CONFIG
+    path.write_text(config_text(given), encoding="utf-8")
+    found = chosen("--config", path)
+    assert isinstance(found, ExportOptions), found
+    with pytest.raises(InputError, match="no weights at"):
+        resolve(found, needs_calibration=False)
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_every_command_has_what_all_have(name: str) -> None:
+    module, function = main.COMMANDS[name][0].split(":")
+    flags = {flag for one in getattr(import_module(module), function).params for flag in one.opts}
+    assert {"--json", "--quiet", "--log-file", "--version", "--verbose"} <= flags
+
+
+def logged(path: Path) -> list[str]:
+    """The lines of a log without their times."""
+    return [line.split(" ", 1)[1] for line in path.read_text().splitlines()]
+
+
+def test_classes_are_logged_and_a_quiet_command_prints_none(
+    stored: Path, run: Run, tmp_path: Path
+) -> None:
+    photo, log = stored / "golden" / "photo.jpg", tmp_path / "run.log"
+    status, out, error = run("cmt-classify", stored, photo, "--log-file", log)
+    assert status == 0
+    assert logged(log) == [*error.splitlines(), *out.splitlines()]
+    assert run("cmt-classify", stored, photo, "--quiet") == (0, "", "")
+    assert run("cmt-classify", stored, photo, "--quiet", "--json")[1].startswith('{"image"')
+
+
+def test_comparisons_are_quiet_but_for_what_fails(stored: Path, run: Run, tmp_path: Path) -> None:
+    assert run("cmt-report", stored, "--quiet") == (0, "", "")
+    log = tmp_path / "run.log"
+    status, out, error = run(
+        "cmt-report", stored, "--quiet", "--require", "size<=0MB", "--log-file", log
+    )
+    assert (status, out) == (1, "")
+    assert logged(log) == error.splitlines()
+
+
+def test_verifying_prints_its_checks_as_json(stored: Path, run: Run) -> None:
+    status, out, error = run("cmt-bench", stored, "--verify", "--json")
+    checks = json.loads(out)["checks"]
+    assert {check["passed"] for check in checks} <= {True, None}, error  # None: not run here
+    assert any("int8" in check["name"] for check in checks)
+    assert status == 0
+    assert run("cmt-bench", stored, "--verify", "--quiet")[:2] == (0, "")
+
+
+def test_a_training_is_quiet_and_logged(photos: Path, run: Run, tmp_path: Path) -> None:
+    arguments = ["--data", photos, "--val", photos, "--schedule", "32:4:2", "--out", tmp_path / "a"]
+    log = tmp_path / "run.log"
+    status, out, error = run("cmt-train", *arguments, "--quiet", "--json", "--log-file", log)
+    assert status == 0, error
+    assert json.loads(out)["weights"] == str(tmp_path / "a" / "cmt_ti.safetensors")
+    assert all(line.startswith("warning: ") for line in error.splitlines())
+    assert set(error.splitlines()) <= set(logged(log))
 
 
 def test_a_log_has_what_is_said_with_times(chosen: Chosen, tmp_path: Path) -> None:

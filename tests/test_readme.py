@@ -256,9 +256,10 @@ def test_every_command_is_run_by_some_test_or_marked() -> None:
     assert all(one == "console" or one.startswith(NEEDS_HARDWARE) for one in languages)
 
 
-def test_the_cpp_example_is_the_one_that_is_built() -> None:
-    shown = [block for language, block in blocks() if language == "cpp"]
-    assert shown == [(ROOT / "runtime" / "cpp" / "example" / "main.cpp").read_text()]
+@pytest.mark.parametrize("language", ["cpp", "c"])
+def test_the_cpp_example_is_the_one_that_is_built(language: str) -> None:
+    shown = [block for shown_as, block in blocks() if shown_as == language]
+    assert shown == [(ROOT / "runtime" / "cpp" / "example" / f"main.{language}").read_text()]
 
 
 @pytest.mark.parametrize("page", GUIDE, ids=lambda page: page.stem)

@@ -19,12 +19,13 @@ class Display:
 
     Args:
         write: writes the lines; None for standard output.
+        log: is given the lines as well, also where a terminal has a bar.
     """
 
-    def __init__(self, write: Write | None = None) -> None:
+    def __init__(self, write: Write | None = None, log: Write | None = None) -> None:
         console = Console()
         on_terminal = write is None and console.is_terminal
-        self._write = write or click.echo
+        self._write, self._log = write or click.echo, log
         self._bars: Progress | None = None
         if on_terminal:
             columns = (TextColumn("{task.description}"), BarColumn())
@@ -46,8 +47,13 @@ class Display:
         """A line of its own, which stays."""
         if self._bars is not None:
             self._bars.console.print(line, markup=False, highlight=False)
-        else:
+        self._lines(line)
+
+    def _lines(self, line: str) -> None:
+        if self._bars is None:
             self._write(line)
+        if self._log is not None:
+            self._log(line)
 
     def task(self, title: str, total: int, done: int = 0) -> None:
         """From now on, `advance` counts the steps of this."""
@@ -68,9 +74,9 @@ class Display:
             title = f"{self._title} {note}".rstrip()
             self._bars.update(task, advance=steps, description=title)
         # The next step may end too late for a line.
-        elif now + (now - self._last) - self._shown >= LINE_SECONDS:
+        if now + (now - self._last) - self._shown >= LINE_SECONDS:
             self._shown = now
-            self._write(self._line(now, note))
+            self._lines(self._line(now, note))
         self._last = now
 
     def _line(self, now: float, note: str) -> str:

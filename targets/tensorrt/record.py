@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cmt.errors import GateError, InputError
-from cmt.targets.tensorrt.build import interrupts_after
+from cmt.targets.tensorrt.build import interrupts_after, make_config
 from cmt.targets.tensorrt.library import import_library
 
 _LAYER = re.compile(
@@ -214,7 +214,7 @@ def read_record(onnx_path: Path, arch: str, batch: int = 1) -> Record:
     source = network.get_input(0)
     if source.shape[0] == -1:
         source.shape = (batch, *source.shape[1:])
-    config = builder.create_builder_config()
+    config = make_config(builder)
     known = trt.ComputeCapability.__members__
     capability = known.get(arch.upper())
     if capability is None:

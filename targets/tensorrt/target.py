@@ -176,7 +176,7 @@ def _doubts(aligned: float, batch: int) -> list[str]:
 
 
 def _not_served(artefact: Entry) -> str | None:
-    """Triton's backend is TensorRT itself."""
+    """Triton's backend and DeepStream are of TensorRT itself."""
     if "tensorrt_rtx" in artefact["built_with"]:
         return "it was built with TensorRT-RTX: have cmt-bench build it with TensorRT on its GPU"
     return None
@@ -200,7 +200,10 @@ TARGET = Target(
     refuses_batch=_refuses_batch,
     ways=_ways,
     one_caller=True,
-    served={"triton": Served("model.plan", "tensorrt", "KIND_GPU")},
+    served={
+        "triton": Served("model.plan", "tensorrt", "KIND_GPU"),
+        "deepstream": Served("model.engine"),
+    },
     not_served=_not_served,
     on_device=OnDevice(outdated=_outdated, build=_rebuild, notes=_notes),
     gpu_advice=GpuAdvice(alignment=_ALIGNMENT, predict=_predict, doubts=_doubts),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from configparser import ConfigParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,19 @@ import pytest
 
 from cmt.bundle.reader import open_bundle
 from cmt.bundle.running import run_full
-from cmt.bundle.serving import SERVERS, write_repository
+from cmt.bundle.serving import write_repository
 from cmt.errors import InputError
 from cmt.targets.openvino import load_openvino
 from cmt.targets.registry import TARGETS
 
 Rewrite = Callable[..., None]
+DEEPSTREAM_KEYS = {
+    *("model-engine-file", "labelfile-path", "batch-size", "infer-dims", "network-input-order"),
+    *("network-mode", "network-type", "process-mode", "gie-unique-id", "model-color-format"),
+    *("net-scale-factor", "offsets", "maintain-aspect-ratio", "output-blob-names"),
+    *("classifier-threshold", "output-tensor-meta"),
+}
+"""As NVIDIA's gstnvinfer_property_parser.h spells those that are used; what it has not, is lost."""
 
 
 @pytest.fixture
@@ -151,7 +159,7 @@ def test_the_client_gets_the_golden_answers_over_the_wire(
     assert ask().returncode == 1
 
 
-@pytest.mark.parametrize("server", SERVERS)
+@pytest.mark.parametrize("server", ["triton", "ovms"])
 def test_files_that_normalise_outside_are_refused(
     server: str, stored: Path, tmp_path: Path
 ) -> None:
@@ -178,4 +186,79 @@ def test_engines_of_tensorrt_rtx_are_left_out_with_the_reason() -> None:
     row = TARGETS["tensorrt"]
     assert "TensorRT-RTX" in str(row.not_served({"built_with": {"tensorrt_rtx": "1.7"}}))  # type: ignore[typeddict-item]
     assert row.not_served({"built_with": {"tensorrt": "10.9"}}) is None  # type: ignore[typeddict-item]
-    assert set(row.served) == {"triton"}
+    assert set(row.served) == {"triton", "deepstream"}
+
+
+@pytest.fixture
+def with_engine(stored: Path, rewrite: Rewrite) -> Callable[..., Path]:
+    """`with_engine(**input)`: `stored` with an engine of TensorRT, and its `input` changed."""
+
+    def make(**given: Any) -> Path:
+        def change(manifest: dict[str, Any]) -> None:
+            entry = next(a for a in manifest["artefacts"] if a["path"].endswith("int8.xml"))
+            engine = {**entry, "target": "tensorrt", "path": "tensorrt/cmt_tiny.int8.engine"}
+            manifest["artefacts"] = [{**engine, "built_with": {"tensorrt": "10.3.0"}}]
+            manifest["input"] |= given
+
+        (stored / "tensorrt").mkdir()
+        (stored / "tensorrt" / "cmt_tiny.int8.engine").write_bytes(b"an engine")
+        rewrite(stored, change)
+        return stored
+
+    return make
+
+
+def test_deepstream_normalises_as_the_bundle_does(
+    with_engine: Callable[..., Path], tmp_path: Path
+) -> None:
+    bundle = open_bundle(with_engine(mean=[0.1, 0.5, 0.9], std=[0.25, 0.25, 0.25]))
+    notes = write_repository(bundle, "deepstream", tmp_path / "out")
+    assert any("answers differ" in note for note in notes)
+    (folder,) = (path for path in (tmp_path / "out").iterdir() if path.is_dir())
+    parser = ConfigParser()
+    parser.read(folder / "config_infer_primary.txt")
+    keys = dict(parser["property"])
+    assert set(keys) <= DEEPSTREAM_KEYS
+    assert (folder / keys["model-engine-file"]).read_bytes() == b"an engine"
+    assert (folder / keys["labelfile-path"]).read_text() == "blue;red\n"
+    batch, _, *size = bundle.manifest["input"]["shape"]
+    assert keys["infer-dims"] == ";".join(map(str, (3, *size)))
+    assert (keys["batch-size"], keys["network-mode"]) == (str(batch), "1")
+    pixels = np.load(bundle.file(bundle.manifest["golden"]["images"])).astype(np.float64)
+    offsets = [float(one) for one in keys["offsets"].split(";")]
+    made = float(keys["net-scale-factor"]) * (pixels - offsets)
+    expected = (pixels / 255 - bundle.manifest["input"]["mean"]) / 0.25
+    assert np.abs(made - expected).max() < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"std": [0.2, 0.2, 0.3]}, "divides by 0.2, 0.2, 0.3.*Gst-nvinferserver"),
+        ({"dtype": "uint8", "layout": "NHWC", "shape": [1, 64, 64, 3]}, "hands over floats"),
+    ],
+)
+def test_what_deepstream_cannot_prepare_is_refused(
+    with_engine: Callable[..., Path], tmp_path: Path, given: dict[str, Any], said: str
+) -> None:
+    bundle = open_bundle(with_engine(**given))
+    with pytest.raises(InputError, match=said):
+        write_repository(bundle, "deepstream", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_label_that_deepstream_would_split_is_refused(
+    with_engine: Callable[..., Path], rewrite: Rewrite, tmp_path: Path
+) -> None:
+    folder = with_engine(std=[0.25, 0.25, 0.25])
+    rewrite(folder, lambda manifest: manifest.update(labels=["a;b", "c"]))
+    with pytest.raises(InputError, match="needs labels, without"):
+        write_repository(open_bundle(folder), "deepstream", tmp_path / "out")
+
+
+def test_files_for_cpus_are_nothing_for_deepstream(
+    stored: Path, rewrite: Rewrite, tmp_path: Path
+) -> None:
+    rewrite(stored, lambda manifest: manifest["input"].update(std=[0.25, 0.25, 0.25]))
+    with pytest.raises(InputError, match="deepstream runs none of the bundle's files"):
+        write_repository(open_bundle(stored), "deepstream", tmp_path / "out")

@@ -59,3 +59,4 @@ def test_what_int8_quantises_keeps_its_scales_and_becomes_a_product_where_asked(
         assert torch.equal(block.attention.norm.weight, stage.blocks[0].norm1.weight)
         assert torch.equal(block.ffn.norm.weight, stage.blocks[0].norm2.weight)
         assert block.ffn.depthwise_activation.scale is not None
+        assert block.ffn.expand.dilation == (2, 2)

@@ -96,6 +96,7 @@ cross_compile() {
 set(CMAKE_SYSTEM_NAME Linux)
 set(CMAKE_SYSTEM_PROCESSOR aarch64)
 set(CMAKE_SYSROOT $work/debian)
+set(CMAKE_C_COMPILER aarch64-linux-gnu-gcc)
 set(CMAKE_CXX_COMPILER aarch64-linux-gnu-g++)
 set(CMAKE_FIND_ROOT_PATH $work/debian)
 set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)

@@ -46,7 +46,7 @@ class Job:
         self.temporary.mkdir(parents=True)
 
     def start(self, *more: str) -> subprocess.Popen[bytes]:
-        code = "import cli; cli.export_command()"
+        code = "from cmt.commands.main import run; run('cmt-export')"
         options = [*OPTIONS.split(), "--no-tune", "--bench-seconds", "0.2"]
         return subprocess.Popen(
             [sys.executable, "-c", code, *options, "--out", str(self.bundle), *more],

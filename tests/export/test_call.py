@@ -29,6 +29,7 @@ def test_texts_and_single_values_stand_for_paths_and_several() -> None:
         "calib_data": "photos",
         "val_data": Path("val"),
         "gpu_archs": "sm86",
+        "sign": "key.pem",
         "out": "x",
         "batch": np.int64(2),
         "weights": None,
@@ -41,6 +42,7 @@ def test_texts_and_single_values_stand_for_paths_and_several() -> None:
         calib_data=Path("photos"),
         val_data=Path("val"),
         gpu_archs=("sm86",),
+        sign=(Path("key.pem"),),
         out=Path("x"),
         batch=2,
     )

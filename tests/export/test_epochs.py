@@ -13,11 +13,12 @@ import torch
 from benchmarks.hard_cases import scale_stage_ends
 from cmt.errors import GateError
 from cmt.export import epochs, export
-from cmt.export.answers import reference_answers, reference_network
+from cmt.export.answers import reference_network
 from cmt.export.context import Context
 from cmt.export.epochs import FineTuning, least
+from cmt.export.evaluation import reference_answers
 from cmt.export.graph_maker import GraphMaker
-from cmt.export.graphs import GRAPHS
+from cmt.export.graphs import GRAPHS, chain
 from cmt.export.options import ExportOptions
 from cmt.export.pipeline import make_plan, start
 from cmt.export.unit_sensitivity import Sensitivity
@@ -26,7 +27,7 @@ from cmt.measure.progress import ProgressBars
 from cmt.network import CMT
 from cmt.quantize import fine_tuning
 from cmt.quantize.ranges import METHODS
-from cmt.quantize.recipe import EXPLICIT, OPENVINO
+from cmt.quantize.recipe import EXPLICIT, OPENVINO, TENSOR_CORES
 
 CALIBRATED = [*[1.0] * len(METHODS), 0.9]
 """Errors before any epoch: of equal ones the first method's weights are fitted, and do better."""
@@ -34,6 +35,12 @@ EXPORTED = {
     recipe: next(g for g in GRAPHS.values() if g.tuned == recipe) for recipe in (EXPLICIT, OPENVINO)
 }
 """The graphs whose networks are fine-tuned."""
+
+
+def test_every_network_learns_with_the_recipe_that_its_int8_file_has() -> None:
+    files = {name: graph.recipe for name, graph in GRAPHS.items() if graph.recipe is not None}
+    assert {name: GRAPHS[list(chain(name))[-1]].tuned for name in files} == files
+    assert TENSOR_CORES in files.values()
 
 
 @pytest.fixture

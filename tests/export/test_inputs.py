@@ -17,6 +17,7 @@ from cmt.export.images import select
 from cmt.export.inputs import Inputs, resolve
 from cmt.export.options import ExportOptions
 from cmt.layouts import to_public_layout
+from cmt.measure.shards import FileAnswers, merge, reduced
 from cmt.network import CMT
 
 MakeTiny = Callable[..., CMT]
@@ -196,8 +197,9 @@ def answered(
     return logits, labels
 
 
-def names(count: int) -> list[str]:
-    return [f"class{i}" for i in range(count)]
+def warning(logits: np.ndarray, labels: np.ndarray) -> list[str]:
+    classes = logits.shape[1]
+    return order_warning(logits.argmax(1), classes, labels, [f"class{i}" for i in range(classes)])
 
 
 @pytest.mark.parametrize(
@@ -216,7 +218,7 @@ def test_another_order_that_fits_far_better_is_warned_of(
     true_order: list[int], per_class: int, right: float
 ) -> None:
     logits, labels = answered(true_order, per_class, right)
-    (line,) = order_warning(logits, labels, names(len(true_order)))
+    (line,) = warning(logits, labels)
     assumed = 100 * np.mean(logits.argmax(1) == labels)
     meant = 100 * np.mean(logits.argmax(1) == np.array(true_order)[labels])
     assert f"{assumed:.1f} % of the answers" in line
@@ -235,15 +237,15 @@ def test_an_order_that_is_right_is_not_warned_of(
 ) -> None:
     for seed in range(5):
         logits, labels = answered(list(range(classes)), per_class, right, seed)
-        assert order_warning(logits, labels, names(classes)) == []
+        assert warning(logits, labels) == []
 
 
 def test_a_network_that_takes_one_class_for_another_is_not_warned_of() -> None:
     logits, labels = answered(list(range(5)), 40, 0.9)
     logits[labels == 1, 2] += 20  # everything of class 1 for class 2
-    assert order_warning(logits, labels, names(5)) == []
+    assert warning(logits, labels) == []
     logits[:, 3] += 50  # one answer to everything
-    assert order_warning(logits, labels, names(5)) == []
+    assert warning(logits, labels) == []
 
 
 def test_the_best_order_is_one_to_one_and_leaves_unseen_classes_where_they_can_stay() -> None:
@@ -264,7 +266,12 @@ def test_an_export_warns_of_an_order_that_its_answers_speak_against(
     plan = make_plan(ExportOptions("tiny", ("onnxruntime",), weights=path, val_data=images))
     with ProgressBars(False) as progress:
         context = start(plan, tmp_path / "work", progress)
-    right = np.eye(2)[context.images.validation.labels]
-    assert class_order_warnings(context, [right]) == []
-    (line,) = class_order_warnings(context, [1 - right])
+    right = np.eye(2, dtype=np.float32)[context.images.validation.labels]
+    every = np.arange(len(right))
+
+    def answers(logits: np.ndarray) -> FileAnswers:
+        return merge([reduced([logits], every)], every)
+
+    assert class_order_warnings(context, answers(right)) == []
+    (line,) = class_order_warnings(context, answers(1 - right))
     assert "0.0 % of the answers are right, 100.0 % if" in line

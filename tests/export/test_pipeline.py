@@ -26,11 +26,12 @@ from cmt.export.options import ExportOptions
 from cmt.export.pipeline import Bundle
 from cmt.export.preflight import preflight
 from cmt.measure.parity import tolerance_for
+from cmt.measure.shards import outputs_of
 from cmt.network import CMT
 from cmt.report.document import validate
 from cmt.targets.base import SIMULATED
 from cmt.targets.machine import cuts_int8_sums, describe, usable_cores
-from cmt.targets.registry import LOADERS, TARGETS
+from cmt.targets.registry import LOADERS, TARGETS, at_once, not_runnable
 from cmt.targets.settings import PRECISION
 
 QUICK: dict[str, Any] = {"tune": False, "bench_seconds": 0.1, "max_drop": 100.0}
@@ -152,6 +153,28 @@ def test_an_fp16_file_is_held_to_what_its_arithmetic_allows(bundle: Bundle) -> N
     )
     allowed = tolerance_for("fp16", file["settings"][PRECISION])
     assert stages["openvino/fp16"]["tolerance"] == asdict(allowed)
+
+
+def test_files_answer_the_same_bits_however_many_images_are_asked_at_once(bundle: Bundle) -> None:
+    opened = open_bundle(bundle.path)
+    pixels, asked = np.tile(golden_images(opened), (3, 1, 1, 1)), set()
+    for artefact in opened.artefacts:
+        target = TARGETS.get(artefact["target"])
+        if target is None or not_runnable(artefact) is not None:
+            continue
+        path, settings = opened.file(artefact), artefact["settings"]
+        way = at_once(target.name, settings, 3)
+        assert way.callers == 3
+        alone = target.load(path, 1, settings, 3)
+        together = target.load(path, way.threads, way.settings, 3)
+        for ours, theirs in zip(
+            outputs_of(together, opened.preprocessing, pixels, 3, way.callers),
+            outputs_of(alone, opened.preprocessing, pixels, 3),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(ours, theirs)
+        asked.add(target.name)
+    assert asked == {"openvino", "onnxruntime"}
 
 
 def test_the_undecodable_image_is_counted_and_warned_about(bundle: Bundle) -> None:

@@ -19,8 +19,10 @@ from cmt.calib_data.prepared import PreparedImages
 from cmt.network import CMT
 from cmt.quantize import fine_tuning
 from cmt.quantize.fine_tuning import fit_weights, int8_layers, observe_inputs, rounded, train_epoch
+from cmt.quantize.qdq import find_layers
 from cmt.quantize.ranges import MSE
-from cmt.quantize.recipe import EXPLICIT, OPENVINO, RECIPES, Recipe, role_of
+from cmt.quantize.recipe import EXPLICIT, OPENVINO, RECIPES, TENSOR_CORES, Recipe, role_of
+from cmt.tensor_cores import fit_tensor_cores
 
 
 @pytest.fixture
@@ -104,6 +106,21 @@ def test_rounds_the_rewritten_network_too(
     network: Any = rewrite_for_inference(tiny_network("official"))
     exact = answers(network, images)
     with rounded(network, RECIPES[OPENVINO], observe_inputs(network, RECIPES[OPENVINO], images)):
+        error = np.abs(answers(network, images) - exact).max() / np.abs(exact).max()
+    assert 1e-4 < error < 0.1
+
+
+def test_rounds_for_tensor_cores_what_their_int8_file_has_in_int8(
+    tiny_network: Callable[[str], CMT], tiles_graph: Callable[[str], Path], images: PreparedImages
+) -> None:
+    recipe = RECIPES[TENSOR_CORES]
+    network: Any = fit_tensor_cores(
+        tiny_network("official"), lambda path: recipe.is_int8([f"{path}.weight"], depthwise=False)
+    )
+    file = find_layers(onnx.load(tiles_graph("official")).graph, recipe)
+    assert {layer.name for layer in file} == set(int8_layers(network, recipe))
+    exact = answers(network, images)
+    with rounded(network, recipe, observe_inputs(network, recipe, images)):
         error = np.abs(answers(network, images) - exact).max() / np.abs(exact).max()
     assert 1e-4 < error < 0.1
 

@@ -87,6 +87,7 @@ def _build(name: str) -> None:
         options += " -DCMT_SANITIZERS=address,undefined -DCMAKE_BUILD_TYPE=None"
         flags = f"-O1 -g1 -Wno-maybe-uninitialized {IN_ONE_FLAGS}"
         options += f" '-DCMAKE_CXX_FLAGS={flags}' {' '.join(IN_ONE)}"
+    options += " -DBUILD_SHARED_LIBS=ON"  # the static one is made of the same objects
     run_checked("make", "--silent", "runtime", *variables, f"RUNTIME_OPTIONS={options}")
 
 
@@ -162,3 +163,15 @@ def _build_with_stubs(folder: Path) -> None:
 def compile_choice() -> Callable[[Path], None]:
     """`compile_choice(build)`: the one source that knows which runtimes a build has, compiled."""
     return lambda build: run_checked("cmake", "--build", build, "--target", "src/backend.cpp.o")
+
+
+@pytest.fixture(scope="session")
+def in_one() -> tuple[str, ...]:
+    """What has CMake compile the sources in one file."""
+    return (*IN_ONE, f"-DCMAKE_CXX_FLAGS={IN_ONE_FLAGS}")
+
+
+@pytest.fixture
+def has_onnxruntime(runtime: Path) -> bool:
+    """Whether the build has that backend."""
+    return "CMT_ONNXRUNTIME_LIBRARY:FILEPATH=/" in (runtime / "CMakeCache.txt").read_text()

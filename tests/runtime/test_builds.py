@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,16 +45,22 @@ def test_no_runtime_at_all_compiles_and_is_warned_of(
     compile_choice(tmp_path)
 
 
-def test_openvino_alone_compiles_and_what_is_left_out_is_said(
-    configure: Configure, compile_choice: Callable[[Path], None], tmp_path: Path
+@pytest.mark.parametrize(
+    ("file", "option", "words"),
+    [
+        ("onnxruntime_cxx_api.h", "INCLUDE", "its library (libonnxruntime.so) is not found, give"),
+        ("libonnxruntime.so", "LIBRARY", "its headers (onnxruntime_cxx_api.h) are not found, give"),
+    ],
+)
+def test_half_an_onnxruntime_is_left_out_and_its_other_half_named(
+    configure: Configure, tmp_path: Path, file: str, option: str, words: str
 ) -> None:
-    packages = Path(sysconfig.get_path("purelib"))
-    if not (packages / "openvino" / "cmake").is_dir():
-        pytest.skip("needs OpenVINO's wheel")
-    openvino = f"-DOpenVINO_DIR={packages / 'openvino' / 'cmake'}"
-    said = configure(tmp_path, openvino, "-DCMT_ONNXRUNTIME=OFF", "-DCMT_TENSORRT=OFF")
-    assert "cmt_runtime: OpenVINO 20" in said
-    compile_choice(tmp_path)
+    """Wheels have the library alone, some distributions' packages the headers."""
+    (tmp_path / file).touch()
+    place = tmp_path if option == "INCLUDE" else tmp_path / file
+    others = ("-DCMT_OPENVINO=OFF", "-DCMT_TENSORRT=OFF", "-DCMT_TOOLS=OFF")
+    said = configure(tmp_path / "build", *others, f"-DCMT_ONNXRUNTIME_{option}={place}")
+    assert f"without ONNX Runtime: {words}" in said
 
 
 @pytest.mark.parametrize(

@@ -329,28 +329,3 @@ def test_bad_arguments_are_one_line(runtime: Path, tmp_path: Path, tool: str) ->
         assert result.stderr.startswith(f"{tool}: ")
         assert len(result.stderr.splitlines()) == 1
     assert run(runtime / tool, "--help").stdout.startswith(f"usage: {tool} BUNDLE")
-
-
-def test_another_project_finds_the_installed_library(
-    runtime: Path, openvino_bundle: Path, photos: Path, tmp_path: Path
-) -> None:
-    if runtime.name == "sanitized":
-        pytest.skip("what other projects link would need the sanitizers too")
-    prefix, build = tmp_path / "prefix", tmp_path / "example"
-    (install,) = commands("cmake ")
-    places = {"build/runtime": runtime, "/opt/cmt": prefix}
-    subprocess.run([places.get(word, word) for word in shlex.split(install)], check=True)
-    source = ROOT / "runtime" / "cpp" / "example"
-    configure = ["cmake", "-S", source, "-B", build, f"-DCMAKE_PREFIX_PATH={prefix}"]
-    subprocess.run(configure, check=True)
-    subprocess.run(["cmake", "--build", build], check=True)
-    image = next(photos.rglob("*.png"))
-    result = run(build / "example", openvino_bundle, image)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith(f"{image}: ")
-    for arguments in ((), (openvino_bundle,), (tmp_path / "none", image)):
-        result = run(build / "example", *arguments)
-        assert result.returncode == 2
-        assert len(result.stderr.splitlines()) == 1
-    installed = run(prefix / "bin" / "cmt_check", openvino_bundle)
-    assert installed.returncode == 0, installed.stderr

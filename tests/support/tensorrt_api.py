@@ -37,7 +37,7 @@ NAMES = {
         IBuilderConfig.builder_optimization_level IBuilderConfig.can_run_on_DLA
         IBuilderConfig.create_timing_cache IBuilderConfig.default_device_type
         IBuilderConfig.get_memory_pool_limit IBuilderConfig.get_timing_cache
-        IBuilderConfig.hardware_compatibility_level
+        IBuilderConfig.hardware_compatibility_level IBuilderConfig.max_aux_streams
         IBuilderConfig.num_compute_capabilities IBuilderConfig.profiling_verbosity
         IBuilderConfig.progress_monitor
         IBuilderConfig.set_compute_capability IBuilderConfig.set_flag

@@ -12,6 +12,7 @@ import inspect
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -39,6 +40,7 @@ class Machine:
         asked: names of the calls, in order.
         layers: of the network, by name, and whether a DLA core can run them.
         profile: the least, usual and most of an input's shape that the engine takes.
+        parsed: the ONNX file that was parsed last.
     """
 
     version: str
@@ -52,6 +54,7 @@ class Machine:
     dla_cores: int = 0
     layers: dict[str, bool] = field(default_factory=lambda: {"conv": True, "softmax": False})
     profile: list[tuple[int, ...]] = field(default_factory=list)
+    parsed: bytes = b""
     runtime: Any = None
     config: Any = None
     memory: dict[int, Any] = field(default_factory=dict)
@@ -71,6 +74,22 @@ class Machine:
             work()
         else:
             self.captured.append(work)
+
+
+def modules_of(machine: Machine, cuda: str) -> dict[str, ModuleType]:
+    """What `sys.modules` holds where this TensorRT and CUDA are installed, on that machine."""
+    runtime = make_cuda(machine, cuda)
+    bindings: Any = ModuleType("cuda.bindings")
+    bindings.runtime = runtime
+    modules = {
+        "tensorrt": make_tensorrt(machine),
+        "cuda": ModuleType("cuda"),
+        "cuda.bindings": bindings,
+        "cuda.bindings.runtime": runtime,
+    }
+    for name, module in modules.items():
+        module.__spec__ = ModuleSpec(name, None)
+    return modules
 
 
 def known_names(version: str) -> dict[str, str]:
@@ -221,6 +240,7 @@ class _TensorRt:
         return self.machine.engine
 
     def OnnxParser_parse(self, model: bytes) -> bool:  # noqa: N802
+        self.machine.parsed = model
         return True
 
     def IBuilderConfig_get_memory_pool_limit(self, pool: str) -> int:  # noqa: N802

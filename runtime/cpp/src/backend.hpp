@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cmt/classifier.hpp>
 #include <memory>
 #include <optional>
 #include <string>
@@ -8,11 +9,6 @@
 #include "bundle.hpp"
 
 namespace cmt {
-
-struct Output {
-  std::vector<std::size_t> shape;
-  const float* values = nullptr;
-};
 
 /// One inference at a time on a loaded file; each thread has its own. Its Model must outlive it.
 /// Those that `load_model` leads to throw Errors alone.

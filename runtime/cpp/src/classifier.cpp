@@ -16,6 +16,7 @@ namespace {
 
 /// What Classifiers on one loaded file share.
 struct Loaded {
+  std::string folder;
   Manifest manifest;
   std::string artefact;
   std::shared_ptr<const Model> model;
@@ -48,15 +49,14 @@ const Artefact& choose(const Bundle& bundle, const std::string& wanted, const st
 }
 
 std::shared_ptr<const Loaded> load(const std::filesystem::path& folder, const Options& options) {
-  const Bundle bundle(folder, options.trust);
-  const Manifest& manifest = bundle.manifest();
-  if (manifest.outputs.size() != 1) {
-    throw InputError(folder.string() + " gives feature maps, no classes: export it anew with " +
-                     "--output logits");
+  if (options.threads && (*options.threads < 1 || *options.threads > kMostThreads)) {
+    throw InputError("threads must be from 1 to " + std::to_string(kMostThreads) + ", not " +
+                     std::to_string(*options.threads));
   }
+  const Bundle bundle(folder, options.trust);
   require_device(bundle, options.device);
   const Artefact& artefact = choose(bundle, options.artefact, options.device);
-  auto model = load_model(bundle, artefact, options.threads, options.device);
+  auto model = load_model(bundle, artefact, options.threads.value_or(0), options.device);
   if (!options.device.empty()) {
     const Check check = check_golden(bundle, artefact, options.device, [&] { return model; });
     if (check.passed == false) {
@@ -65,7 +65,8 @@ std::shared_ptr<const Loaded> load(const std::filesystem::path& folder, const Op
                        check.detail + "; take another one");
     }
   }
-  return std::make_shared<Loaded>(Loaded{manifest, artefact.file.path, std::move(model)});
+  return std::make_shared<Loaded>(
+      Loaded{folder.string(), bundle.manifest(), artefact.file.path, std::move(model)});
 }
 
 }  // namespace
@@ -74,30 +75,55 @@ struct Classifier::State {
   std::shared_ptr<const Loaded> loaded;
   Preprocessor preprocessor;
   std::unique_ptr<Session> session;
-  std::size_t classes = 0;
-  std::vector<std::size_t> order;  ///< class indices, the best first
-  std::vector<ImageView> one;      ///< a batch of one image
+  std::vector<std::size_t> order;          ///< class indices, the best first
+  std::vector<ImageView> one;              ///< a batch of one image
+  std::vector<std::vector<float>> values;  ///< of each output, of all images
+  std::vector<Output> outputs;
   std::vector<std::vector<Prediction>> results;
 
   explicit State(std::shared_ptr<const Loaded> from)
       : loaded(std::move(from)),
         preprocessor(loaded->manifest.preprocessing),
         session(loaded->model->make_session()),
-        one(1) {
-    const Output& logits = session->outputs().front();
-    if (logits.shape.size() == 2) classes = logits.shape[1];
-    if (classes == 0) {
+        one(1),
+        values(session->outputs().size()),
+        outputs(session->outputs()) {
+    if (outputs.size() > 1) return;
+    const std::vector<std::size_t>& shape = outputs.front().shape;
+    if (shape.size() != 2 || shape[1] == 0) {
       throw InputError(loaded->artefact + " does not answer with a number for each class: export " +
                        "the bundle again");
     }
-    order.resize(classes);
+    order.resize(shape[1]);
   }
 
-  void rank(const float* logits, std::size_t top_k, std::vector<Prediction>& result) {
-    if (!std::all_of(logits, logits + classes, [](float x) { return std::isfinite(x); })) {
-      throw InputError(loaded->artefact +
-                       " answered with NaN or infinity: export the bundle again");
+  void classify(const std::vector<ImageView>& images, std::size_t top_k) {
+    if (top_k == 0) throw InputError("top must be at least 1, not 0");
+    if (outputs.size() != 1) {
+      throw InputError(loaded->folder +
+                       " gives feature maps, no classes: call outputs, or export " +
+                       "it anew with --output logits");
     }
+    translated(loaded->artefact, [&] {
+      results.resize(images.size());
+      if (!images.empty()) answer(images);
+      const float* logits = values.front().data();
+      for (auto& result : results) {
+        rank(logits, top_k, result);
+        logits += order.size();
+      }
+    });
+  }
+
+  const std::vector<Output>& answers(const std::vector<ImageView>& images) {
+    if (images.empty()) throw InputError("there is no image: give at least one");
+    translated(loaded->artefact, [&] { answer(images); });
+    return outputs;
+  }
+
+ private:
+  void rank(const float* logits, std::size_t top_k, std::vector<Prediction>& result) {
+    const std::size_t classes = order.size();
     const std::size_t count = std::min(top_k, classes);
     std::iota(order.begin(), order.end(), std::size_t{0});
     std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(count),
@@ -111,31 +137,41 @@ struct Classifier::State {
     const std::vector<std::string>& labels = loaded->manifest.labels;
     for (std::size_t i = 0; i < count; ++i) {
       const std::size_t index = order[i];
-      result[i].index = index;
-      result[i].label = labels.empty() ? std::string_view() : std::string_view(labels[index]);
-      result[i].probability = static_cast<float>(std::exp(logits[index] - highest) / sum);
+      const double share = std::exp(logits[index] - highest) / sum;
+      result[i] = {index, labels.empty() ? std::string_view() : std::string_view(labels[index]),
+                   static_cast<float>(share), logits[index]};
     }
   }
 
-  void classify(const std::vector<ImageView>& images, std::size_t top_k) {
-    translated(loaded->artefact, [&] { answer(images, top_k); });
-  }
-
- private:
-  void answer(const std::vector<ImageView>& images, std::size_t top_k) {
-    const Manifest& manifest = loaded->manifest;
-    results.resize(images.size());
-    for (std::size_t begin = 0; begin < images.size(); begin += manifest.batch) {
-      const std::size_t count = std::min(manifest.batch, images.size() - begin);
-      for (std::size_t i = 0; i < manifest.batch; ++i) {
+  void answer(const std::vector<ImageView>& images) {
+    const std::size_t batch = loaded->manifest.batch;
+    for (std::size_t begin = 0; begin < images.size(); begin += batch) {
+      const std::size_t count = std::min(batch, images.size() - begin);
+      for (std::size_t i = 0; i < batch; ++i) {
         // A batch that is not full starts over with its first images.
         const ImageView& image = images[begin + i % count];
         preprocessor.feed(preprocessor.resize(image), session->input(), i);
       }
       session->infer();
-      const float* logits = session->outputs().front().values;
-      for (std::size_t i = 0; i < count; ++i) rank(logits + i * classes, top_k, results[begin + i]);
+      for (std::size_t o = 0; o < outputs.size(); ++o) keep(o, begin, count, images.size());
     }
+  }
+
+  /// Takes over what an output has of the `count` images from `begin` on, of `all`.
+  void keep(std::size_t output, std::size_t begin, std::size_t count, std::size_t all) {
+    const Output& from = session->outputs()[output];
+    const std::size_t size = std::accumulate(from.shape.begin() + 1, from.shape.end(),
+                                             std::size_t{1}, std::multiplies<>());
+    if (!std::all_of(from.values, from.values + count * size,
+                     [](float x) { return std::isfinite(x); })) {
+      throw InputError(loaded->artefact +
+                       " answered with NaN or infinity: export the bundle again");
+    }
+    values[output].resize(all * size);
+    float* place = values[output].data();
+    std::copy(from.values, from.values + count * size, place + begin * size);
+    outputs[output].shape.front() = all;
+    outputs[output].values = place;
   }
 };
 
@@ -148,31 +184,45 @@ Classifier::Classifier(Classifier&& other) noexcept = default;
 Classifier& Classifier::operator=(Classifier&& other) noexcept = default;
 Classifier::~Classifier() = default;
 
+Classifier::State& Classifier::state() const {
+  if (state_ == nullptr) throw InputError("this Classifier was moved from: make another");
+  return *state_;
+}
+
 Classifier Classifier::share() const {
-  return Classifier(translated(state_->loaded->artefact,
-                               [&] { return std::make_unique<State>(state_->loaded); }));
+  const std::shared_ptr<const Loaded>& loaded = state().loaded;
+  return Classifier(translated(loaded->artefact, [&] { return std::make_unique<State>(loaded); }));
 }
 
 const std::vector<Prediction>& Classifier::classify(const ImageView& image, std::size_t top_k) {
-  state_->one.front() = image;
-  state_->classify(state_->one, top_k);
-  return state_->results.front();
+  state().one.front() = image;
+  state().classify(state().one, top_k);
+  return state().results.front();
 }
 
 const std::vector<std::vector<Prediction>>& Classifier::classify(
     const std::vector<ImageView>& images, std::size_t top_k) {
-  state_->classify(images, top_k);
-  return state_->results;
+  state().classify(images, top_k);
+  return state().results;
 }
 
-const std::string& Classifier::artefact() const { return state_->loaded->artefact; }
+const std::vector<Output>& Classifier::outputs(const ImageView& image) {
+  state().one.front() = image;
+  return state().answers(state().one);
+}
+
+const std::vector<Output>& Classifier::outputs(const std::vector<ImageView>& images) {
+  return state().answers(images);
+}
+
+const std::string& Classifier::artefact() const { return state().loaded->artefact; }
 
 const std::vector<std::string>& Classifier::labels() const {
-  return state_->loaded->manifest.labels;
+  return state().loaded->manifest.labels;
 }
 
 const std::optional<ImageRange>& Classifier::image_range() const {
-  return state_->loaded->manifest.image_range;
+  return state().loaded->manifest.image_range;
 }
 
 }  // namespace cmt

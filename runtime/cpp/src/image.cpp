@@ -58,6 +58,19 @@ void check_size(std::uint64_t width, std::uint64_t height, std::uint64_t most) {
   }
 }
 
+std::string doubts(const Image& image) {
+  std::string found;
+  if (const std::size_t outside = image.outside_range.value_or(0)) {
+    found = std::to_string(outside) +
+            " values are outside of the bundle's image range and were clipped";
+  }
+  if (image.exif_unreadable) {
+    found += (found.empty() ? "" : "; ");
+    found += "its EXIF data cannot be read: it is taken as upright";
+  }
+  return found;
+}
+
 Image decode_image(const std::uint8_t* data, std::size_t size,
                    const std::optional<ImageRange>& range) {
   const std::string_view content(reinterpret_cast<const char*>(data), size);

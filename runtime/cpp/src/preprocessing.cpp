@@ -1,7 +1,6 @@
 #include "preprocessing.hpp"
 
 #include <algorithm>
-#include <cmt/error.hpp>
 
 namespace cmt {
 namespace {
@@ -9,13 +8,11 @@ namespace {
 constexpr std::size_t kLevels = 256;
 
 /// The middle of a strip: resized whole, a 1 x 65,000 image would take gigabytes.
-ImageView without_far_ends(const ImageView& image, int longest_aspect) {
+Part without_far_ends(const ImageView& image, int longest_aspect) {
   const std::int64_t longest = std::int64_t{longest_aspect} * std::min(image.width, image.height);
   const auto width = static_cast<int>(std::min<std::int64_t>(image.width, longest));
   const auto height = static_cast<int>(std::min<std::int64_t>(image.height, longest));
-  const auto left = static_cast<std::size_t>((image.width - width) / 2);
-  const auto top = static_cast<std::size_t>((image.height - height) / 2);
-  return {image.pixels + top * image.stride + 3 * left, width, height, image.stride};
+  return {image, (image.width - width) / 2, (image.height - height) / 2, width, height};
 }
 
 /// Half of a margin, half pixels to even.
@@ -37,12 +34,9 @@ Preprocessor::Preprocessor(const Preprocessing& preprocessing)
 }
 
 const std::uint8_t* Preprocessor::resize(const ImageView& image) {
-  if (image.pixels == nullptr || image.width < 1 || image.height < 1 ||
-      image.stride < 3 * static_cast<std::size_t>(image.width)) {
-    throw InputError("an image view needs pixels, a width, a height and a stride of 3 * width");
-  }
+  check_view(image);
   const Preprocessing& p = preprocessing_;
-  const ImageView middle = without_far_ends(image, p.longest_aspect);
+  const Part middle = without_far_ends(image, p.longest_aspect);
   const auto scaled = [](int side, int box, int other) {
     return static_cast<int>(std::int64_t{side} * box / other);
   };

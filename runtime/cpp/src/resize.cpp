@@ -100,7 +100,7 @@ void Resizer::filter_column(const std::uint8_t* first_row, std::size_t stride, s
   for (std::size_t i = 0; i < sums_.size(); ++i) result[i] = to_grey_level(sums_[i]);
 }
 
-const std::uint8_t* Resizer::resize(const ImageView& image, const Span& columns, const Span& rows) {
+const std::uint8_t* Resizer::resize(const Part& image, const Span& columns, const Span& rows) {
   const std::size_t row_bytes = 3 * static_cast<std::size_t>(columns.count);
   const auto row_count = static_cast<std::size_t>(rows.count);
   const bool same_height = rows.size == image.height;
@@ -115,7 +115,7 @@ const std::uint8_t* Resizer::resize(const ImageView& image, const Span& columns,
   if (columns.size != image.width) horizontal_.prepare(image.width, columns);
   between_.resize(static_cast<std::size_t>(last_row - first_row) * row_bytes);
   for (int y = first_row; y < last_row; ++y) {
-    const std::uint8_t* source = image.pixels + static_cast<std::size_t>(y) * image.stride;
+    const std::uint8_t* source = rgb_row(image, y, row_);
     std::uint8_t* filtered = between_.data() + static_cast<std::size_t>(y - first_row) * row_bytes;
     if (columns.size == image.width) {
       std::memcpy(filtered, source + 3 * static_cast<std::size_t>(columns.begin), row_bytes);

@@ -1,8 +1,9 @@
 #pragma once
 
-#include <cmt/image.hpp>
 #include <cstdint>
 #include <vector>
+
+#include "rows.hpp"
 
 namespace cmt {
 
@@ -26,7 +27,7 @@ class Resizer {
   };
 
   /// (rows.count, columns.count, 3), valid until the next call.
-  const std::uint8_t* resize(const ImageView& image, const Span& columns, const Span& rows);
+  const std::uint8_t* resize(const Part& image, const Span& columns, const Span& rows);
 
  private:
   /// The filter of one axis; computed anew only when the sizes change.
@@ -51,6 +52,7 @@ class Resizer {
 
   Filter horizontal_;
   Filter vertical_;
+  std::vector<std::uint8_t> row_;      ///< converted to RGB
   std::vector<std::uint8_t> between_;  ///< rows filtered, columns not yet
   std::vector<std::uint8_t> result_;
   std::vector<std::int32_t> sums_;

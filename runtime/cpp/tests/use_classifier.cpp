@@ -61,6 +61,17 @@ void check_batches(cmt::Classifier& classifier, const std::vector<cmt::ImageView
     expect(single[i].front().probability >= single[i].back().probability, "the best comes first");
   }
   expect(classifier.classify(std::vector<cmt::ImageView>{}).empty(), "no images, no results");
+  const auto& scores = classifier.outputs(views);
+  expect(scores.size() == 1 && scores.front().shape.front() == views.size(),
+         "the outputs are of all images");
+  for (std::size_t i = 0; i < views.size(); ++i) {
+    const cmt::Prediction& best = single[i].front();
+    const float score = scores.front().values[i * scores.front().shape.back() + best.index];
+    expect(std::abs(score - best.score) < 1e-4F, "a prediction's score is the network's answer");
+  }
+  expect(refuses([&] { classifier.outputs(std::vector<cmt::ImageView>{}); }),
+         "without images there are no outputs");
+  expect(refuses([&] { classifier.classify(views.front(), 0); }), "no class at all is refused");
   expect(classifier.classify(views.front(), 1).size() == 1, "top_k is kept to");
   expect(classifier.classify(views.front(), 1000000).size() >= 2, "top_k may exceed the classes");
 }
@@ -116,6 +127,21 @@ void check_bad_views(cmt::Classifier& classifier, const cmt::ImageView& good) {
   }
 }
 
+void check_moved_from(const char* folder, const cmt::ImageView& view) {
+  cmt::Classifier from(folder);
+  cmt::Classifier to(std::move(from));
+  // NOLINTBEGIN(bugprone-use-after-move): that is the question
+  expect(refuses([&] { from.classify(view); }), "what was moved from classifies no more");
+  expect(refuses([&] { from.outputs(view); }), "nor answers");
+  expect(refuses([&] { from.share(); }), "nor is shared");
+  expect(refuses([&] { from.labels(); }), "nor has labels");
+  expect(refuses([&] { from.artefact(); }), "nor a file");
+  expect(refuses([&] { from.image_range(); }), "nor a range");
+  from = std::move(to);
+  // NOLINTEND(bugprone-use-after-move)
+  expect(!from.classify(view).empty(), "what was moved back does");
+}
+
 stack_t signal_stack() {
   stack_t stack{};
   sigaltstack(nullptr, &stack);
@@ -159,6 +185,10 @@ int main(int argc, char** argv) {
   const std::vector<std::vector<cmt::Prediction>> expected = classifier.classify(views);
   check_threads(classifier, views, expected);
   check_bad_views(classifier, views.front());
-  expect(refuses([&] { cmt::Classifier(argv[1], {"fp8", 0}); }), "an unknown artefact is refused");
+  check_moved_from(argv[1], views.front());
+  expect(refuses([&] { cmt::Classifier(argv[1], {"fp8"}); }), "an unknown artefact is refused");
+  for (const int threads : {-1, 0, 4097}) {
+    expect(refuses([&] { cmt::Classifier(argv[1], {"", threads}); }), "so are absurd threads");
+  }
   return failed ? 1 : 0;
 }

@@ -269,7 +269,7 @@ void print_accuracy(const Json& row) {
 int bench(const cmt::tools::Arguments& arguments) {
   const std::string machine = machine_name(arguments);
   const double seconds = arguments.number("seconds", 5, 1e-3, 3600);
-  const int threads = arguments.count("threads", 0, 1, 4096);
+  const int threads = cmt::tools::threads(arguments);
   const std::string wanted = arguments.text("artefact", "");
   const std::string device = cmt::tools::device(arguments);
   const cmt::Bundle bundle(arguments.positional.front(), cmt::tools::trust(arguments));

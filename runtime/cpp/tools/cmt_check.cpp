@@ -64,7 +64,7 @@ bool check_artefact(const cmt::Bundle& bundle, const cmt::Artefact& artefact, in
 }
 
 int check(const cmt::tools::Arguments& arguments) {
-  const int threads = arguments.count("threads", 0, 1, 4096);
+  const int threads = cmt::tools::threads(arguments);
   const std::string device = cmt::tools::device(arguments);
   const cmt::Bundle bundle(arguments.positional.front(), cmt::tools::trust(arguments));
   cmt::require_device(bundle, device);

@@ -23,7 +23,10 @@ constexpr const char* kUsage =
 void print_json(const std::string& path, const std::vector<cmt::Prediction>& predictions) {
   nlohmann::ordered_json classes = nlohmann::ordered_json::array();
   for (const cmt::Prediction& p : predictions) {
-    classes.push_back({{"index", p.index}, {"label", p.label}, {"probability", p.probability}});
+    classes.push_back({{"index", p.index},
+                       {"label", p.label},
+                       {"probability", p.probability},
+                       {"score", p.score}});
   }
   const nlohmann::ordered_json line{{"image", path}, {"classes", classes}};
   std::cout << cmt::tools::to_text(line, -1) << '\n';
@@ -39,16 +42,17 @@ void print_text(const std::string& path, const std::vector<cmt::Prediction>& pre
 
 int classify(const cmt::tools::Arguments& arguments) {
   const auto top_k = static_cast<std::size_t>(arguments.count("top-k", 5, 1, 1000000));
-  const cmt::Options options{arguments.text("artefact", ""), arguments.count("threads", 0, 1, 4096),
-                             cmt::tools::trust(arguments), cmt::tools::device(arguments)};
+  cmt::Options options{arguments.text("artefact", "")};
+  if (arguments.has("threads")) options.threads = cmt::tools::threads(arguments);
+  options.trust = cmt::tools::trust(arguments);
+  options.device = cmt::tools::device(arguments);
   cmt::Classifier classifier(arguments.positional.front(), options);
   std::cerr << "running " << cmt::printable(classifier.artefact()) << '\n';
   for (std::size_t i = 1; i < arguments.positional.size(); ++i) {
     const std::string& path = arguments.positional[i];
     const cmt::Image image = cmt::read_image(path, classifier.image_range());
-    if (const std::size_t outside = image.outside_range.value_or(0)) {
-      std::cerr << "warning: " << cmt::printable(path) << ": " << outside
-                << " values are outside of the bundle's image range and were clipped\n";
+    if (const std::string doubts = cmt::doubts(image); !doubts.empty()) {
+      std::cerr << "warning: " << cmt::printable(path) << ": " << doubts << '\n';
     }
     const auto& predictions = classifier.classify(image.view(), top_k);
     (arguments.has("json") ? print_json : print_text)(path, predictions);

@@ -99,6 +99,8 @@ Trust trust(const Arguments& arguments) {
   return {arguments.text(kTrust, ""), arguments.has(kTrustUnsigned)};
 }
 
+int threads(const Arguments& arguments) { return arguments.count("threads", 0, 1, kMostThreads); }
+
 std::string device(const Arguments& arguments) {
   std::string name = arguments.text("device", "");
   if (arguments.has("device") && name.empty()) throw InputError("--device is empty: name one");

@@ -31,6 +31,9 @@ constexpr const char* kTrustUsage =
 /// Those options; every tool has them.
 Trust trust(const Arguments& arguments);
 
+/// The number of --threads; 0 without, for all.
+int threads(const Arguments& arguments);
+
 /// The device of --device; empty without. Throws InputError for an empty name.
 std::string device(const Arguments& arguments);
 
