@@ -51,6 +51,9 @@ FASHION_LABELS = (
     "Bag",
     "Ankle boot",
 )
+VALIDATION = "validation"
+_STEMS = {VALIDATION: "t10k", "calibration": "calibration"}
+"""What the names of a split's files begin with; MNIST's own for test images."""
 UNREADABLE = "unreadable"
 _LARGEST_RANK = 3  # images, rows, columns
 LARGEST_IDX = 2**30
@@ -61,7 +64,8 @@ class Origin(TypedDict):
     """Where a source's images are, as JSON, so that another process finds them by their keys.
 
     Attributes:
-        folder: that keys are relative to; empty where they are of the bundled `split`.
+        folder: that keys are relative to, or that has the files of the `split`; empty where it is
+            a bundled one.
     """
 
     folder: str
@@ -122,8 +126,10 @@ class IdxImages:
     left_out = 0
     remarks: Sequence[str] = ()
 
-    def __init__(self, images: Path, labels: Path, description: str, split: str = "") -> None:
-        self.description, self._split = description, split
+    def __init__(
+        self, images: Path, labels: Path, description: str, folder: str = "", split: str = ""
+    ) -> None:
+        self.description, self._folder, self._split = description, folder, split
         self.class_names: tuple[str, ...] = FASHION_LABELS
         self.pixels = read_idx(images)
         label_array = read_idx(labels)
@@ -141,7 +147,7 @@ class IdxImages:
         return f"{self._name}#{index}"
 
     def origin(self) -> Origin:
-        return {"folder": "", "split": self._split, "image_range": None}
+        return {"folder": self._folder, "split": self._split, "image_range": None}
 
     def digest(self, index: int) -> str:
         return hashlib.sha256(self.pixels[index].tobytes()).hexdigest()
@@ -332,26 +338,34 @@ def load_as(source: KeyedImages, index: int, make: Callable[[Image], T]) -> Load
 
 def bundled(split: str) -> IdxImages:
     """The bundled Fashion-MNIST: `validation` (10,000 test) or `calibration` (1,024 training)."""
-    stem = {"validation": "t10k", "calibration": "calibration"}[split]
-    return IdxImages(
-        BUNDLED / f"{stem}-images-idx3-ubyte.gz",
-        BUNDLED / f"{stem}-labels-idx1-ubyte.gz",
-        f"Fashion-MNIST, {split}, bundled",
-        split,
-    )
+    return _idx_images("", split, f"Fashion-MNIST, {split}, bundled")
+
+
+def idx_test_images(folder: Path) -> IdxImages | None:
+    """A folder's test images in MNIST's form, of Fashion-MNIST's classes; None without any."""
+    if not (folder / f"{_STEMS[VALIDATION]}-images-idx3-ubyte.gz").is_file():
+        return None
+    return _idx_images(str(folder), VALIDATION, printable(folder))
+
+
+def _idx_images(folder: str, split: str, description: str = "") -> IdxImages:
+    """The images of a split in a folder, the bundled ones' without a name."""
+    names = (f"{_STEMS[split]}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1"))
+    images, labels = (Path(folder or BUNDLED, name) for name in names)
+    return IdxImages(images, labels, description, folder, split)
 
 
 def reopened(origin: Origin, keys: Sequence[str]) -> KeyedImages:
     """Images of a source by their keys, without another look at all that it has."""
     if origin["split"]:
         places = np.array([int(key.rpartition("#")[2]) for key in keys], np.int64)
-        return Subset(_bundled_once(origin["split"]), places)
+        return Subset(_idx_once(origin["folder"], origin["split"]), places)
     root, stated = Path(origin["folder"]), origin["image_range"]
     image_range = None if stated is None else (stated[0], stated[1])
     return FileImages(root, [root / key for key in keys], image_range)
 
 
-_bundled_once = cache(bundled)
+_idx_once = cache(_idx_images)
 
 
 def choose(source: ImageSource, count: int | None, seed: int) -> NDArray[np.int64]:

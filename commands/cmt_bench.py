@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 @click.option(
     "--val-count",
     type=click.IntRange(min=1),
-    help="How many.  [default: all; of the bundled set, those of the export]",
+    help="How many, torch's own first.  [default: all; of the bundled set, the export's]",
 )
 @click.option("--seconds", default=5.0, type=SECONDS, help="Spent on each file and combination.")
 @click.option(
@@ -148,7 +148,7 @@ def _require_engines(bundle: OpenBundle, verify: bool) -> None:
 
 
 def chosen_images(bundle: OpenBundle, where: str | None, count: int | None) -> Images | None:
-    """The images of --val-data, by the export's own choice; None where none are asked for."""
+    """The images of --val-data; None where none are asked for."""
     if where is None:
         if count is not None:
             raise InputError("--val-count chooses of --val-data: add that")
@@ -159,11 +159,9 @@ def chosen_images(bundle: OpenBundle, where: str | None, count: int | None) -> I
 
     if not where:
         raise InputError("--val-data is empty: give a folder")
-    report = report_of(bundle)
     if where == BUNDLED and count is None:
-        count = report["images"]["validation"]
-    source = open_images(where, bundle.preprocessing.image_range)
-    return Images(source, count, report["environment"]["seed"])
+        count = report_of(bundle)["images"]["validation"]
+    return Images(open_images(where, bundle.preprocessing.image_range), count)
 
 
 def answered(bundle: OpenBundle, entry: Machine) -> list[str]:
@@ -179,11 +177,12 @@ def print_measured(entry: Machine, notes: list[str]) -> None:
     """The table of what was measured, and what is to be said of it."""
     from cmt.report import charts
     from cmt.report.terminal import machine_table
-    from cmt.report.verdict import otherwise
+    from cmt.report.verdict import otherwise, speed_findings
 
     print_table(machine_table(entry))
-    found = [finding.text for row in entry["results"] for finding in otherwise(row)]
-    for line in (*notes, *dict.fromkeys(found)):
+    rows = entry["results"]
+    found = [*speed_findings(rows, entry["machine"]), *(f for row in rows for f in otherwise(row))]
+    for line in (*notes, *dict.fromkeys(finding.text for finding in found)):
         say(line)
     if (undrawn := charts.missing()) is not None:
         say(f"report.html has its charts in words alone: {undrawn}")

@@ -19,10 +19,10 @@ from cmt.export.images import HELD_OUT
 from cmt.measure.latency import MOST_ROUNDS, measure_alternately
 from cmt.measure.parity import compare_outputs, tolerance_for
 from cmt.measure.shards import FileAnswers, Outputs
-from cmt.measure.timing import Timing, round_ratios
+from cmt.measure.timing import Timing, speedup
 from cmt.measure.tune import Search
 from cmt.quantize.search import Units
-from cmt.report.rows import Parity
+from cmt.report.rows import Parity, Speedup
 from cmt.targets.base import BuildRequest, Prediction
 from cmt.targets.entries import Built
 from cmt.targets.reference import TORCH
@@ -151,8 +151,11 @@ class FileMaker:
             tolerance_for(candidate.precision, self.settings(candidate, units).get(PRECISION)),
         )
 
-    def slowdowns(self, candidate: Candidate, choices: Sequence[Units]) -> list[float]:
-        """How many times as long the file takes with these units in float, in one alternation."""
+    def slowdowns(self, candidate: Candidate, choices: Sequence[Units]) -> list[Speedup] | None:
+        """How many times as long the file takes with these units in float, in one alternation.
+
+        None where the machine was busy.
+        """
         context, tried = self._context, [NONE, *choices]
         places = [self.evaluated(candidate, units) for units in tried]
         files = {str(i): (candidate.target.runtime, path) for i, (path, _) in enumerate(places)}
@@ -165,14 +168,15 @@ class FileMaker:
                     files, self._batch(), context.threads, SLOWDOWN_SECONDS, advance, settings
                 )
             plain, *others = timings.values()
-            ratios = [float(np.median(round_ratios(plain, other))) for other in others]
-            (folder / "slowdowns.json").write_text(json.dumps(ratios))
+            found = [speedup(plain, other) for other in others]
+            (folder / "slowdowns.json").write_text(json.dumps(found))
 
         after = ["images/validation", *dict.fromkeys(stage for _, stage in places)]
         inputs = {"threads": context.threads, "seconds": SLOWDOWN_SECONDS}
         stage = f"{candidate.name}.slowdowns~{short_hash([sorted(c) for c in choices])}"
         folder = context.stages.run(stage, inputs, make, after)
-        return json.loads((folder / "slowdowns.json").read_text())
+        found = json.loads((folder / "slowdowns.json").read_text())
+        return None if None in found else found
 
     def predicted(self, candidate: Candidate, units: Units = NONE) -> Prediction | None:
         """What the target's builder says of a file's time on a GPU that need not be here.

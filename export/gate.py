@@ -19,9 +19,11 @@ from cmt.measure.shards import FileAnswers
 from cmt.measure.statistics import compare_answers
 from cmt.quantize.search import Lever, Search, Units, by_gain, pareto
 from cmt.quantize.sensitivity import answers_changed, relative_error
-from cmt.report.rows import Fallback, Found, PartErrors, Point
+from cmt.report.rows import Fallback, Found, PartErrors, Point, Speedup
 from cmt.targets.settings import PRECISION
 
+SAME: Speedup = {"ratio": 1.0, "ci95": [1.0, 1.0], "rounds": 0}
+"""A file beside itself."""
 TIMED_UNITS = 8
 """The units with the largest errors, whose time in float is taken before the gate chooses."""
 
@@ -37,7 +39,7 @@ class Trial(Protocol):
         """Points of top-1 on the validation images; infinite where answers are no numbers."""
         ...
 
-    def slowdowns(self, choices: Sequence[Units]) -> list[float] | None:
+    def slowdowns(self, choices: Sequence[Units]) -> list[Speedup] | None:
         """How many times as long it takes with each; None where no time can be taken."""
         ...
 
@@ -103,9 +105,9 @@ def levers_of(
     worst = sorted(errors, key=lambda name: -errors[name].error)[:TIMED_UNITS]
     times = trial.slowdowns([frozenset({name}) for name in worst]) if worst else []
     if times is None:
-        cost = f"share of multiply-adds: {not_timed}"
+        cost = f"share of multiply-adds: {not_timed or 'this machine was busy'}"
     else:
-        share |= {name: time - 1 for name, time in zip(worst, times, strict=True)}
+        share |= {name: time["ratio"] - 1 for name, time in zip(worst, times, strict=True)}
         cost = "measured time"
         if rest := len(errors) - len(worst):
             cost += f"; {rest} units of small error by multiply-adds"
@@ -147,9 +149,10 @@ def _points(
     """A row for each choice that was tried, the first one with nothing in float."""
     tried = list(search.tried)
     times = trial.slowdowns(tried[1:]) if tried[1:] else []
-    slowdowns = None if times is None else [1.0, *times]
+    slowdowns = None if times is None else [SAME, *times]
     sizes = [trial.size(units) for units in tried]
-    best = pareto(list(zip(search.tried.values(), slowdowns or sizes, strict=True)))
+    costs = sizes if slowdowns is None else [one["ratio"] for one in slowdowns]
+    best = pareto(list(zip(search.tried.values(), costs, strict=True)))
     drops = {NONE: start, **search.confirmed}
     return [
         {
@@ -157,7 +160,8 @@ def _points(
             "float_layers": sum(levers[unit].layers for unit in units),
             "changed": search.tried[units],
             "drop_pp": drop if np.isfinite(drop := drops.get(units, np.nan)) else None,
-            "slowdown": None if slowdowns is None else slowdowns[i],
+            "slowdown": None if slowdowns is None else slowdowns[i]["ratio"],
+            "slowdown_ci95": None if slowdowns is None else slowdowns[i]["ci95"],
             "bytes": sizes[i],
             "chosen": units == chosen,
             "pareto": best[i],
@@ -192,7 +196,7 @@ class FileTrial:
     def drop(self, units: Units) -> float:
         return _drop(self._context, self._files, self._candidate, units, self._reference)
 
-    def slowdowns(self, choices: Sequence[Units]) -> list[float] | None:
+    def slowdowns(self, choices: Sequence[Units]) -> list[Speedup] | None:
         if self._candidate.target.not_timed is not None:
             return None
         return self._files.slowdowns(self._candidate, choices)

@@ -38,11 +38,10 @@ class Judged(Answering):
 
 @dataclass(frozen=True)
 class Images:
-    """What files are asked: `count` images of a source (all), chosen by `seed`."""
+    """What files are asked: `count` images of a source (all), see `measure.on_device.choose`."""
 
     source: ImageSource
     count: int | None = None
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def measure_accuracy(
     """
     reference = reference_of(bundle, files) if elsewhere is None else elsewhere.reference
     asked = list({f.name: f for f in (*files, *([reference] if reference else []))}.values())
-    seen = ask(bundle, images.source, images.count, asked, threads, task, images.seed, elsewhere)
+    seen = ask(bundle, images.source, images.count, asked, threads, task, elsewhere)
     rows = {file.name: _fields(bundle, seen, file, reference) for file in files}
     source = images.source
     described: AskedImages = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from cmt.report.rows import Disturbance
 from cmt.targets.control_groups import read_text, throttled_seconds
 
 LIMIT = 0.1
-"""Share of a burst that a file may have waited for CPUs. A quiet machine's files wait for 0.002 to
-0.02 of it (AMD EPYC, 2 CPUs); beside one busy loop for 0.5, and they take half as long again."""
+"""Share of a burst for which a file may be kept from CPUs. A quiet machine's files wait for 0.002
+to 0.02 of it (AMD EPYC, 2 CPUs); beside one busy loop for 0.5, and they take half as long again."""
 _TICK = 0.01
 """Seconds, in which /proc/stat counts; CPUs are each wrong by up to one."""
 
@@ -34,6 +34,7 @@ class Usage:
         others: of other processes on its CPUs.
         switches: how often its threads were made to leave a CPU.
         mhz: mean of its CPUs' present frequencies.
+        load: average number of processes that ran or could have run, of the last minute.
     """
 
     wall: float
@@ -44,17 +45,24 @@ class Usage:
     others: float | None = None
     switches: int | None = None
     mhz: float | None = None
+    load: float | None = None
 
-    def lost(self) -> float | None:
-        """Share of the time, 0 and up, for which it was kept from CPUs by somebody else.
+    def kept_away(self) -> float:
+        """For how long it was kept from CPUs by somebody else, as far as the system tells.
 
         Threads also wait for each other, where they are more than CPUs: such waiting is nobody
         else's, and no more is counted than others used meanwhile.
         """
-        if self.waited is None or self.others is None:
-            return None
-        by_others = min(self.waited, self.others + _TICK * len(_own_cpus()))
-        return (by_others + (self.stolen or 0) + (self.throttled or 0)) / self.wall
+        by_others = 0.0
+        if self.waited is not None and self.others is not None:
+            by_others = min(self.waited, max(0.0, self.others) + _TICK * len(_own_cpus()))
+        # What threads waited goes with them, and kernels have taken back what they had as stolen.
+        return sum(max(0.0, one or 0) for one in (by_others, self.stolen, self.throttled))
+
+    def lost(self) -> float | None:
+        """`kept_away` as a share of the time, 0 and up; None where waiting is not told."""
+        told = self.waited is not None and self.others is not None
+        return self.kept_away() / self.wall if told else None
 
 
 def usage(root: Path = Path("/")) -> Usage:
@@ -69,6 +77,7 @@ def usage(root: Path = Path("/")) -> Usage:
         others=None if busy is None else busy - cpu,
         switches=_switches(),
         mhz=_mhz(root),
+        load=float(words[0]) if (words := read_text(root / "proc/loadavg").split()) else None,
     )
 
 
@@ -78,13 +87,12 @@ def between(before: Usage, after: Usage) -> Usage:
     for name in (field.name for field in fields(Usage)):
         was, now = getattr(before, name), getattr(after, name)
         spent[name] = None if was is None or now is None else now - was
-    spent["mhz"] = after.mhz
-    return Usage(**spent)
+    return replace(Usage(**spent), mhz=after.mhz, load=after.load)
 
 
 def disturbed(usages: Sequence[Usage]) -> bool:
     """Whether one of the bursts, those of one round, was kept from CPUs for longer than `LIMIT`."""
-    return any((usage.lost() or 0.0) > LIMIT for usage in usages)
+    return any(usage.kept_away() > LIMIT * usage.wall for usage in usages)
 
 
 def summary(usages: Sequence[Usage]) -> Disturbance:
@@ -98,17 +106,20 @@ def summary(usages: Sequence[Usage]) -> Disturbance:
         known = list(values)
         return None if None in known else max(0.0, sum(filter(None, known)) / wall)
 
-    losses = [usage.lost() for usage in usages]
-    clocks = [usage.mhz for usage in usages]
+    def mean(values: Iterable[float | None]) -> float | None:
+        known = list(values)
+        return None if None in known else sum(filter(None, known)) / len(known)
+
     return {
-        "lost": share(loss and loss * u.wall for loss, u in zip(losses, usages, strict=True)),
+        "lost": share(None if usage.lost() is None else usage.kept_away() for usage in usages),
         "cpu": share(usage.cpu for usage in usages),
         "waited": share(usage.waited for usage in usages),
         "stolen": share(usage.stolen for usage in usages),
         "throttled": share(usage.throttled for usage in usages),
         "others": share(usage.others for usage in usages),
         "switches_per_s": share(usage.switches for usage in usages),
-        "mhz": None if None in clocks else sum(filter(None, clocks)) / len(clocks),
+        "mhz": mean(usage.mhz for usage in usages),
+        "load": mean(usage.load for usage in usages),
     }
 
 
@@ -118,10 +129,15 @@ def _own_cpus() -> set[int]:
 
 
 def _waited(root: Path) -> float | None:
-    """By the scheduler's statistics of each thread: time on a CPU, time in wait for one, in ns."""
+    """By the scheduler's statistics of each thread: time on a CPU, time in wait for one, in ns.
+
+    A kernel that does not keep them has zeros for both.
+    """
     files = (root / "proc/self/task").glob("*/schedstat")
     found = [words for file in files if (words := read_text(file).split())]
-    return sum(int(words[1]) for words in found) / 1e9 if found else None
+    if not any(int(words[0]) for words in found):
+        return None
+    return sum(int(words[1]) for words in found) / 1e9
 
 
 def _machine(root: Path) -> tuple[float, float] | tuple[None, None]:

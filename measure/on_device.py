@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -25,7 +26,13 @@ from cmt.bundle.torch_answers import KEPT, Answers, best, class_of, read_answers
 from cmt.calib_data.image_range import ImageRange
 from cmt.calib_data.readers import read_lists
 from cmt.calib_data.reading import ImageList, ReadImages, image_list
-from cmt.calib_data.sources import FolderImages, ImageSource, KeyedImages, bundled, choose
+from cmt.calib_data.sources import (
+    FolderImages,
+    ImageSource,
+    KeyedImages,
+    bundled,
+    idx_test_images,
+)
 from cmt.errors import GateError, InputError
 from cmt.files import cache_folder, is_own_folder, write_whole
 from cmt.measure.shards import outputs_of
@@ -113,8 +120,28 @@ class Seen:
 
 
 def open_images(where: str, image_range: ImageRange | None) -> ImageSource:
-    """A folder of images, or those that come with this program for `BUNDLED`."""
-    return bundled("validation") if where == BUNDLED else FolderImages(Path(where), image_range)
+    """A folder of images, or of MNIST's files; those that come with this program for `BUNDLED`."""
+    if where == BUNDLED:
+        return bundled("validation")
+    return idx_test_images(Path(where)) or FolderImages(Path(where), image_range)
+
+
+def choose(source: ImageSource, count: int | None, answers: Answers) -> NDArray[np.int64]:
+    """Places of `count` images in ascending order (all), those that torch answered first.
+
+    As many of each class where it can, drawn by their sha256: `runtime/cpp/tools/accuracy.cpp`
+    draws the same. A smaller count's images are among a larger one's.
+    """
+    if count is None or count >= len(source):
+        return np.arange(len(source))
+    known, labels = {digest.hex() for digest in answers.rows}, source.labels
+    turns: Counter[tuple[bool, int]] = Counter()
+    places = []
+    for digest, place in sorted((source.digest(i), i) for i in range(len(source))):
+        group = (digest not in known, labels[place] if labels is not None else 0)
+        places.append((group[0], turns[group], digest, place))
+        turns[group] += 1
+    return np.sort([place for *_, place in sorted(places)[:count]])
 
 
 def ask(
@@ -124,7 +151,6 @@ def ask(
     files: Sequence[File],
     threads: int,
     task: Task,
-    seed: int = 0,
     elsewhere: Elsewhere | None = None,
 ) -> Seen:
     """Give `count` images of a source (all; see `choose`) to every file.
@@ -136,7 +162,8 @@ def ask(
         InputError: a folder is no class of the bundle, or no image can be read.
         GateError: a file answers with NaN or infinity.
     """
-    answers, chosen = read_answers(bundle), choose(source, count, seed)
+    answers = read_answers(bundle)
+    chosen = choose(source, count, answers)
     classes = None
     if source.labels is not None:
         labels = bundle.manifest["labels"]

@@ -64,7 +64,7 @@ class Timing:
             return None
         return (
             f"this machine was busy: in {sum(self.disturbed)} of {len(self.rounds)} rounds files "
-            "waited for CPUs that others had; time them again when it is quiet"
+            "were kept from CPUs; time them again when it is quiet"
         )
 
     @property

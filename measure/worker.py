@@ -18,6 +18,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,14 @@ def burst(
 
     if callers == 1:
         return call()
-    with ThreadPoolExecutor(callers) as pool:
-        futures = [pool.submit(call) for _ in range(callers)]
-        return [ms for future in futures for ms in future.result()]
+    futures = [_pool(callers).submit(call) for _ in range(callers)]
+    return [ms for future in futures for ms in future.result()]
+
+
+@cache
+def _pool(callers: int) -> ThreadPoolExecutor:
+    """Threads that stay: with one that ends, the system forgets how long it waited for CPUs."""
+    return ThreadPoolExecutor(callers)
 
 
 def read_batch() -> Batch:

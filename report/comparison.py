@@ -346,12 +346,13 @@ def require(
 ) -> Comparison:
     """The comparison with its `requirements`: on each machine, some file keeps every clause.
 
-    Where none does, every clause that fails is named, file by file.
+    Where none does, every clause that fails is named, file by file; where one is kept and the
+    figure's interval reaches beyond its limit, a warning says so.
 
     Args:
         machines: all that must have such a file, those that `choose` left no row of included.
     """
-    passed, failures = [], []
+    passed, failures, doubts = [], [], []
     by_machine = files_by_machine(comparison)
     for machine in machines:
         rows = by_machine.get(machine, [])
@@ -359,6 +360,8 @@ def require(
             failures.append(f"{machine}: has no such file")
         broken = [(row["name"], [f for c in clauses if (f := c.failure(row))]) for row in rows]
         good = [name for name, problems in broken if not problems]
+        kept = [(row, c) for row in rows if row["name"] in good for c in clauses]
+        doubts += [f"{machine}: {row['name']}: {d}" for row, c in kept if (d := c.doubt(row))]
         passed += [f"{machine}: {name}" for name in good]
         if not good:
             failures += [
@@ -367,6 +370,7 @@ def require(
     texts = [clause.text for clause in clauses]
     return {
         **comparison,
+        "warnings": [*comparison["warnings"], *doubts],
         "requirements": {"clauses": texts, "kept_by": passed, "failures": failures},
     }
 

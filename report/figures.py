@@ -87,11 +87,15 @@ def ratio(value: float) -> str:
     return f"{value:.2f}x"
 
 
+def ratio_text(value: float | None, bounds: Sequence[float] | None) -> str:
+    """A ratio with its interval, without which it is not named."""
+    return f"{ratio(value)} [{bounds[0]:.2f}, {bounds[1]:.2f}]" if bounds else NOT_MEASURED
+
+
 @_or_missing
 def speedup_text(value: Speedup) -> str:
-    """The ratio with its interval."""
-    low, high = value["ci95"]
-    return f"{ratio(value['ratio'])} [{low:.2f}, {high:.2f}]"
+    """`ratio_text` of a row's."""
+    return ratio_text(value["ratio"], value["ci95"])
 
 
 @_or_missing

@@ -165,9 +165,8 @@ def _method(report: Report) -> tuple[str, ...]:
         "Images/s is the batch over the mean latency.",
         "Speed-ups are medians of the ratios of median latencies, round by round. Their interval "
         "covers the median in at least 95 % of cases (sign test) and another start of the process "
-        "(2 % on either side). Rounds in which a file waited for more than a tenth of the time for "
-        "CPUs that others had are counted and left out; where too few are left, no speed-up is "
-        "given.",
+        "(2 % on either side). Rounds in which a file was kept from CPUs for more than a tenth of "
+        "the time are counted and left out; where too few are left, no speed-up is given.",
         "Drop: the baseline's top-1 minus the file's, paired image by image; positive is worse. "
         "The 95 % interval is Agresti and Min's adjusted Wald interval (Statistics in Medicine "
         "24, 2005), the p exact two-sided McNemar. An interval that holds zero means that these "

@@ -23,6 +23,7 @@ class Metric:
     Attributes:
         group, field: where the row has it; no group for a field of the row itself.
         index: of a field that is a list.
+        bounds: the field of the group that is the figure's interval.
         units: those that may follow the number; the first is the figure's own.
         form: the figure as text, without its unit.
         scale: what the row's figure is divided by to get that unit.
@@ -34,6 +35,12 @@ class Metric:
     form: Callable[[float], str]
     scale: float = 1.0
     index: int | None = None
+    bounds: str | None = None
+
+    def interval(self, row: Row) -> list[float]:
+        """Both ends of the row's interval of the figure; none where it has none."""
+        holder = row[self.group] if self.group is not None else None
+        return (holder or {}).get(self.bounds) or []
 
     def value(self, row: Row) -> float | None:
         """The row's figure in the clause's unit; None where it was not measured."""
@@ -55,7 +62,7 @@ def _whole(value: float) -> str:
 
 
 METRICS = {
-    "drop": Metric("accuracy", "drop_pp", ("points", "pp"), points),
+    "drop": Metric("accuracy", "drop_pp", ("points", "pp"), points, bounds="drop_ci95"),
     "drop_upper": Metric("accuracy", "drop_ci95", ("points", "pp"), points, index=1),
     "images": Metric("accuracy", "images", ("images",), _whole),
     "top1": Metric("accuracy", "top1", ("%",), percent),
@@ -66,7 +73,7 @@ METRICS = {
     "size": Metric(None, "bytes", ("MB",), decimal, 1e6),
     "memory": Metric(None, "peak_rss_mb", ("MB",), decimal),
     "throughput": Metric(None, "throughput_ips", ("ips",), decimal),
-    "speedup": Metric("speedup_vs_baseline", "ratio", ("x",), ratio),
+    "speedup": Metric("speedup_vs_baseline", "ratio", ("x",), ratio, bounds="ci95"),
     "speedup_lower": Metric("speedup_vs_baseline", "ci95", ("x",), ratio, index=0),
     "batch": Metric("settings", "batch", ("images",), _whole),
 }
@@ -98,7 +105,16 @@ class Clause:
             return f"{self.text} failed: {NOT_MEASURED} ({self.metric.reason(row)})"
         if self.keeps(value, self.limit):
             return None
-        return f"{self.text} failed: {self._broken_by(value)}"
+        ends = [self.metric.form(end).removesuffix("x") for end in self.metric.interval(row)]
+        interval = f" [{', '.join(ends)}]" if ends else ""
+        return f"{self.text} failed: {self._broken_by(value)}{interval}"
+
+    def doubt(self, row: Row) -> str | None:
+        """How far the interval of a figure that keeps the clause reaches beyond its limit."""
+        beyond = [end for end in self.metric.interval(row) if not self.keeps(end, self.limit)]
+        if not beyond or self.failure(row) is not None:
+            return None
+        return f"{self.text} is not confirmed: the interval reaches {self._broken_by(beyond[0])}"
 
     def _broken_by(self, value: float) -> str:
         """The figure and its unit, in as many digits as show that it breaks the clause."""

@@ -91,7 +91,7 @@ class Speedup(TypedDict):
     rounds: int
 
 
-class Disturbance(TypedDict):
+class _Disturbance(TypedDict):
     lost: float | None
     cpu: float | None
     waited: float | None
@@ -100,6 +100,10 @@ class Disturbance(TypedDict):
     others: float | None
     switches_per_s: float | None
     mhz: float | None
+
+
+class Disturbance(_Disturbance, total=False):
+    load: float | None
 
 
 class Timing(Disturbance):
@@ -265,6 +269,7 @@ class Point(_Kept):
     changed: float
     drop_pp: float | None
     slowdown: float | None
+    slowdown_ci95: list[float] | None
     bytes: int
     chosen: bool
     pareto: bool

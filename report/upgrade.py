@@ -17,6 +17,10 @@ def upgrade(report: dict[str, Any]) -> Report:
         for row in _rows(report):
             _drop_speedups(row)
         report["schema"] = 2
+    for fallback in _objects(report.get("fallbacks")):
+        for point in _objects(fallback.get("points")):
+            if "slowdown_ci95" not in point:
+                point |= {"slowdown": None, "slowdown_ci95": None}
     return cast(Report, report)
 
 

@@ -6,12 +6,14 @@ The sentences are plain text; each page format escapes what it prints.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 from cmt.report.figures import (
     NOT_MEASURED,
     count,
+    device_text,
     drop_text,
     interval,
     is_simulated,
@@ -26,8 +28,11 @@ from cmt.report.figures import (
     run_time,
     speedup_text,
 )
-from cmt.report.rows import Accuracy, Layers, Report, Row, Speedup, Tuning
+from cmt.report.rows import Accuracy, Layers, Report, Row, Speedup, Timing, Tuning
 from cmt.targets.base import PRECISIONS, Prediction
+from cmt.targets.settings import CUDA_GRAPH
+
+R = TypeVar("R", bound=Row)
 
 LEAST_INT8 = 0.5
 """Share of a file's INT8 layers; where fewer ran in INT8, it is said."""
@@ -39,9 +44,6 @@ class Finding:
 
     text: str
     tone: str = "plain"
-
-
-# --- figures as text ------------------------------------------------------------------------
 
 
 # --- the verdict ----------------------------------------------------------------------------
@@ -108,27 +110,33 @@ def _describe(row: Row, limit: float | None) -> Finding:
     return Finding(text, "bad" if over_limit(row, limit) else "plain")
 
 
-def _precision_that_does_not_pay(report: Report) -> Iterator[Finding]:
-    """Where rounding was paid for and bought no speed: say so and name the file to take.
+def _rival(row: Row, rows: Iterable[Row]) -> tuple[Speedup, Row] | None:
+    """The best of its target's files in wider precisions, unless a file is faster for certain.
 
-    A file is held against every wider precision of its target, INT8 against FP16 too, by their
-    ratios to the FP32 file of the same rounds.
+    INT8 is held against FP16 too, by their ratios to the FP32 file of the same rounds.
     """
-    for row in report["results"]:
-        mine = row["speedup_vs_fp32_graph"]
-        wider = PRECISIONS[: PRECISIONS.index(row["precision"])]
-        rivals = [
-            (speedup, other)
-            for other in report["results"]
-            if other["target"] == row["target"]
-            and other["precision"] in wider
-            and (speedup := other["speedup_vs_fp32_graph"]) is not None
-        ]
-        if mine is None or not rivals:
+    mine = row["speedup_vs_fp32_graph"]
+    wider = PRECISIONS[: PRECISIONS.index(row["precision"])]
+    rivals = [
+        (speedup, other)
+        for other in rows
+        if other["target"] == row["target"]
+        and other["precision"] in wider
+        and (speedup := other["speedup_vs_fp32_graph"]) is not None
+    ]
+    if mine is None or not rivals:
+        return None
+    best, rival = max(rivals, key=lambda pair: pair[0]["ratio"])
+    return None if mine["ci95"][0] > best["ci95"][1] else (best, rival)
+
+
+def _precision_that_does_not_pay(rows: Sequence[Row]) -> Iterator[Finding]:
+    """Where rounding was paid for and bought no speed: say so and name the file to take."""
+    for row in rows:
+        mine, found = row["speedup_vs_fp32_graph"], _rival(row, rows)
+        if mine is None or found is None:
             continue
-        best, rival = max(rivals, key=lambda pair: pair[0]["ratio"])
-        if mine["ci95"][0] > best["ci95"][1]:
-            continue
+        best, rival = found
         slower = mine["ci95"][1] < best["ci95"][0]
         how = "slower" if slower else "no faster, as far as can be told,"
         yield Finding(
@@ -173,15 +181,20 @@ def _more(own: Prediction, other: Prediction) -> str:
     )
 
 
-def fastest(report: Report) -> Row | None:
-    """The exported file with the lowest median latency that keeps the accuracy limit."""
-    limit = report["gates"]["max_drop_pp"]
+def fastest(rows: Iterable[R], limit: float | None) -> R | None:
+    """The exported file with the lowest median latency that keeps the accuracy limit.
+
+    Not one that rounding made no faster for certain: then the wider file is the one to take.
+    """
     timed = [
         row
-        for row in report["results"]
+        for row in rows
         if p50(row) is not None and row["artefact"] and not over_limit(row, limit)
     ]
-    return min(timed, key=lambda row: p50(row) or 0, default=None)
+    best = min(timed, key=lambda row: p50(row) or 0, default=None)
+    while best is not None and (found := _rival(best, timed)) is not None:
+        best = cast(R, found[1])
+    return best
 
 
 def headline(report: Report) -> str:
@@ -191,7 +204,7 @@ def headline(report: Report) -> str:
         number = len(gates["failures"])
         checks = "1 check" if number == 1 else f"{number} checks"
         return f"{checks} failed. Do not use the files that are named here."
-    row = fastest(report)
+    row = fastest(report["results"], gates["max_drop_pp"])
     if row is None:
         checks = "All checks passed" if gates["passed"] else "Accuracy was not checked"
         if unconfirmed(report):
@@ -253,29 +266,80 @@ def findings(report: Report) -> tuple[Finding, ...]:
         found.append(Finding("No limit was set for the top-1 drop."))
     if tuned := report.get("fine_tuning"):
         found.extend(_fine_tuning(tuned, ranking_images(report)))
-    found.extend(_disturbed(report))
-    found.extend(_precision_that_does_not_pay(report))
+    found.extend(speed_findings(report["results"]))
     found.extend(_predictions(report))
+    for machine in report.get("machines", []):
+        found.extend(speed_findings(machine["results"], machine["machine"]))
     found.extend(_ran_otherwise(report))
     found.extend(_describe(row, limit) for row in report["results"])
     return tuple(found)
 
 
-def _disturbed(report: Report) -> Iterator[Finding]:
-    """What kept files from CPUs while they were timed, here, where all are of one alternation."""
-    for timing in (row["timing"] for row in report["results"] if "timing" in row):
+def speed_findings(rows: Sequence[Row], machine: str | None = None) -> Iterator[Finding]:
+    """What must be known of the speeds of rows, which may be of several alternations.
+
+    Args:
+        machine: its name, where it is not the exporting one.
+    """
+    for run in _alternations(rows):
+        place = "" if machine is None else f"{machine}, {_run_of(run[0])}: "
+        for finding in (*_disturbed(run), *_precision_that_does_not_pay(run)):
+            yield Finding(place + finding.text, finding.tone)
+
+
+def _alternations(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows by the alternation that they are of: each has every file once."""
+    runs: list[list[Row]] = []
+    seen: set[tuple[object, ...]] = set()
+    for row in rows:
+        name = (row["artefact"], row["settings"].get(CUDA_GRAPH))
+        if name in seen or not runs:
+            runs.append([])
+            seen = set()
+        runs[-1].append(row)
+        seen.add(name)
+    return runs
+
+
+def _run_of(row: Row) -> str:
+    """How a file was run, for those who ran it in several ways."""
+    settings = row["settings"]
+    said = f"batch {settings.get('batch', NOT_MEASURED)}, {settings.get('threads')} thread(s)"
+    return f"{said}{device_text(row)}"
+
+
+def _disturbed(run: Iterable[Row]) -> Iterator[Finding]:
+    """What kept the files of one alternation from CPUs while they were timed."""
+    for timing in (row["timing"] for row in run if "timing" in row):
+        rounds = f"{timing['disturbed']} of {timing['rounds']} rounds of timing"
         if timing["busy"]:
             text = (
-                f"This machine was busy: in {timing['disturbed']} of {timing['rounds']} rounds of "
-                "timing, files waited for CPUs that others had. No speed-up is given."
+                f"This machine was busy: in {rounds}, files were kept from CPUs, most of the time "
+                f"by {_cause(timing)}. No speed-up is given."
             )
             yield Finding(text, "bad")
         elif timing["disturbed"]:
             yield Finding(
-                f"{timing['disturbed']} of {timing['rounds']} rounds of timing were disturbed by "
-                "other processes and are left out of every figure of speed."
+                f"{rounds} were disturbed, most of the time by {_cause(timing)}, and are left out "
+                "of every figure of speed."
+            )
+        if timing["lost"] is None:
+            yield Finding(
+                "This system does not tell how long files wait for CPUs: had others had them, the "
+                "figures of speed would not show it."
             )
         return
+
+
+def _cause(timing: Timing) -> str:
+    """What kept a file from CPUs for longest."""
+    by_others = min(timing["waited"] or 0, timing["others"] or 0)
+    shares = {
+        "other processes": by_others,
+        "other virtual machines": timing["stolen"] or 0,
+        "a limit of its CPUs": timing["throttled"] or 0,
+    }
+    return max(shares, key=lambda name: shares[name])
 
 
 def _ran_otherwise(report: Report) -> list[Finding]:

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -349,14 +349,14 @@ def tiny_weights(tiny_network: Callable[..., CMT], made_once: MadeOnce) -> Path:
 
 
 @pytest.fixture(scope="session")
-def save_labelled() -> Callable[[CMT, Path], None]:
-    """`save_labelled(model, path)`: its weights as a file, with two labelled classes."""
+def save_labelled() -> Callable[..., None]:
+    """`save_labelled(model, path, labels)`: its weights as a file, by default with two classes."""
     return _save_labelled
 
 
-def _save_labelled(model: CMT, path: Path) -> None:
+def _save_labelled(model: CMT, path: Path, labels: Sequence[str] = ("blue", "red")) -> None:
     state = {key: value.contiguous() for key, value in to_public_layout(model).items()}
-    save_file(state, path, {"labels": json.dumps(["blue", "red"])})
+    save_file(state, path, {"labels": json.dumps(labels)})
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from cmt.commands.cmt_export import export_cli
 from cmt.export.confirmation import gates
+from cmt.export.pipeline import Bundle
 from cmt.measure.statistics import images_to_confirm, paired_interval
+from cmt.report.document import read_report
 
 
 def row(lost: int, gained: int, images: int) -> dict[str, Any]:
@@ -66,6 +71,40 @@ def test_a_drop_at_the_limit_is_confirmed_by_no_number_of_images() -> None:
     assert images_to_confirm(15, 0, 500, 0.03) is None
     (line,) = gates([row(15, 0, 500)], max_drop=3.0, confirm=False)["unconfirmed"]
     assert "not even ten million images" in line
+
+
+@pytest.mark.parametrize(
+    ("max_drop", "confirm", "passed", "unconfirmed"),
+    [
+        (100.0, True, True, 0),
+        (1.0, False, True, 1),
+        (1.0, True, False, 0),
+        (-50.0, False, False, 0),
+    ],
+)
+def test_a_real_exports_files_have_the_four_answers(
+    bundle: Bundle, max_drop: float, confirm: bool, passed: bool, unconfirmed: int
+) -> None:
+    """Of 20 images, on which nothing changed: the drop may be anything up to nine points."""
+    rows = bundle.report["results"]
+    found = gates(rows, max_drop, confirm)
+    assert found["passed"] is passed
+    assert len(found["unconfirmed"]) == unconfirmed * len(rows)
+    assert len(found["failures"]) == (not passed) * len(rows)
+    assert all("validation images" in line for line in found["unconfirmed"])
+
+
+def test_an_export_that_is_to_be_confirmed_fails_and_says_how_many_images_would(
+    small: str,
+    resumable: Callable[[Path], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = resumable(tmp_path / "out")
+    words = [*small.split(), "--target", "openvino", "--max-drop", "1", "--confirm"]
+    assert export_cli.main([*words, "--out", str(out)], standalone_mode=False) == 1
+    assert "validation images would be likely to confirm it" in capsys.readouterr().err
+    assert read_report(out / "report.json")["gates"]["passed"] is False
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from cmt.export.gate import (
     unit_errors,
 )
 from cmt.quantize.search import Lever, Units
+from cmt.report.rows import Speedup
 
 LIMITS = Limits(max_drop=0.5, minutes=1.0)
 NAMES = [f"unit {i}" for i in range(6)]
@@ -39,11 +40,12 @@ class MadeUp(Trial):
     def drop(self, units: Units) -> float:
         return 0.1 if units >= self.needed else self.drop_without
 
-    def slowdowns(self, choices: Sequence[Units]) -> list[float] | None:
+    def slowdowns(self, choices: Sequence[Units]) -> list[Speedup] | None:
         self.timed.append(choices)
         if self.costs is None:
             return None
-        return [1 + sum(self.costs[unit] for unit in units) for units in choices]
+        ratios = [1 + sum(self.costs[unit] for unit in units) for units in choices]
+        return [{"ratio": one, "ci95": [0.9 * one, 1.1 * one], "rounds": 9} for one in ratios]
 
     def size(self, units: Units) -> int:
         return 1000 + 100 * len(units)
@@ -82,6 +84,7 @@ def test_where_nothing_can_be_timed_the_cost_is_the_share_of_the_multiply_adds()
     errors = {"a": UnitError(1.0, 1, 30), "b": UnitError(1.0, 1, 10)}
     found, words = levers_of(errors, MadeUp(frozenset()), "no NVIDIA GPU on this machine")
     assert words == "share of multiply-adds: no NVIDIA GPU on this machine"
+    assert levers_of(errors, MadeUp(frozenset()), None)[1].endswith(": this machine was busy")
     assert (found["a"].cost, found["b"].cost) == (0.75, 0.25)
 
 
@@ -98,6 +101,7 @@ def test_what_keeps_the_limit_is_found_and_its_layers_are_counted(needed: set[st
     assert point["float_layers"] == sum(NAMES.index(unit) + 1 for unit in units)
     assert point["drop_pp"] == 0.1
     assert point["slowdown"] == pytest.approx(1 + 0.1 * len(units))
+    assert point["slowdown_ci95"][0] == pytest.approx(0.9 * point["slowdown"])
 
 
 def test_the_first_point_is_the_file_with_nothing_in_float() -> None:

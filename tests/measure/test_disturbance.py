@@ -15,7 +15,7 @@ from cmt.measure.disturbance import Usage, between, disturbed, summary, usage
 LINUX = pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="Linux counts this")
 
 
-def burst(**spent: float) -> Usage:
+def burst(**spent: float | None) -> Usage:
     return Usage(**{"wall": 1.0, "cpu": 1.9, "waited": 0.0, "others": 0.0, **spent})  # type: ignore[arg-type]
 
 
@@ -29,13 +29,22 @@ def burst(**spent: float) -> Usage:
         ({"waited": 0.0, "others": 0.9}, False),  # others had CPUs that nobody missed
         ({"stolen": 0.2}, True),
         ({"throttled": 0.2}, True),
+        ({"waited": None, "throttled": 0.2}, True),  # no schedstat, but a limit that was met
+        ({"waited": 0.5, "others": 0.5, "stolen": -0.6}, True),  # counters that went backwards
+        ({"waited": 0.05, "others": -0.3, "throttled": 0.08}, False),
+        ({"waited": -0.5, "others": 0.5, "throttled": 0.2}, True),  # a thread that waited is gone
         ({"wall": 10.0, "waited": 0.5, "others": 0.5}, False),
     ],
 )
 def test_a_round_is_disturbed_where_a_file_was_kept_from_cpus(
-    spent: dict[str, float], noted: bool
+    spent: dict[str, float | None], noted: bool
 ) -> None:
     assert disturbed([burst(), burst(**spent)]) is noted
+
+
+def test_how_much_is_lost_is_unknown_where_waiting_is_not_told() -> None:
+    told = summary([burst(waited=None, stolen=0.25, throttled=0.0)])
+    assert (told["lost"], told["stolen"]) == (None, 0.25)
 
 
 def test_a_system_that_tells_nothing_disturbs_nothing_and_has_no_shares() -> None:
@@ -60,6 +69,15 @@ def test_the_systems_counters_are_read_as_linux_means_them(tmp_path: Path) -> No
     assert spent.others is not None
     assert spent.others == pytest.approx(0.5 * cpus - spent.cpu)
     assert spent.mhz == 3000
+    assert spent.load == 1.5
+
+
+@LINUX
+def test_a_kernel_that_does_not_count_waiting_does_not_tell(tmp_path: Path) -> None:
+    write_system(tmp_path, busy=100, stolen=10, waited=5_000_000, throttled=200, khz=2_000_000)
+    for file in tmp_path.glob("proc/self/task/*/schedstat"):
+        file.write_text("0 0 0")
+    assert usage(tmp_path).waited is None
 
 
 @LINUX

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from onnx import TensorProto, helper
 
 from cmt.errors import MachineError
 from cmt.measure.latency import MOST_ROUNDS, ROUNDS, measure_alternately
+from cmt.measure.worker import burst
 
 BATCH = np.ones((1, 3, 8, 8), np.float32)
 
@@ -56,6 +58,19 @@ def test_the_slower_graph_is_measured_as_slower(graphs: dict[str, Path]) -> None
         assert timing.first > 0
         assert timing.peak_rss_mb is None or timing.peak_rss_mb > 10
     assert timings["long"].latency["p50"] > 3 * timings["short"].latency["p50"]
+
+
+def test_several_callers_are_the_same_threads_in_every_burst() -> None:
+    names = set()
+
+    def runner(_: object) -> list[np.ndarray]:
+        names.add(threading.current_thread().name)
+        return []
+
+    for _ in range(3):
+        assert len(burst(runner, np.zeros(1), 1e-3, callers=2)) >= 6
+    assert len(names) <= 2
+    assert threading.current_thread().name not in names
 
 
 def test_a_users_own_module_of_the_same_name_is_not_imported(

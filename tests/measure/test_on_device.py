@@ -16,12 +16,12 @@ from PIL import Image
 from cmt.bundle.reader import open_bundle
 from cmt.bundle.torch_answers import read_answers
 from cmt.bundle.writer import describe_file, write_manifest
-from cmt.calib_data.sources import FolderImages, choose
+from cmt.calib_data.sources import FolderImages
 from cmt.errors import GateError, InputError
 from cmt.export.pipeline import Bundle
 from cmt.measure import on_device
 from cmt.measure.device_rows import Images, Measured, measure_accuracy
-from cmt.measure.on_device import File, Seen, ask
+from cmt.measure.on_device import File, Seen, ask, choose
 from cmt.measure.progress import ProgressBars
 from cmt.report.document import report_of
 from cmt.targets.registry import not_runnable
@@ -164,11 +164,20 @@ def test_images_without_classes_have_torchs_answers_beside_them(copy: Path, phot
         assert row["beside_torch"]["images"] == 10
 
 
-def test_a_subset_is_the_exports_own(copy: Path, photos: Path) -> None:
-    found = measured(copy, photos, 6)
-    source = FolderImages(photos)
-    readable = [i for i in choose(source, 6, 0) if "broken" not in source.key(i)]
-    assert found.images["images"] == len(readable)
+def test_a_subset_is_of_torchs_images_first_and_of_all_classes(
+    copy: Path, photos: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(photos, tmp_path / "images")
+    for i in range(4):
+        Image.fromarray(np.full((50, 60, 3), 40 * i, np.uint8)).save(folder / "blue" / f"a{i}.png")
+    source, answers = FolderImages(folder), read_answers(open_bundle(copy))
+    chosen = [list(choose(source, count, answers)) for count in (6, 20, 22)]
+    keys = [[source.key(i) for i in places] for places in chosen]
+    assert [key.split("/")[0] for key in keys[0]] == ["blue"] * 3 + ["red"] * 3
+    assert {*keys[0]} < {*keys[1]} < {*keys[2]}
+    assert set(keys[1]) == {*map(FolderImages(photos).key, range(21))} - {"red/broken.jpg"}
+    found = measured(copy, folder, 20)
+    assert (found.images["images"], found.images["unknown"]) == (20, 0)
 
 
 @pytest.mark.parametrize(

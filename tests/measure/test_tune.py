@@ -86,6 +86,27 @@ def test_the_short_search_tries_what_differs_in_one_setting_and_remembers(
     assert len(asked) == 2, "another file"
 
 
+@pytest.mark.parametrize(("f32", "kept"), [(0.96, "f32"), (0.99, "bf16"), (1.05, "bf16")])
+def test_bf16_gives_way_to_float32_where_that_is_faster_for_certain(
+    f32: float, kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of an INT8 file on a CPU with AVX512-BF16 and no AMX."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    times = {"bf16": 1.0, "f32": f32}
+
+    def measure(*arguments: Any, **_: Any) -> dict[str, Timing]:
+        asked = arguments[-1]
+        return {
+            name: timing([(times[c[PRECISION]] + c[THREADS] % 2) * ms for ms in DRIFTING])
+            for name, c in asked.items()
+        }
+
+    monkeypatch.setattr("cmt.measure.tune.measure_alternately", measure)
+    settings, rows = a_search(tmp_path).short(no_progress)
+    assert settings[PRECISION] == kept
+    assert [row["settings"][PRECISION] for row in rows] == ["bf16", "f32", "bf16"]
+
+
 @pytest.mark.parametrize("content", ["", "[7, [1, 2]]", "[-1, [1, 2]]", "[0, 1]", "{}", "[0, [1]]"])
 def test_a_damaged_memory_is_searched_again(
     content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

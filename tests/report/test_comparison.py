@@ -13,7 +13,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from example_report import make_report, make_row, make_speedup
+from example_report import make_report, make_row, make_speedup, make_timing
 
 from cmt.commands import main
 from cmt.errors import InputError
@@ -561,6 +561,35 @@ def test_a_report_that_is_not_the_bundles_own_is_refused(bundle: Bundle, tmp_pat
         file.write(" ")
     with pytest.raises(InputError, match=r"report\.json"):
         read_source(str(tmp_path))
+
+
+def test_a_busy_machine_has_no_file_to_ship(run: Run, stored: Any, tmp_path: Path) -> None:
+    report = jetson_report()
+    (row,) = report["machines"][0]["results"]
+    row["timing"] = make_timing(disturbed=9)
+    run(stored(report, "a"), "--out", tmp_path / "out")
+    page = (tmp_path / "out" / "comparison.md").read_text()
+    assert "edge-box: was busy while files were timed, so that the fastest is open" in page
+    assert "edge-box: ship" not in page
+
+
+def test_a_ratio_or_drop_beyond_a_limit_is_named_with_its_interval(run: Run, stored: Any) -> None:
+    policy = "speedup>=5,drop<=0.05"
+    _, _, error = run(stored(make_report(), "a"), "--require", policy, "--file", "openvino/int8")
+    assert "speedup>=5 failed: 1.62x [1.57, 1.67]" in error
+    assert "drop<=0.05 failed: +0.10 points [-0.20, +0.40]" in error
+
+
+def test_a_clause_that_an_interval_does_not_confirm_is_kept_with_a_warning(
+    run: Run, stored: Any
+) -> None:
+    policy = ("--require", "drop<=0.3,speedup>=1.6,p50<=100", "--file", "openvino/int8")
+    status, _, error = run(stored(make_report(), "a"), *policy)
+    assert status == 0
+    name = "AMD EPYC 7B13: ti openvino int8"
+    assert f"{name}: drop<=0.3 is not confirmed: the interval reaches +0.40 points" in error
+    assert f"{name}: speedup>=1.6 is not confirmed: the interval reaches 1.57x" in error
+    assert error.count("is not confirmed") == 2
 
 
 def test_requirements_are_written_as_junit_and_annotated_on_github(

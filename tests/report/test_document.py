@@ -179,10 +179,48 @@ def test_a_busy_machines_report_names_no_speed_up(report: Report) -> None:
             row["reasons"] |= dict.fromkeys(SPEED_UPS, "this machine was busy")
     for page in (render_markdown(report), Tables(render_html(report)).text):
         assert "This machine was busy while files were timed" in page
-        assert "in 25 of 27 rounds of timing, files waited for CPUs that others had" in page
+        assert "in 25 of 27 rounds of timing, files were kept from CPUs" in page
+        assert "most of the time by other processes" in page
         assert not re.search(r"\d\.\d\dx", page)
         assert "as fast as" not in page
         assert "Ship" not in page
+
+
+def test_a_system_that_does_not_tell_of_waiting_is_told(report: Report) -> None:
+    for row in report["results"]:
+        row["timing"] = {**make_timing(), "lost": None, "waited": None}
+    page = render_markdown(report)
+    assert page.count("This system does not tell how long files wait for CPUs") == 1
+
+
+def test_the_file_to_ship_is_the_wider_one_where_rounding_is_no_faster_for_certain(
+    report: Report,
+) -> None:
+    report["results"][1] = make_row("openvino", "int8", 12.3, 1.2)
+    assert "Ship openvino/cmt_ti.fp32.xml on this machine" in unescaped(report)
+
+
+def test_a_machines_rows_say_what_is_slower_there_and_when_it_was_busy(report: Report) -> None:
+    def measured(batch: int, int8: float, **timing: int) -> list[Report]:
+        rows = [make_row("openvino", "fp32", 12.41, 1.0), make_row("openvino", "int8", int8, 1.0)]
+        for row in rows:
+            row |= {"settings": {"threads": 4, "batch": batch}, "timing": make_timing(**timing)}
+        return rows
+
+    report["machines"] = [
+        {
+            "machine": "edge",
+            "measured": "2026-11-30T08:00:00+00:00",
+            "command": "cmt-bench bundle",
+            "environment": report["environment"],
+            "results": [*measured(1, 15.0), *measured(8, 9.0), *measured(16, 9.0, disturbed=9)],
+        }
+    ]
+    page = unescaped(report)
+    slower = "openvino int8 is slower than openvino fp32 here: 0.83x [0.80, 0.85] the speed"
+    assert f"edge, batch 1, 4 thread(s): {slower}" in page
+    assert "edge, batch 8" not in page.split("## Files")[0]
+    assert "edge, batch 16, 4 thread(s): This machine was busy: in 9 of 9 rounds" in page
 
 
 def test_disturbed_rounds_are_counted(report: Report) -> None:

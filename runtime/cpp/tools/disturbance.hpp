@@ -18,9 +18,10 @@ struct CpuUse {
   std::optional<double> others;     ///< of other processes on its CPUs
   std::optional<double> switches;   ///< how often its threads were made to leave a CPU
   std::optional<double> mhz;        ///< mean of its CPUs' present frequencies
+  std::optional<double> load;       ///< processes that ran or could have run, of a minute
 
-  /// Share of the time for which it was kept from CPUs by somebody else.
-  std::optional<double> lost() const;
+  /// For how long it was kept from CPUs by somebody else, as far as the system tells.
+  double kept_away() const;
 };
 
 /// What has been spent so far; `root` is where /proc and /sys are.

@@ -40,7 +40,7 @@ void take(const fs::path& path, const std::optional<std::string>& folder, ImageF
   const bool image = !is_system(path) && fs::is_regular_file(path) &&
                      (has_image_content(path) || named_as_image(path));
   if (image) {
-    found->images.push_back({path, folder});
+    found->images.push_back({path, folder, {}});
   } else {
     ++found->left_out;
   }

@@ -10,11 +10,14 @@ namespace cmt::tools {
 struct FoundImage {
   std::filesystem::path path;
   std::optional<std::string> folder;  ///< its class; none where the images are in no class folders
+  std::string grey;                   ///< its pixels, of one within an IDX file
 };
 
 struct ImageFolder {
   std::vector<FoundImage> images;  ///< files that may be images, sorted
   std::size_t left_out = 0;
+  int height = 0;  ///< of those within an IDX file
+  int width = 0;
 };
 
 /// The images of a folder by the rules of calib_data/listing.py: `class/.../name`, or loose ones

@@ -27,7 +27,7 @@ std::optional<std::string> Timing::busy() const {
   if (undisturbed >= std::min(kFewestRounds, rounds.size())) return std::nullopt;
   return "this machine was busy: in " + std::to_string(rounds.size() - undisturbed) + " of " +
          std::to_string(rounds.size()) +
-         " rounds files waited for CPUs that others had; time them again when it is quiet";
+         " rounds files were kept from CPUs; time them again when it is quiet";
 }
 
 std::vector<std::size_t> Timing::counted() const {

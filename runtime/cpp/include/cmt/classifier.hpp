@@ -49,7 +49,7 @@ struct Options {
   /// CPU threads of the runtime, 1 to kMostThreads; without, what the file was tuned to, else all.
   std::optional<int> threads = {};
   Trust trust = {};
-  /// Where it runs: of OpenVINO's, such as GPU, NPU or AUTO; empty takes the CPU, an engine GPU 0.
+  /// Where it runs, such as GPU, NPU, AUTO, or CUDA; empty takes the CPU, an engine GPU 0.
   /// One that is named has to answer the golden images as the exporting machine did.
   std::string device = {};
 };
