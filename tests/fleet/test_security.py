@@ -19,7 +19,7 @@ from cmt.fleet import replies
 from cmt.fleet.certificates import make_certificates
 from cmt.fleet.cluster import _local, connected
 from cmt.fleet.copies import receive
-from cmt.fleet.listed import ListedFiles
+from cmt.fleet.listed import open_listed
 from cmt.measure.on_device import File
 
 
@@ -101,7 +101,7 @@ def test_no_name_of_an_image_or_file_leads_out_of_its_folder(
     key: str, tmp_path: Path, own_cache: Path
 ) -> None:
     with pytest.raises(InputError, match="no path within"):
-        ListedFiles(tmp_path, [key], None)
+        open_listed("photos", [key], None)
     entry: Any = {"path": key, "bytes": 1, "sha256": "0" * 64}
     with pytest.raises(InputError, match="no path within"):
         receive("0" * 64, entry, 0, b"x")

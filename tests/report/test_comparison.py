@@ -483,7 +483,7 @@ def test_a_comparison_that_breaks_its_schema_is_not_written(
         ("p50<=6", {"latency_ms": {"p50": 6.0004}}, "6.0004 ms"),
         ("p50<6", {"latency_ms": {"p50": 6.0}}, "6.000 ms"),
         ("drop<=0.3", {"accuracy": {"drop_pp": 0.3049}}, "+0.305 points"),
-        ("speedup>=1.5", {"speedup_vs_baseline": make_speedup(1.4999)}, "1.4999x"),
+        ("speedup>=1.5", {"speedup_vs_baseline": make_speedup(1.4999)}, "1.4999x [1.45, 1.54]"),
         ("speedup_lower>=1.5", {"speedup_vs_baseline": make_speedup(1.5)}, "1.46x"),
         ("batch=8", {}, "1 images"),
         ("size<=1234.5", {"bytes": 1_234_510_000}, "1,234.51 MB"),
