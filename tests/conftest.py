@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +39,7 @@ from cmt.bundle import placing
 from cmt.bundle.manifest import file_entries
 from cmt.bundle.writer import write_manifest
 from cmt.checkpoints import load_model
+from cmt.commands import main
 from cmt.commands.cmt_export import export_cli
 from cmt.export import export, file_maker, graph_maker
 from cmt.export.pipeline import Bundle
@@ -188,6 +190,25 @@ def with_tiny() -> dict[str, str]:
     """The environment of processes that know the tiny network."""
     folder = Path(__file__).parent / "support" / "everywhere"
     return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+@pytest.fixture
+def run_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """`run_command(command, *arguments)`: its exit status and what it printed, on each stream."""
+
+    def call(command: str, *arguments: Any) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [command, *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main.run(command)
+        printed = capsys.readouterr()
+        return int(stop.value.code or 0), printed.out, printed.err
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield call
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

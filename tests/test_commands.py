@@ -48,20 +48,6 @@ def chosen(
     return call
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Call a command in this process; returns its status, standard output and error."""
-
-    def call(name: str, *arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main.run(name)
-        output = capsys.readouterr()
-        return int(stop.value.code or 0), output.out, output.err
-
-    return call
-
-
 @pytest.mark.parametrize("name", main.COMMANDS)
 def test_every_command_says_its_version(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -161,13 +147,16 @@ def held_apart(folder: Path) -> dict[str, str]:
 
 
 def test_a_bundles_own_file_makes_the_same_bytes_again(
-    small: str, resumable: Callable[[Path], Path], run: Run, tmp_path: Path
+    small: str, resumable: Callable[[Path], Path], run_command: Run, tmp_path: Path
 ) -> None:
     first, again = resumable(tmp_path / "first"), tmp_path / "again"
-    assert (
-        run("cmt-export", *small.split(), "--target", "openvino", "--int8", "--out", first)[0] == 0
+    made = run_command(
+        "cmt-export", *small.split(), *"--target openvino --int8".split(), "--out", first
     )
-    status, _, error = run("cmt-export", "--config", first / CONFIG, "--out", again, "--quiet")
+    assert made[0] == 0
+    status, _, error = run_command(
+        "cmt-export", "--config", first / CONFIG, "--out", again, "--quiet"
+    )
     assert status == 0, error
     assert "openvino/cmt_tiny.int8.bin" in held_apart(first)
     assert held_apart(again) == held_apart(first)
@@ -200,39 +189,43 @@ def logged(path: Path) -> list[str]:
 
 
 def test_classes_are_logged_and_a_quiet_command_prints_none(
-    stored: Path, run: Run, tmp_path: Path
+    stored: Path, run_command: Run, tmp_path: Path
 ) -> None:
     photo, log = stored / "golden" / "photo.jpg", tmp_path / "run.log"
-    status, out, error = run("cmt-classify", stored, photo, "--log-file", log)
+    status, out, error = run_command("cmt-classify", stored, photo, "--log-file", log)
     assert status == 0
     assert logged(log) == [*error.splitlines(), *out.splitlines()]
-    assert run("cmt-classify", stored, photo, "--quiet") == (0, "", "")
-    assert run("cmt-classify", stored, photo, "--quiet", "--json")[1].startswith('{"image"')
+    assert run_command("cmt-classify", stored, photo, "--quiet") == (0, "", "")
+    assert run_command("cmt-classify", stored, photo, "--quiet", "--json")[1].startswith('{"image"')
 
 
-def test_comparisons_are_quiet_but_for_what_fails(stored: Path, run: Run, tmp_path: Path) -> None:
-    assert run("cmt-report", stored, "--quiet") == (0, "", "")
+def test_comparisons_are_quiet_but_for_what_fails(
+    stored: Path, run_command: Run, tmp_path: Path
+) -> None:
+    assert run_command("cmt-report", stored, "--quiet") == (0, "", "")
     log = tmp_path / "run.log"
-    status, out, error = run(
+    status, out, error = run_command(
         "cmt-report", stored, "--quiet", "--require", "size<=0MB", "--log-file", log
     )
     assert (status, out) == (1, "")
     assert logged(log) == error.splitlines()
 
 
-def test_verifying_prints_its_checks_as_json(stored: Path, run: Run) -> None:
-    status, out, error = run("cmt-bench", stored, "--verify", "--json")
+def test_verifying_prints_its_checks_as_json(stored: Path, run_command: Run) -> None:
+    status, out, error = run_command("cmt-bench", stored, "--verify", "--json")
     checks = json.loads(out)["checks"]
     assert {check["passed"] for check in checks} <= {True, None}, error  # None: not run here
     assert any("int8" in check["name"] for check in checks)
     assert status == 0
-    assert run("cmt-bench", stored, "--verify", "--quiet")[:2] == (0, "")
+    assert run_command("cmt-bench", stored, "--verify", "--quiet")[:2] == (0, "")
 
 
-def test_a_training_is_quiet_and_logged(photos: Path, run: Run, tmp_path: Path) -> None:
+def test_a_training_is_quiet_and_logged(photos: Path, run_command: Run, tmp_path: Path) -> None:
     arguments = ["--data", photos, "--val", photos, "--schedule", "32:4:2", "--out", tmp_path / "a"]
     log = tmp_path / "run.log"
-    status, out, error = run("cmt-train", *arguments, "--quiet", "--json", "--log-file", log)
+    status, out, error = run_command(
+        "cmt-train", *arguments, "--quiet", "--json", "--log-file", log
+    )
     assert status == 0, error
     assert json.loads(out)["weights"] == str(tmp_path / "a" / "cmt_ti.safetensors")
     assert all(line.startswith("warning: ") for line in error.splitlines())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 from model_signing import hashing, signing
 from model_signing._cli import main as model_signing
 from new_report import replace_report
+from no_files import put_no_file
 
 from cmt.bundle.model_signing_format import MODEL_SIGNATURE
 from cmt.bundle.reader import open_bundle
@@ -165,14 +165,7 @@ def test_what_is_no_signature_is_refused(signed: Path, public: Path, kind: str) 
 
 @pytest.mark.parametrize("kind", ["pipe", "endless", "folder"])
 def test_a_signature_that_is_no_file_is_refused(signed: Path, public: Path, kind: str) -> None:
-    path = signed / MODEL_SIGNATURE
-    path.unlink()
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "folder":
-        path.mkdir()
-    else:
-        path.symlink_to("/dev/zero")
+    put_no_file(signed / MODEL_SIGNATURE, kind)
     with pytest.raises(InputError, match="is not signed"):
         check(open_bundle(signed), public)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 from new_report import replace_report
+from no_files import put_no_file
 
 from cmt.bundle.reader import open_bundle
 from cmt.bundle.signature import SIGNATURE, SIGNED, check, read_private_key, sign
@@ -198,14 +198,7 @@ def test_signed_bytes_are_believed_however_they_are_laid_out(
 def test_a_signature_that_is_no_file_is_refused(
     signed: Path, public: Path, name: str, kind: str
 ) -> None:
-    path = signed / name
-    path.unlink()
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "folder":
-        path.mkdir()
-    else:
-        path.symlink_to("/dev/zero" if kind == "endless" else "nowhere")
+    put_no_file(signed / name, kind)
     with pytest.raises(InputError, match="is not signed"):
         check(open_bundle(signed), public)
 

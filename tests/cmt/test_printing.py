@@ -3,37 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from cmt.commands import main
 from cmt.printing import printable
 
 FORGED = "x\x1b[2K\r\nok      signature: good\x9b31m\u202e\u2066\u2028\u200fy\x07\x08"
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
-    """`run(command, *arguments)`: its exit status and what it printed, on each stream."""
-
-    def call(command: str, *arguments: Any) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [command, *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main.run(command)
-        printed = capsys.readouterr()
-        return int(stop.value.code or 0), printed.out, printed.err
-
-    import signal
-
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield call
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def test_no_character_moves_the_cursor_or_turns_the_line() -> None:
@@ -59,14 +37,16 @@ def test_no_character_moves_the_cursor_or_turns_the_line() -> None:
     ids=" ".join,
 )
 @pytest.mark.parametrize("exists", [False, True])
-def test_no_path_forges_a_line(run: Run, tmp_path: Path, command: list[str], exists: bool) -> None:
+def test_no_path_forges_a_line(
+    run_command: Run, tmp_path: Path, command: list[str], exists: bool
+) -> None:
     folder = tmp_path / FORGED
     if exists:
         folder.mkdir()
         (folder / "manifest.json").write_text("{")
         (folder / "report.json").write_text("{")
     name, *arguments = command
-    status, out, err = run(name, *(a.format(folder) for a in arguments))
+    status, out, err = run_command(name, *(a.format(folder) for a in arguments))
     assert status == 2
     assert "\nok " not in out + err
     assert all(char.isprintable() or char in "\n" for char in out + err)
@@ -75,8 +55,8 @@ def test_no_path_forges_a_line(run: Run, tmp_path: Path, command: list[str], exi
 
 
 @pytest.mark.skipif(os.name == "nt", reason="paths are text there")
-def test_a_path_of_any_bytes_is_said(run: Run, tmp_path: Path) -> None:
+def test_a_path_of_any_bytes_is_said(run_command: Run, tmp_path: Path) -> None:
     folder = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\x9b\n")
-    status, out, err = run("cmt-report", folder)
+    status, out, err = run_command("cmt-report", folder)
     assert (status, out, len(err.splitlines())) == (2, "", 1)
     err.encode()

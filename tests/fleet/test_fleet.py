@@ -192,13 +192,19 @@ def test_a_scheduler_that_dies_ends_the_run_and_says_so(
             list(found)
 
 
-def test_a_run_that_was_stopped_asks_for_the_shards_that_it_lacks(
-    stored: Path, photos: Path
-) -> None:
+def answering_here(stored: Path, photos: Path) -> Any:
+    """A bundle, images, its files, and this process as what answers."""
     bundle = open_bundle(stored)
     source = open_images(str(photos), bundle.preprocessing.image_range)
     files = asked_files(bundle, Sweep())
     here = on_device._here(bundle, source, files, 1, on_device.read_answers(bundle))
+    return bundle, source, files, here
+
+
+def test_a_run_that_was_stopped_asks_for_the_shards_that_it_lacks(
+    stored: Path, photos: Path
+) -> None:
+    bundle, source, files, here = answering_here(stored, photos)
     asked: list[list[int]] = []
 
     def dies_after_two(pending: Any) -> Any:
@@ -221,10 +227,7 @@ def test_a_run_that_was_stopped_asks_for_the_shards_that_it_lacks(
 def test_a_shard_that_nobody_answered_is_counted_and_its_images_named(
     stored: Path, photos: Path
 ) -> None:
-    bundle = open_bundle(stored)
-    source = open_images(str(photos), bundle.preprocessing.image_range)
-    files = asked_files(bundle, Sweep())
-    here = on_device._here(bundle, source, files, 1, on_device.read_answers(bundle))
+    bundle, source, files, here = answering_here(stored, photos)
 
     def without_first(pending: Any) -> Any:
         yield from here({number: places for number, places in pending.items() if number})
