@@ -151,7 +151,7 @@ def test_a_bundles_own_file_makes_the_same_bytes_again(
 ) -> None:
     first, again = resumable(tmp_path / "first"), tmp_path / "again"
     made = run_command(
-        "cmt-export", *small.split(), *"--target openvino --int8".split(), "--out", first
+        "cmt-export", *small.split(), *["--target", "openvino", "--int8"], "--out", first
     )
     assert made[0] == 0
     status, _, error = run_command(
